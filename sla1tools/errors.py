@@ -1,0 +1,64 @@
+"""The errors a user can meet, by who must react."""
+
+from enum import StrEnum
+
+
+class Sla1Error(Exception):
+    """Anything the user can mend; the command line prints it without a traceback."""
+
+
+class ParametersError(Sla1Error):
+    """A parameter, or the file that holds it, is wrong: nothing was read."""
+
+
+class NightError(Sla1Error):
+    """The night as a whole cannot be used."""
+
+
+class BusyError(Sla1Error):
+    """Someone else is running this night."""
+
+
+class Reason(StrEnum):
+    """Why a file of the capture folder was rejected; the same word in code, report, manifest and tests."""
+
+    TRUNCATED = "truncated"
+    EMPTY = "empty"
+    NOT_FITS = "not_fits"
+    NOT_A_FILE = "not_a_file"
+    SHAPE = "shape"
+    EXPOSURE = "exposure"
+    GAIN = "gain"
+    BINNING = "binning"
+    FILTER = "filter"
+    TEMPERATURE = "temperature"
+    KEYWORD = "keyword"
+    UNIT = "unit"
+    RANGE = "range"
+    NOT_FINITE = "not_finite"
+    CHECKSUM = "checksum"
+    CONSTANT = "constant"
+    DUPLICATE = "duplicate"
+    SATURATED = "saturated"
+    LEVEL = "level"
+
+
+class FrameError(Sla1Error):
+    """One file of the night cannot be used.
+
+    Parameters
+    ----------
+    reason : Reason
+        The verdict's word.
+    detail : str
+        What was found, for the report.
+    """
+
+    def __init__(self, reason: Reason, detail: str):
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self):
+        """Rebuild from both arguments: an exception's default pickling would pass only the message."""
+        return type(self), (self.reason, self.detail)

@@ -1,0 +1,323 @@
+"""The parameters of a night: one strict model, and the one place that reads YAML."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sla1tools.errors import ParametersError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
+
+
+class Parameters(BaseModel):
+    """Everything that decides what a night's numbers are.
+
+    The names are the observers' own; `params/qhy42pro.yaml` gives each key's unit and meaning. Relative paths mean:
+    from the checkout's root, whatever the current directory. The defaults name the demo night.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    sessions_directory: str = "outputs/demo_sessions"
+    capture_date: str = "2024-05-08"
+    capture_time: str = "03_38_48"
+    object_name: str = "Dark30s"
+    file_pattern: str = "*.fit*"
+    frame_shape: tuple[int, int] = (2048, 2048)
+    dark_exposure: float = Field(30.0, gt=0)
+    filter_name: str | None = None
+    scale_due_to_padding: float = Field(16, gt=0)
+    scale_due_to_gain: float = Field(1.39, gt=0)
+    top_code: int = Field(65535, ge=1, le=65535)
+    level_correction: bool = False
+    known_pixels: str | None = None
+    combination_method: Literal["median", "average"] = "median"
+    reference: Literal["leave_one_out", "all"] = "leave_one_out"
+    threshold: float = Field(200.0, gt=0)
+    ratio: float = Field(0.3, ge=0, le=1)
+    neighbors: Literal[4, 8] = 4
+    criterion: Literal["neighbor_ratio", "psf_chi2"] = "neighbor_ratio"
+    pixel_scale: float = Field(1.5, gt=0)
+    seeing_fwhm: float = Field(3.0, gt=0)
+    snr_min: float = Field(6.0, gt=0)
+    p_min: float = Field(0.001, ge=0, lt=1)
+    injections: int = Field(20000, ge=0)
+    injection_flux_range: tuple[float, float] = (300.0, 15000.0)
+    random_seed: int = Field(20240508, ge=0)
+    false_alarm_budget: float = Field(0.5, gt=0)
+    interactive: bool = True
+    products_directory: str | None = None
+
+    @field_validator("frame_shape", "injection_flux_range", mode="before")
+    @classmethod
+    def _list_to_pair(cls, value):
+        # YAML and papermill know lists only; strict mode would refuse them.
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("injection_flux_range", mode="after")
+    @classmethod
+    def _rising_flux_range(cls, value):
+        if not 0 < value[0] < value[1]:
+            raise ValueError(f"must be [low, high] with 0 < low < high, in electrons; got [{value[0]:g}, {value[1]:g}]")
+        return value
+
+    @field_validator("frame_shape", mode="after")
+    @classmethod
+    def _positive_shape(cls, value):
+        if min(value) < 1:
+            raise ValueError(f"must be [rows, columns], both at least 1; got {list(value)}")
+        return value
+
+    @field_validator("capture_date", "capture_time", "object_name", mode="after")
+    @classmethod
+    def _one_folder_name(cls, value, info):
+        if not value or value in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", value):
+            raise ValueError(f"must name one folder, without slashes or control characters; got {value!r}")
+        return value
+
+    @field_validator("file_pattern", mode="after")
+    @classmethod
+    def _pattern_of_names(cls, value):
+        if not value or "/" in value or "\\" in value:
+            raise ValueError(f"must be a pattern of file names such as *.fit*; got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _psf_fits_the_stamp(self):
+        if not 0.5 <= self.fwhm <= 5.0:
+            raise ValueError(
+                f"seeing_fwhm / pixel_scale = {self.fwhm:.3g} px: a 5x5 stamp can judge stars of 0.5 to 5 px FWHM"
+            )
+        return self
+
+    @property
+    def scale(self) -> float:
+        """Electrons per raw count."""
+        return self.scale_due_to_gain / self.scale_due_to_padding
+
+    @property
+    def fwhm(self) -> float:
+        """Full width at half maximum of a star, in pixels."""
+        return self.seeing_fwhm / self.pixel_scale
+
+    @property
+    def capture_directory(self) -> Path:
+        """The folder with the night's files."""
+        return from_checkout(self.sessions_directory) / self.capture_date / self.capture_time / self.object_name
+
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any]) -> "Parameters":
+        """Collect and validate the parameters among a notebook's globals.
+
+        Raises
+        ------
+        ParametersError
+            Where a value is of the wrong type or out of range.
+        """
+        return validate({name: namespace[name] for name in cls.model_fields if name in namespace}, "notebook")
+
+
+def from_checkout(path: str | Path) -> Path:
+    """Expand `~`, and anchor a relative path at the checkout's root."""
+    return CHECKOUT / Path(path).expanduser()
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without surprises: no duplicate keys; text that YAML 1.1 would turn into a number or date is refused."""
+
+
+def _refuse_surprise(loader, node):
+    text = node.value
+    raise ParametersError(
+        f"line {node.start_mark.line + 1}: {text} unquoted is not text to YAML but a {node.tag.rsplit(':', 1)[-1]}; "
+        f'quote it: "{text}"'
+    )
+
+
+def _strict_int(loader, node):
+    if not re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", node.value):
+        return _refuse_surprise(loader, node)
+    return int(node.value)
+
+
+def _strict_float(loader, node):
+    if not re.fullmatch(
+        r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", node.value
+    ):
+        return _refuse_surprise(loader, node)
+    return loader.construct_yaml_float(node)
+
+
+def _strict_bool(loader, node):
+    if node.value.lower() not in ("true", "false"):
+        raise ParametersError(
+            f'line {node.start_mark.line + 1}: write true or false, or quote the text: "{node.value}"'
+        )
+    return node.value.lower() == "true"
+
+
+def _strict_mapping(loader, node):
+    mapping: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = key_node.value
+        where = f"line {key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+            raise ParametersError(f"{where}: every key must be a plain name")
+        if key in mapping:
+            raise ParametersError(f"{where}: {key} is given twice")
+        try:
+            mapping[key] = loader.construct_object(value_node, deep=True)
+        except ParametersError as error:
+            raise ParametersError(f"{key}: {error}") from None
+    return mapping
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _strict_int)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _strict_float)
+_StrictLoader.add_constructor("tag:yaml.org,2002:bool", _strict_bool)
+_StrictLoader.add_constructor("tag:yaml.org,2002:map", _strict_mapping)
+for _tag in ("timestamp", "binary", "set", "omap", "pairs"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _refuse_surprise)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one parameters file; unknown keys are refused, values are not validated yet.
+
+    Raises
+    ------
+    ParametersError
+        Naming the file, and the line or key, where it cannot be read, is not YAML, repeats a key, uses a tag, or
+        holds unquoted text that YAML would turn into something else.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.load(text, _StrictLoader)
+    except OSError as error:
+        raise ParametersError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ParametersError(f"{path}: is not a text file; a parameters file is YAML") from None
+    except ParametersError as error:
+        raise ParametersError(f"{path}: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise ParametersError(f"{path}: is not plain YAML: {problem}") from None
+    if not isinstance(values, dict):
+        found = "empty" if values is None else f"a {type(values).__name__}"
+        raise ParametersError(f"{path}: must hold lines 'key: value', but is {found}")
+    _refuse_unknown(values, str(path))
+    return values
+
+
+def _refuse_unknown(values: Iterable[str], source: str) -> None:
+    for key in values:
+        if key not in Parameters.model_fields:
+            near = difflib.get_close_matches(key, Parameters.model_fields, n=1, cutoff=0.0)[0]
+            raise ParametersError(f"{source}: {key}: there is no such parameter; did you mean {near}?")
+
+
+def _explain(error: ValidationError, values: Mapping[str, Any], source_of: Mapping[str, str], source: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = str(item["loc"][0]) if item["loc"] else ""
+        message = item["msg"].removeprefix("Value error, ")
+        where = ": ".join(part for part in (source_of.get(key, source), key) if part)
+        if key and item["type"] != "value_error":
+            message += f"; got {values.get(key)!r}"
+        if key == "capture_time" and isinstance(values.get(key), int):
+            message += '. Quote it, as in capture_time: "03_37_47": unquoted, it is read as an integer'
+        if key == "capture_date" and not isinstance(values.get(key), str):
+            message += '. Quote it, as in capture_date: "2024-05-08"'
+        lines.append(f"{where}: {message}")
+    return "\n".join(lines)
+
+
+def validate(values: Mapping[str, Any], source: str, source_of: Mapping[str, str] | None = None) -> Parameters:
+    """Make `Parameters` of plain values.
+
+    Parameters
+    ----------
+    values : mapping
+        Parameter names and values.
+    source : str
+        Where they came from, for messages.
+    source_of : mapping, optional
+        The source of single keys, where layers came from different files.
+
+    Raises
+    ------
+    ParametersError
+        A line for every wrong value: source, key, what is wrong.
+    """
+    _refuse_unknown(values, source)
+    try:
+        return Parameters(**values)
+    except ValidationError as error:
+        raise ParametersError(_explain(error, values, source_of or {}, source)) from None
+
+
+def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, str]] = ()) -> Parameters:
+    """Layer parameter files left to right, with `-p KEY VALUE` over all, as papermill layers `-f` and `-p`.
+
+    Parameters
+    ----------
+    files : iterable of path
+        YAML files; a later file's value replaces an earlier one's. A relative path is looked up from the current
+        directory.
+    overrides : iterable of (key, text)
+        The text is read as a YAML value; text that YAML cannot keep (03_38_48) stays text where the key holds text.
+
+    Raises
+    ------
+    ParametersError
+        Also where the four keys that name a night are missing: the defaults name the demo night, and a command that
+        forgot its night must not quietly run the demo.
+    """
+    values: dict[str, Any] = {}
+    source_of: dict[str, str] = {}
+    for path in files:
+        layer = read_yaml(path)
+        values.update(layer)
+        source_of.update(dict.fromkeys(layer, str(path)))
+    for key, text in overrides:
+        _refuse_unknown([key], "-p")
+        values[key] = _value_of(key, text)
+        source_of[key] = "-p"
+    missing = [key for key in NIGHT_KEYS if key not in values]
+    if missing:
+        raise ParametersError(
+            f"{', '.join(missing)}: missing; name the night in a parameters file, as params/2024-05-08.yaml does"
+        )
+    return validate(values, "parameters", source_of)
+
+
+def _value_of(key: str, text: str) -> Any:
+    field = Parameters.model_fields[key]
+    if field.annotation in (str, str | None) and text != "null":
+        return text
+    try:
+        return yaml.load(text, _StrictLoader)
+    except (ParametersError, yaml.YAMLError):
+        raise ParametersError(f"-p: {key}: cannot read {text!r} as a value") from None
+
+
+def to_yaml(parameters: Parameters, comment: str = "") -> str:
+    """Write parameters as a file that `read_parameters`, `sla1 run` and `papermill -f` all take.
+
+    Texts are quoted, so that no YAML reader turns a time or date into a number.
+    """
+    lines = [f"# {line}" for line in comment.splitlines()]
+    lines += [f"{key}: {_scalar(value)}" for key, value in parameters.model_dump(mode="json").items()]
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(value: Any) -> str:
+    style = '"' if isinstance(value, str) else None
+    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=10**6, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
