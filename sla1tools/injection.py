@@ -1,0 +1,220 @@
+"""Injected stars: put into raw counts, on copies, and measured by the very functions that measure darks.
+
+Only a star's 7x7 surroundings need computing again. Held out, that is exact: a star cannot move the reference of its
+own frame. In sample it does, and the reference of those pixels is combined anew.
+"""
+
+import numpy as np
+from astropy.table import Column, MaskedColumn, Table
+
+from sla1tools.criteria import candidates
+from sla1tools.darks import DarkModel, DarkReference, middle_counts
+from sla1tools.detection import LEADER_COLUMNS, UNITS, Floors, Patches, detect_patches
+from sla1tools.errors import ParametersError
+from sla1tools.pixels import BLOCKING, PixelClass
+from sla1tools.psf import pixel_integrated_gaussian
+
+PATCH_RADIUS = 3
+CRITERIA = ("neighbor_ratio", "psf_chi2")
+MISS_REASONS = ("", "already there", "out-led", "below threshold", "ratio", "snr", "chi2", "saturated", "flagged")
+
+
+def random_stars(parameters, frames: int, shape: tuple[int, int]) -> Table:
+    """Draw the stars to inject.
+
+    Returns
+    -------
+    stars : Table
+        `frame_number`, `x_true`, `y_true` (sub-pixel, uniform over the frame's area), `flux_true` (log-uniform and
+        stratified), `fwhm_true`; seeded by `random_seed`. Frames take turns.
+    """
+    n = parameters.injections
+    rng = np.random.default_rng(parameters.random_seed)
+    low, high = np.log(parameters.injection_flux_range)
+    flux = np.exp(low + (high - low) * (np.arange(n) + rng.random(n)) / max(n, 1))
+    return Table(
+        {
+            "frame_number": rng.permutation(np.arange(n) % frames),
+            "x_true": rng.random(n) * shape[1] - 0.5,
+            "y_true": rng.random(n) * shape[0] - 0.5,
+            "flux_true": flux,
+            "fwhm_true": np.full(n, parameters.fwhm),
+        }
+    )
+
+
+def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng: np.random.Generator) -> np.ndarray:
+    """Put one star into each patch of raw counts, as the camera would have recorded it.
+
+    Parameters
+    ----------
+    counts : (n, 7, 7) uint16 array
+        Raw counts around each star's pixel; not changed.
+    stars : Table
+        `x_true`, `y_true`, `flux_true` (electrons), `fwhm_true` (pixels), a row a patch.
+    scale : float
+        Electrons per count.
+    top_code : int
+        Where the ADC clips, in counts; counts already above it stay.
+    rng : Generator
+        For the stars' Poisson noise.
+
+    Returns
+    -------
+    counts : (n, 7, 7) uint16 array
+        Electrons are drawn, divided by the scale, added, quantised and clipped.
+    """
+    x, y = np.asarray(stars["x_true"]), np.asarray(stars["y_true"])
+    share = pixel_integrated_gaussian(
+        x - np.rint(x), y - np.rint(y), np.asarray(stars["fwhm_true"]), 2 * PATCH_RADIUS + 1
+    )
+    electrons = rng.poisson(share * np.asarray(stars["flux_true"])[:, None, None])
+    return np.maximum(np.minimum(np.rint(counts + electrons / scale), top_code), counts).astype(np.uint16)
+
+
+def inject(night, dark: DarkModel, floors: Floors, stars: Table | None = None) -> Table:
+    """Inject stars one by one and measure what becomes of each.
+
+    Parameters
+    ----------
+    night : Night
+        Its parameters say how many stars and which reference.
+    dark : DarkModel
+        From the same night.
+    floors : Floors
+        The leader table's.
+    stars : Table, optional
+        As `random_stars` draws them, which is the default.
+
+    Returns
+    -------
+    trials : Table
+        A row a star: the columns of the leader table for its leader (masked where it has none above the floors),
+        `x_true` to `fwhm_true`, `recovered_neighbor_ratio`, `recovered_psf_chi2`, `miss_reason` (of the configured
+        criterion, empty if recovered), and `prior`: a candidate stood there before. No rows for no stars.
+
+    Raises
+    ------
+    ParametersError
+        Where the frame is smaller than a stamp.
+
+    Notes
+    -----
+    A star is recovered if a leader within 1 px (Chebyshev) of its pixel passes, and no leader there passed before. Its
+    row is that of a leader that passes, else of the brightest.
+    """
+    parameters = night.parameters
+    if min(night.shape) < 5:
+        raise ParametersError(f"frame_shape: {list(night.shape)} is smaller than a 5x5 stamp: injection is not tested")
+    if stars is None:
+        stars = random_stars(parameters, len(night.frames), night.shape)
+    order = np.argsort(stars["frame_number"], kind="stable")
+    rng = np.random.default_rng([parameters.random_seed, 1])
+    trials = _empty_trials(stars)
+    for k in np.unique(stars["frame_number"]):
+        rows = order[np.asarray(stars["frame_number"])[order] == k]
+        patches = _patches(night, int(k), stars[rows])
+        starred = add_stars(patches.counts, stars[rows], dark.scale, parameters.top_code, rng)
+        before, after = (_with_residual(night, dark, int(k), patches, counts) for counts in (patches.counts, starred))
+        _judge_stars(trials, rows, dark, before, after, floors, parameters)
+        trials["frame"][rows] = night.names[k]
+    return trials
+
+
+def _patches(night, k: int, stars: Table) -> Patches:
+    reach = np.arange(-PATCH_RADIUS, PATCH_RADIUS + 1)
+    rows = np.rint(stars["y_true"]).astype(int)[:, None, None] + reach[:, None]
+    columns = np.rint(stars["x_true"]).astype(int)[:, None, None] + reach
+    rows, columns = np.broadcast_arrays(rows, columns)
+    counts = night.frames[k].rows(0, night.shape[0])[_within(rows, columns, night.shape)]
+    return Patches(rows, columns, night.correct(k, counts), counts, np.zeros(0))
+
+
+def _within(rows, columns, shape):
+    return np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
+
+
+def _with_residual(night, dark, k, patches, counts) -> Patches:
+    reference = night.parameters.reference
+    counts = night.correct(k, counts)
+    where = _within(patches.rows, patches.columns, night.shape)
+    if reference == "leave_one_out":
+        numerator = dark.reference.residual(counts, reference, where)
+    else:
+        stack = np.stack([night.rows(j, 0, night.shape[0])[where] for j in range(len(night.frames))])
+        stack[k] = counts
+        numerator = _combine(stack, dark.reference.method).residual(counts, reference, (slice(None),) * 3)
+    return Patches(patches.rows, patches.columns, patches.original, counts, numerator)
+
+
+def _combine(stack: np.ndarray, method) -> DarkReference:
+    n = len(stack)
+    if method == "average":
+        return DarkReference(n, method, stack.sum(axis=0, dtype=np.uint32)[None])
+    flat = middle_counts(stack.reshape(n, len(stack[0]), -1))
+    return DarkReference(n, method, flat.reshape(-1, *stack.shape[1:]))
+
+
+def _empty_trials(stars: Table) -> Table:
+    n = len(stars)
+    trials = Table(masked=False)
+    trials["frame"] = np.full(n, "", dtype="U80")
+    for name in LEADER_COLUMNS[1:]:
+        kind = {"reference": "U13", "best_rival": "U12"}.get(
+            name, np.int32 if name in ("x", "y", "dof", "dq") else float
+        )
+        trials[name] = MaskedColumn(np.zeros(n, kind), mask=np.ones(n, bool), unit=UNITS.get(name))
+    for name, unit in (("x_true", "pix"), ("y_true", "pix"), ("flux_true", "electron"), ("fwhm_true", "pix")):
+        trials[name] = Column(np.array(stars[name], float), unit=unit)
+    for criterion in CRITERIA:
+        trials[f"recovered_{criterion}"] = np.zeros(n, bool)
+    trials["miss_reason"] = np.full(n, "out-led", dtype="U15")
+    trials["prior"] = np.zeros(n, bool)
+    trials["stamp"] = np.full((n, 5, 5), np.nan, np.float32)
+    return trials
+
+
+def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> None:
+    """Fill the trials' rows of one frame."""
+    reference = parameters.reference
+    trials["reference"][rows] = reference
+    found = detect_patches(dark, after, reference, floors, parameters)
+    there = detect_patches(dark, before, reference, floors, parameters)
+    passes = {criterion: candidates(found, parameters, criterion) for criterion in CRITERIA}
+    for criterion in CRITERIA:
+        prior = np.zeros(len(rows), bool)
+        prior[there["star"][candidates(there, parameters, criterion)]] = True
+        recovered = np.zeros(len(rows), bool)
+        recovered[found["star"][passes[criterion]]] = True
+        trials[f"recovered_{criterion}"][rows] = recovered & ~prior
+        if criterion == parameters.criterion:
+            trials["prior"][rows] = prior
+    first = _choose(found, passes[parameters.criterion])
+    chosen = found[first]
+    at = rows[chosen["star"]]
+    for name in (*LEADER_COLUMNS[1:3], *LEADER_COLUMNS[4:], "stamp"):
+        trials[name][at] = chosen[name]
+        if name != "stamp" and hasattr(chosen[name], "mask"):
+            trials[name].mask[at] = chosen[name].mask
+    trials["miss_reason"][at] = _reasons(chosen, parameters)
+    missed = ~trials[f"recovered_{parameters.criterion}"][rows]
+    trials["miss_reason"][rows[trials["prior"][rows]]] = "already there"
+    trials["miss_reason"][rows[~missed]] = ""
+
+
+def _choose(found: Table, passes: np.ndarray) -> np.ndarray:
+    """Row of each star's leader: one that passes, else the brightest."""
+    order = np.lexsort((-np.asarray(found["peak"]), ~passes, found["star"]))
+    star = np.asarray(found["star"])[order]
+    return order[np.flatnonzero(np.diff(star, prepend=-1))]
+
+
+def _reasons(leaders: Table, parameters) -> np.ndarray:
+    """Say why a leader fails the configured criterion: the first cut it does not pass."""
+    if parameters.criterion == "neighbor_ratio":
+        below = np.asarray(leaders["peak"]) <= parameters.threshold
+        return np.where(below, "below threshold", "ratio")
+    snr = np.ma.filled(leaders["snr"], np.nan)
+    blocked = np.asarray(leaders["dq"]) & BLOCKING != 0
+    saturated = np.asarray(leaders["dq"]) & PixelClass.SATURATED != 0
+    return np.select([saturated, blocked, ~(snr >= parameters.snr_min)], ["saturated", "flagged", "snr"], "chi2")

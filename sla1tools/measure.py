@@ -1,0 +1,230 @@
+"""From a night's frames to its tables and numbers: the one pure function that everything else reads."""
+
+import pickle
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+
+from sla1tools.capture import Night, judge_night
+from sla1tools.counts import CountsAudit, audit_counts
+from sla1tools.criteria import candidates
+from sla1tools.darks import DarkModel, characterize
+from sla1tools.detection import Floors, detect_night
+from sla1tools.injection import inject
+from sla1tools.operating import CRITERIA, operating_point, tradeoff
+from sla1tools.parameters import Parameters
+from sla1tools.rates import (
+    completeness_curve,
+    flux_bins,
+    flux_limit,
+    gaussian_expectation,
+    gaussian_peaks,
+    poisson_rate,
+)
+
+PICKLE = "measurement.pickle"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measured night.
+
+    Attributes
+    ----------
+    night : Night
+        Frames and verdicts.
+    dark : DarkModel
+        Reference, noise, pixel classes.
+    leaders, trials : Table
+        Every leader above the floors, against both references; every injected star. Both with a `stamp` column.
+    floors : Floors
+        What the leaders exceed.
+    grid : Table
+        False alarms and 50 % flux over the settings of both criteria (`operating.tradeoff`).
+    audit : CountsAudit
+        What the raw codes say about the padding.
+    summary : dict
+        The numbers, in the shape of `summary.json`.
+    """
+
+    night: Night
+    dark: DarkModel
+    leaders: Table
+    trials: Table
+    floors: Floors
+    grid: Table
+    audit: CountsAudit
+    summary: dict = field(repr=False)
+
+    @property
+    def parameters(self) -> Parameters:
+        """The night's parameters."""
+        return self.night.parameters
+
+    def selected(self, criterion: str | None = None, reference: str | None = None) -> Table:
+        """Leaders that pass a criterion against a reference, the configured ones by default."""
+        chosen = candidates(self.leaders, self.parameters, criterion)
+        return self.leaders[chosen & (self.leaders["reference"] == (reference or self.parameters.reference))]
+
+
+def measure_night(parameters: Parameters, progress=None) -> Measurement:
+    """Read, characterize, detect, inject and sum up one night.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        Which night, and how.
+    progress : callable, optional
+        Called with a word for each step that is done.
+
+    Raises
+    ------
+    NightError
+        Where the night is unusable: no such folder, or fewer than three usable frames.
+    """
+    step = progress or (lambda _: None)
+    night = judge_night(parameters)
+    night.require_usable()
+    step("frames judged")
+    dark = characterize(night)
+    step("darks characterized")
+    leaders, floors = detect_night(night, dark)
+    step("leaders measured")
+    trials = inject(night, dark, floors)
+    step("stars injected")
+    grid = tradeoff(leaders, trials, night.names, floors, parameters)
+    audit = audit_counts(
+        night.histogram, parameters.top_code, parameters.scale_due_to_padding, _declared_padding(night)
+    )
+    summary = summarize(night, dark, leaders, trials, floors, grid, audit)
+    step("night summed up")
+    return Measurement(night, dark, leaders, trials, floors, grid, audit, summary)
+
+
+def open_night(parameters: Parameters) -> Measurement:
+    """Give a notebook its measured night: from the folder that a run passes, or measured on the spot.
+
+    Both are the same numbers. A folder that is no longer there (the notebook was moved or opened later) is no error.
+    """
+    if parameters.products_directory:
+        stored = Path(parameters.products_directory) / PICKLE
+        if stored.is_file():
+            return pickle.loads(stored.read_bytes())
+    return measure_night(parameters)
+
+
+def _declared_padding(night: Night) -> float | None:
+    """Return the padding that the files themselves declare: EGAIN is at the ADC's depth, EGAINSAV at the saved one."""
+    header = night.frames[0].header
+    true, saved, bits = (header.get(key) for key in ("EGAIN", "EGAINSAV", "ADCBITS"))
+    if _positive(true) and _positive(saved):
+        return float(true) / float(saved)
+    return 2.0 ** (16 - bits) if isinstance(bits, int) and 1 <= bits <= 16 else None
+
+
+def _positive(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def summarize(night, dark, leaders, trials, floors, grid, audit) -> dict:
+    """Put the night's numbers together in the shape of `summary.json`: plain types, None where not tested."""
+    parameters = night.parameters
+    transfer = dark.noise_model.photon_transfer
+    rejected = Counter(item.reason.value for item in night.rejected)
+    reasons = [f"{count} frame{'s' * (count > 1)} rejected: {reason}" for reason, count in rejected.items()]
+    reasons += [f"pixel class {name} could not be tested" for name, tested in dark.classes.tested.items() if not tested]
+    per_criterion = {name: _criterion_numbers(name, night, dark, leaders, trials, grid) for name in CRITERIA}
+    return {
+        "night": {key: getattr(parameters, key) for key in ("capture_date", "capture_time", "object_name")},
+        "verdict": "degraded" if reasons else "ok",
+        "reasons": reasons,
+        "notes": [*night.notes, *_notes(parameters, transfer, audit)],
+        "floors": asdict(floors),
+        "frames": {
+            "used": night.names,
+            "rejected": {
+                reason: [item.name for item in night.rejected if item.reason.value == reason] for reason in rejected
+            },
+            "ignored": list(night.ignored),
+        },
+        "counts": {
+            "low_bit_use": [float(share) for share in audit.low_bit_use],
+            "step": audit.step,
+            "top_code_seen": audit.top_code_seen,
+            "padding_holds": audit.padding_holds,
+        },
+        "dark": {
+            "level": float(np.median(dark.master)),
+            "noise": float(np.median(dark.noise)),
+            "gain_measured": _finite(transfer.gain),
+            "gain_configured": parameters.scale,
+            "pedestal": _finite(transfer.pedestal * parameters.scale),
+        },
+        "pixels": dict(dark.classes.counts),
+        "candidates": {name: numbers["candidates"] for name, numbers in per_criterion.items()},
+        "false_alarms_per_frame": {name: numbers["false_alarms"] for name, numbers in per_criterion.items()},
+        "completeness": {name: numbers["completeness"] for name, numbers in per_criterion.items()},
+        "operating_point": {name: numbers["operating_point"] for name, numbers in per_criterion.items()},
+    }
+
+
+def _notes(parameters, transfer, audit) -> list[str]:
+    notes = [] if audit.padding_holds else [audit.verdict]
+    if transfer.agrees_with(parameters.scale) is False:
+        notes.append(
+            f"photon transfer measures {transfer.gain:.4f} ± {transfer.gain_error:.4f} electrons per count, "
+            f"configured are {parameters.scale:.4f}"
+        )
+    elif not transfer.can_tell:
+        notes.append(f"photon transfer cannot tell the gain: {transfer.reason}")
+    return notes
+
+
+def _finite(value) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def _criterion_numbers(criterion, night, dark, leaders, trials, grid) -> dict:
+    parameters = night.parameters
+    passing = leaders[candidates(leaders, parameters, criterion)]
+    held_out = passing[passing["reference"] == "leave_one_out"]
+    configured = passing[passing["reference"] == parameters.reference]
+    rate = poisson_rate(len(configured), len(night.frames))
+    curve = completeness_curve(
+        np.asarray(trials["flux_true"]),
+        np.asarray(trials[f"recovered_{criterion}"]),
+        flux_bins(parameters.injection_flux_range),
+    )
+    point = operating_point(grid, criterion, len(night.frames), parameters.false_alarm_budget)
+    return {
+        "candidates": {
+            "held_out": len(held_out),
+            "in_sample": len(passing) - len(held_out),
+            "per_frame": [int(np.count_nonzero(configured["frame"] == name)) for name in night.names],
+        },
+        "false_alarms": {
+            "rate": rate.rate,
+            "low": rate.low,
+            "high": rate.high,
+            "confidence": rate.confidence,
+            "gaussian_expectation": _expected(criterion, night, dark),
+        },
+        "completeness": {
+            "flux_50": asdict(flux_limit(curve, 0.5)),
+            "flux_90": asdict(flux_limit(curve, 0.9)),
+            "curve": [{name: _finite(row[name]) for name in curve.colnames} for row in curve],
+        },
+        "operating_point": None if point is None else asdict(point),
+    }
+
+
+def _expected(criterion, night, dark) -> float:
+    """Candidates of one frame from Gaussian noise alone, with the configured reference's noise."""
+    parameters = night.parameters
+    if criterion == "neighbor_ratio":
+        noise = dark.level_sigma(parameters.reference)
+        return gaussian_expectation(noise, parameters.threshold, parameters.ratio, parameters.neighbors)
+    return gaussian_peaks(night.shape, parameters.snr_min, parameters.fwhm) * (1 - parameters.p_min)

@@ -1,0 +1,19 @@
+"""Fixtures that several test modules share."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def real_sessions():
+    """The folder of the real night of 20 darks; tests that use it are skipped where it is absent."""
+    sessions = SHARED / "data" / "sessions"
+    if not sessions.is_dir():
+        pytest.skip("the real night is not beside this checkout")
+    return sessions
