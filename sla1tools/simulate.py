@@ -1,0 +1,517 @@
+"""A simulated camera: a seeded night of darks as this camera writes it, with the truth of every defect."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from scipy.special import erf
+from tqdm import tqdm
+
+from sla1tools.errors import ParametersError
+
+TRUTH_NAME = "truth.ecsv"
+TOP_CODE = 65535
+FULL_FRAME = 2048 * 2048
+METADATA_PIXELS = 22
+MUONS_PER_FULL_FRAME = 2.5
+GLOW_WIDTH = 0.15  # of the frame's side
+DSNU = 4.0  # electrons, 1 sigma
+COLUMN_OFFSET = 150.0  # electrons
+PIXEL_SHARE = {"hot": 5e-4, "warm": 2e-3, "noisy": 2e-4, "rts": 2e-4, "stuck": 2e-6, "saturated": 5e-6}
+# Every random stream has its own key, so that a frame depends neither on the frames after it nor on the stars.
+PIXEL_STREAM, STAR_STREAM, NOISE_STREAM, RTS_STREAM, MUON_STREAM, HEADER_STREAM = range(6)
+TRUTH = np.dtype("i4, i4, f8, f8, U9, i4, f8, f8, f8, i4")
+TRUTH.names = ("x", "y", "x_true", "y_true", "kind", "frame", "value", "fwhm", "duty", "track")
+
+
+@dataclass(frozen=True)
+class Star:
+    """A one-frame transient with a pixel-integrated Gaussian profile.
+
+    Parameters
+    ----------
+    flux : float
+        Expected total, in electrons.
+    fwhm : float
+        Full width at half maximum, in pixels.
+    x, y : float, optional
+        Sub-pixel position, 0-based, pixel centres at integers. Seeded and uniform over the frame where not given.
+    frame : int, optional
+        0-based frame that holds the star. Seeded among the night's frames where not given.
+
+    Raises
+    ------
+    ParametersError
+        Where flux or width is not a positive finite number.
+    """
+
+    flux: float
+    fwhm: float
+    x: float | None = None
+    y: float | None = None
+    frame: int | None = None
+
+    def __post_init__(self):
+        """Refuse what cannot be drawn."""
+        for name in ("flux", "fwhm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ParametersError(f"star: {name} must be a positive number; got {value!r}")
+
+
+@dataclass(frozen=True)
+class SimulatedNight:
+    """A night of darks and what is true of it.
+
+    Attributes
+    ----------
+    counts : (N, ny, nx) uint16 array
+        The frames, raw counts.
+    truth : Table
+        One row a defective pixel, struck pixel or star:
+        `x`, `y` (int32, the pixel), `x_true`, `y_true` (sub-pixel for stars, else the pixel), `kind`, `frame` (0-based;
+        -1: every frame), `value` (electrons), `fwhm` (px, stars), `duty` (share of frames up, rts), `track` (muons; -1
+        elsewhere). NaN where a column does not apply. `value` means, by kind: hot, warm, column: mean excess over
+        `level_map`; noisy: 1-sigma of one frame; rts: height of the upper state; stuck, saturated: the constant
+        reading; metadata: the reading in the first frame; muon: electrons deposited; star: expected flux.
+        `meta` holds frames, seed and scale.
+    level_map : (ny, nx) float32 array
+        Smooth level (pedestal, dark and glow) without pixel structure, in electrons.
+    noise_map : (ny, nx) float32 array
+        1-sigma of one raw frame at that level, in electrons.
+    """
+
+    counts: np.ndarray
+    truth: Table
+    level_map: np.ndarray
+    noise_map: np.ndarray
+
+
+def parse_star(text: str) -> Star:
+    """Read a star as the command line writes it, FLUX@FWHM in electrons and pixels.
+
+    Raises
+    ------
+    ParametersError
+        Where the text is anything else.
+    """
+    try:
+        flux, fwhm = (float(part) for part in text.split("@"))
+    except ValueError:
+        raise ParametersError(f"star {text!r}: write FLUX@FWHM, electrons and pixels, as in 3000@2.0") from None
+    return Star(flux, fwhm)
+
+
+def simulate_counts(
+    frames: int = 10,
+    shape: tuple[int, int] = (2048, 2048),
+    seed: int = 20240508,
+    noise: float = 37.0,
+    stars: Sequence[Star] = (),
+    clean: bool = False,
+    level: float = 1300.0,
+    glow: float = 1100.0,
+    pedestal: float = 0.0,
+    scale: float = 1.39 / 16,
+) -> SimulatedNight:
+    """Simulate a night of darks in memory.
+
+    Parameters
+    ----------
+    frames : int
+        Number of frames.
+    shape : (ny, nx)
+        Rows and columns.
+    seed : int
+        The same seed gives the same pixels, and a shorter night is the start of a longer one (stars without a `frame`
+        excepted: they are spread over the frames there are).
+    noise : float
+        1-sigma of one raw frame where the level is `level`, in electrons.
+    stars : sequence of Star
+        Transients to add, each in one frame.
+    clean : bool
+        Level, noise and stars alone: no pixel structure, no muons, no metadata pixels.
+    level : float
+        Signal away from the glow, pedestal included, in electrons.
+    glow : float
+        Excess at the last pixel of the last row, in electrons; falls off as a Gaussian of 0.15 of each side.
+    pedestal : float
+        Part of `level` that carries no shot noise, in electrons.
+    scale : float
+        Electrons per raw count.
+
+    Returns
+    -------
+    SimulatedNight
+
+    Raises
+    ------
+    ParametersError
+        Where a number is out of range, or a star lies outside the night.
+
+    Notes
+    -----
+    Variance is (signal - pedestal) + read noise^2, with read noise^2 = noise^2 - (level - pedestal). Where that would
+    be negative the read noise is 0 and the shot noise is scaled to give `noise`: the photon transfer's slope is then
+    noise^2 / (level - pedestal), not 1. The dark's noise is Gaussian, which at 1300 e- differs from Poisson (skewness
+    0.03) only in the far tail. Stars, muons and RTS steps are truly Poisson. Readings are rounded to whole counts and
+    clipped to 0..65535; every low bit is used, as in the printed frames.
+
+    Defects scale with the area, at least one of each kind where there is room. Muons are Poisson, 2.5 a frame of
+    2048 x 2048, except that the first frame has at least one. Row 0 begins with the 44 bytes that a QHY GPS camera
+    writes there: a big-endian frame number and a counter modulo 8, read as little-endian pixels, give the values that
+    the observers printed. A muon or star leaves no mark on a stuck, saturated or metadata pixel.
+    """
+    camera = _make_camera(frames, shape, seed, noise, stars, clean, level, glow, pedestal, scale)
+    counts = np.empty((frames, *camera.level_map.shape), np.uint16)
+    for k in _progress(range(frames), frames, counts.size, "simulating"):
+        counts[k] = camera.expose(k)
+    return SimulatedNight(counts, camera.truth(frames), camera.level_map, camera.noise_map)
+
+
+def write_night(directory: str | Path, simulated: SimulatedNight, exposure: float = 30.0) -> list[Path]:
+    """Write a simulated night as a capture folder: 00001.fits ... and, last, truth.ecsv.
+
+    Parameters
+    ----------
+    directory : path
+        The capture folder, made where missing. Where its path ends DATE/TIME/OBJECT as SharpCap names it
+        (2024-05-08/03_38_48/Dark30s), the first frame ends 0.7 s after that time, else after 2024-05-08 03:38:48.
+    simulated : SimulatedNight
+        What `simulate_counts` returned.
+    exposure : float
+        Written as EXPTIME, and the distance of the frames, in seconds. It does not change the pixels.
+
+    Returns
+    -------
+    paths : list of Path
+        The frames written.
+
+    Raises
+    ------
+    ParametersError
+        Where the folder holds anything and is not a simulated night, or holds a numbered frame without the card
+        SIMSEED: raw frames are never written over. An earlier simulated night is replaced.
+    """
+    return _write(directory, simulated.counts, simulated.truth, exposure, simulated.counts.size)
+
+
+def simulate_night(
+    directory: str | Path,
+    frames: int = 10,
+    shape: tuple[int, int] = (2048, 2048),
+    seed: int = 20240508,
+    noise: float = 37.0,
+    stars: Sequence[Star] = (),
+    clean: bool = False,
+) -> list[Path]:
+    """Simulate a night straight into a capture folder, one frame in memory at a time.
+
+    Parameters, files and errors as for `simulate_counts` and `write_night`, whose files these are to the byte.
+
+    Returns
+    -------
+    paths : list of Path
+        The frames written.
+    """
+    camera = _make_camera(frames, shape, seed, noise, stars, clean)
+    exposures = (camera.expose(k) for k in range(frames))
+    return _write(directory, exposures, camera.truth(frames), 30.0, frames * camera.level_map.size)
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """The fixed part of a simulated night, and how each frame is drawn from it."""
+
+    seed: int
+    scale: float
+    level_map: np.ndarray
+    noise_map: np.ndarray
+    mean: np.ndarray  # electrons, defects included
+    sigma: np.ndarray  # electrons, defects included
+    defects: np.ndarray  # truth rows, like stars
+    stars: np.ndarray
+    clean: bool
+
+    def expose(self, k: int) -> np.ndarray:
+        """Draw the counts of frame `k`."""
+        reading = _stream(self.seed, NOISE_STREAM, k).standard_normal(self.mean.shape, dtype=np.float32)
+        reading *= self.sigma
+        reading += self.mean
+        for rows in (*self._muons(k), self._rts_steps(k)):
+            reading[rows["y"], rows["x"]] += rows["value"]
+        for i in np.flatnonzero(self.stars["frame"] == k):
+            star = self.stars[i]
+            y, x, share = _gaussian_shares(star["x_true"], star["y_true"], star["fwhm"], self.mean.shape)
+            reading[y, x] += _stream(self.seed, STAR_STREAM, i, 1).poisson(star["value"] * share)
+        reading /= self.scale
+        np.rint(reading, out=reading)
+        counts = np.clip(reading, 0, TOP_CODE, out=reading).astype(np.uint16)
+        constant = self.defects[np.isin(self.defects["kind"], ["stuck", "saturated"])]
+        counts[constant["y"], constant["x"]] = np.rint(constant["value"] / self.scale)
+        if not self.clean:
+            metadata = _metadata(k)[: counts.shape[1]]
+            counts[0, : len(metadata)] = metadata
+        return counts
+
+    def truth(self, frames: int) -> Table:
+        """Assemble the truth table of `SimulatedNight`."""
+        tracks = [rows for k in range(frames) for rows in self._muons(k)]
+        for number, rows in enumerate(tracks):
+            rows["track"] = number
+        units = {"x_true": "pix", "y_true": "pix", "value": "electron", "fwhm": "pix"}
+        meta = {"frames": frames, "seed": self.seed, "scale": self.scale}
+        return Table(np.concatenate([self.defects, *tracks, self.stars]), units=units, meta=meta)
+
+    def _rts_steps(self, k):
+        """Truth rows of the pixels that are up in frame `k`, with the electrons each gains there."""
+        rts = self.defects[self.defects["kind"] == "rts"]
+        rng = _stream(self.seed, RTS_STREAM, k)
+        up = rng.random(len(rts)) < rts["duty"]
+        rts["value"] = rng.poisson(rts["value"])
+        return rts[up]
+
+    def _muons(self, k):
+        """Truth rows of the muons of frame `k`, one array a muon."""
+        if self.clean:
+            return []
+        rng = _stream(self.seed, MUON_STREAM, k)
+        number = rng.poisson(MUONS_PER_FULL_FRAME * self.mean.size / FULL_FRAME)
+        return [_muon(rng, self.mean.shape, k) for _ in range(max(number, k == 0))]
+
+
+def _make_camera(
+    frames, shape, seed, noise, stars, clean, level=1300.0, glow=1100.0, pedestal=0.0, scale=1.39 / 16
+) -> _Camera:
+    _check(frames, shape, seed, noise, level, glow, pedestal, scale)
+    ny, nx = shape
+    glow_y, glow_x = (np.exp(-((np.arange(n)[::-1] / (n * GLOW_WIDTH)) ** 2) / 2) for n in (ny, nx))
+    level_map = (level + glow * np.outer(glow_y, glow_x)).astype(np.float32)
+    dark = level - pedestal
+    shot = min(1.0, noise**2 / dark) if dark else 1.0
+    noise_map = np.sqrt(shot * (level_map - pedestal) + max(noise**2 - dark, 0.0)).astype(np.float32)
+    mean, sigma, defects = level_map, noise_map, _truth_rows("", [], [], 0.0)
+    if not clean:
+        mean, sigma, defects = _add_defects(_stream(seed, PIXEL_STREAM), level_map, noise_map, shot, scale)
+    placed = [_place(star, _stream(seed, STAR_STREAM, i, 0), shape, frames) for i, star in enumerate(stars)]
+    stars = np.concatenate(placed) if placed else _truth_rows("", [], [], 0.0)
+    return _Camera(seed, scale, level_map, noise_map, mean, sigma, defects, stars, clean)
+
+
+def _add_defects(rng, level_map, noise_map, shot, scale):
+    """Give every defect its pixels, one kind a pixel; return the mean and noise of each pixel, and the truth rows."""
+    ny, nx = level_map.shape
+    top = TOP_CODE * scale
+    mean = level_map + np.float32(DSNU) * rng.standard_normal((ny, nx), dtype=np.float32)
+    sigma = noise_map.copy()
+    metadata = np.arange(min(METADATA_PIXELS, nx))
+    free = np.ones((ny, nx), bool)
+    free[0, metadata] = False
+    column = rng.integers(min(METADATA_PIXELS, nx - 1), nx)
+    rows = np.flatnonzero(free[:, column])
+    free[rows, column] = False
+    mean[rows, column] += COLUMN_OFFSET
+    sigma[rows, column] *= 2
+    defects = [
+        _truth_rows("metadata", metadata, 0 * metadata, _metadata(0)[:nx] * scale),
+        _truth_rows("column", column + 0 * rows, rows, COLUMN_OFFSET),
+    ]
+    places = rng.permutation(np.flatnonzero(free))
+    for kind, share in PIXEL_SHARE.items():
+        number = max(1, round(share * ny * nx))
+        (y, x), places = np.unravel_index(places[:number], (ny, nx)), places[number:]
+        value = _defect_values(kind, rng, 0.9 * (top - level_map[y, x]), noise_map[y, x], scale)
+        if kind in ("hot", "warm"):
+            mean[y, x] += value
+            sigma[y, x] = np.sqrt(sigma[y, x] ** 2 + shot * value)
+        elif kind == "noisy":
+            sigma[y, x] = value
+        defects.append(_truth_rows(kind, x, y, value))
+        if kind == "rts":
+            defects[-1]["duty"] = rng.uniform(0.05, 0.5, len(x))
+    return mean, sigma, np.concatenate(defects)
+
+
+def _defect_values(kind, rng, room, noise, scale):
+    """Electrons that say how bad each pixel of a kind is; `room` is what its level leaves below the top code."""
+    n = len(room)
+    if kind == "hot":
+        # Exponential modulo a limit is the exponential cut off there: pixels on the rail are a kind of their own.
+        return 800 + rng.exponential(1200, n) % np.maximum(room - 800, 1)
+    if kind == "noisy":
+        return noise * rng.uniform(2, 4, n)
+    if kind == "stuck":
+        return rng.integers(1, TOP_CODE, n) * scale
+    if kind == "saturated":
+        return np.full(n, TOP_CODE * scale)
+    return rng.uniform(150, 800 if kind == "warm" else 1500, n)
+
+
+def _stream(seed, *key):
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _truth_rows(kind, x, y, value, frame=-1):
+    rows = np.zeros(len(x), TRUTH)
+    rows["kind"], rows["frame"], rows["value"], rows["track"] = kind, frame, value, -1
+    rows["x_true"], rows["y_true"], rows["fwhm"], rows["duty"] = x, y, np.nan, np.nan
+    rows["x"], rows["y"] = np.rint(rows["x_true"]), np.rint(rows["y_true"])
+    return rows
+
+
+def _gaussian_shares(x, y, fwhm, shape):
+    """Rows, columns and shares of the flux of a pixel-integrated Gaussian, the part that falls on the frame."""
+    sigma = fwhm / math.sqrt(8 * math.log(2))
+    reach = math.ceil(6 * sigma) + 1
+    axes, shares = [], []
+    for centre, size in zip((y, x), shape, strict=True):
+        pixels = np.arange(max(0, round(centre) - reach), min(size, round(centre) + reach + 1))
+        axes.append(pixels)
+        shares.append(np.diff(erf((np.append(pixels, pixels[-1] + 1) - 0.5 - centre) / (sigma * math.sqrt(2)))) / 2)
+    rows, columns = np.meshgrid(*axes, indexing="ij")
+    return rows.ravel(), columns.ravel(), np.outer(*shares).ravel()
+
+
+def _muon(rng, shape, k):
+    """Truth rows of one muon: three in four leave a straight track, the others a spot that looks like a star."""
+    ny, nx = shape
+    x, y, total = rng.uniform(-0.5, nx - 0.5), rng.uniform(-0.5, ny - 0.5), 10 ** rng.uniform(3.0, 3.9)
+    if rng.random() < 0.25:
+        rows, columns, share = _gaussian_shares(x, y, rng.uniform(1.2, 2.5), shape)
+    else:
+        length, angle = rng.uniform(1, 20), rng.uniform(0, 2 * np.pi)
+        along = np.linspace(0, length, math.ceil(8 * length))
+        columns = np.rint(x + along * np.cos(angle) + 0.25 * rng.standard_normal(along.size)).astype(int)
+        rows = np.rint(y + along * np.sin(angle) + 0.25 * rng.standard_normal(along.size)).astype(int)
+        share = rng.exponential(size=along.size)
+        inside = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
+        places, where = np.unique(rows[inside] * nx + columns[inside], return_inverse=True)
+        rows, columns = np.divmod(places, nx)
+        share = np.bincount(where, share[inside], len(places)) / share.sum()
+    electrons = rng.poisson(total * share)
+    hit = electrons > 0
+    return _truth_rows("muon", columns[hit], rows[hit], electrons[hit], k)
+
+
+def _metadata(k):
+    """Counts that the camera's 44 bytes make of frame `k`: its number, a small counter, a clock without a lock."""
+    header = (0x0019C6EB + k).to_bytes(4, "big") + bytes([(k + 3) % 8]) + bytes(29)
+    header += (30 * k).to_bytes(4, "big") + (738_154).to_bytes(3, "big") + (10_000_000).to_bytes(3, "big")
+    return np.frombuffer(header, "<u2")
+
+
+def _place(star, rng, shape, frames):
+    (ny, nx), frame = shape, star.frame
+    x, y, share = rng.uniform(-0.5, nx - 0.5), rng.uniform(-0.5, ny - 0.5), rng.random()
+    x, y = x if star.x is None else star.x, y if star.y is None else star.y
+    frame = int(share * frames) if frame is None else frame
+    if not (-0.5 <= x < nx - 0.5 and -0.5 <= y < ny - 0.5):
+        raise ParametersError(f"star at x={x:g}, y={y:g}: outside the frame of {nx} columns and {ny} rows")
+    if not 0 <= frame < frames:
+        raise ParametersError(f"star in frame {frame}: the night has frames 0 to {frames - 1}")
+    rows = _truth_rows("star", [x], [y], star.flux, frame)
+    rows["fwhm"] = star.fwhm
+    return rows
+
+
+def _check(frames, shape, seed, noise, level, glow, pedestal, scale):
+    rules = {
+        f"frames: must be at least 1; got {frames}": frames >= 1,
+        f"shape: must be rows and columns, both at least 1; got {shape}": len(shape) == 2 and min(shape) >= 1,
+        f"seed: must not be negative; got {seed}": seed >= 0,
+        f"noise: must be finite and not negative; got {noise}": 0 <= noise < math.inf,
+        f"scale: must be finite and positive; got {scale}": 0 < scale < math.inf,
+        f"pedestal: must lie between 0 and the level, {level}; got {pedestal}": 0 <= pedestal <= level,
+        f"glow: must not be negative, nor reach the top code; got {glow}": 0 <= glow < TOP_CODE * scale - level,
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise ParametersError(rule)
+
+
+def _write(directory, counts_of_frames, truth, exposure, size):
+    if not 0 < exposure < math.inf:
+        raise ParametersError(f"exposure: must be finite and positive; got {exposure}")
+    directory = _claim(Path(directory))
+    frames = truth.meta["frames"]
+    paths = [
+        _put(directory / f"{k + 1:05d}.fits", _fits(counts, k, directory, exposure, truth.meta).writeto)
+        for k, counts in enumerate(_progress(counts_of_frames, frames, size, "writing"))
+    ]
+    _put(directory / TRUTH_NAME, lambda path: truth.write(path, format="ascii.ecsv"))
+    return paths
+
+
+def _progress(sequence, frames, size, label):
+    # None lets tqdm be silent where stderr is not a terminal.
+    return tqdm(sequence, label, frames, unit="frame", disable=None if size > 2 * FULL_FRAME else True)
+
+
+def _claim(directory):
+    """Make the capture folder, clear it of an earlier simulation, refuse one that holds anything else."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        entries = sorted(directory.iterdir())
+        numbered = [path for path in entries if re.fullmatch(r"\d{5,}\.fits", path.name)]
+        foreign = [path for path in numbered if not _is_simulated(path)]
+        truth = directory / TRUTH_NAME
+        if not numbered and not truth.is_file():
+            foreign = entries
+        if foreign:
+            raise ParametersError(f"{directory}: holds {foreign[0].name}, not simulated; name a new or empty folder")
+        for path in [truth, *numbered]:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ParametersError(f"{directory}: cannot be used: {error.strerror}") from None
+    return directory
+
+
+def _is_simulated(path):
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"SIMSEED = " in file.read(2880)
+
+
+def _put(path, write):
+    # The unfinished file's name fits no pattern that a reader uses.
+    unfinished = path.with_name(f".writing-{os.getpid()}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def _first_end(directory):
+    try:
+        started = datetime.strptime("/".join(directory.absolute().parts[-3:-1]), "%Y-%m-%d/%H_%M_%S")
+    except ValueError:
+        started = datetime(2024, 5, 8, 3, 38, 48)
+    return started + timedelta(seconds=0.7)
+
+
+def _fits(counts, k, directory, exposure, meta):
+    ended = _first_end(directory) + timedelta(seconds=k * exposure)
+    warmth = _stream(meta["seed"], HEADER_STREAM, k).normal(0, 0.05)
+    frame = fits.PrimaryHDU(counts)
+    header = frame.header
+    header["SIMSEED"] = meta["seed"], "simulated by sla1tools, with this seed"
+    header.update({"OBJECT": "Dark30s", "INSTRUME": "QHY42PRO", "SWCREATE": "SharpCap v4.1.12946.0, 64 bit"})
+    header["EXPTIME"] = float(exposure), "seconds"
+    header["DATE-OBS"] = "0001-01-01T00:00:00.0000000", "GPS:Frame Start"
+    header["DATE-END"] = ended.isoformat(timespec="microseconds") + "0", "System Clock:Est. Frame End"
+    header.update({"CCD-TEMP": round(-20 + warmth, 2), "SET-TEMP": -20.0, "GAIN": 5, "OFFSET": 20})
+    header["EGAIN"] = meta["scale"] * 16, "Electrons per ADU at true ADC bit depth"
+    header["EGAINSAV"] = meta["scale"], "Electrons per ADU at saved bit depth"
+    header["ADCBITS"] = 12, "Bit depth of camera sensor ADC in current mode"
+    header.update({"XBINNING": 1, "YBINNING": 1, "XPIXSZ": 11.0, "YPIXSZ": 11.0, "ROWORDER": "TOP-DOWN"})
+    return frame
