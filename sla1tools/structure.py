@@ -1,0 +1,271 @@
+"""Structure of the dark over the frame and over the night: profiles, glow, nonuniformity, drift."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy import units
+from astropy.table import Table
+from scipy import special
+
+
+def smooth_level(level: np.ndarray, block: int | None = None) -> np.ndarray:
+    """Glow map: the level without pixels, columns and rows, from medians of blocks, linear between their centres.
+
+    Parameters
+    ----------
+    level : (ny, nx) array
+        Master dark or level map; uint16 counts are fastest. Not changed.
+    block : int, optional
+        Side of a block in pixels; by default a 64th of the frame's shorter side, from 8 to 64.
+
+    Returns
+    -------
+    smooth : (ny, nx) float32 array
+        In the unit of `level`; constant beyond the outermost block centres.
+    """
+    ny, nx = level.shape
+    block = block or int(np.clip(min(ny, nx) // 64, 8, 64))
+    block_y, block_x = min(block, ny), min(block, nx)
+    medians = block_medians(level, block_y, block_x)
+    return _between(ny, block_y, len(medians)) @ medians @ _between(nx, block_x, medians.shape[1]).T
+
+
+def block_medians(level: np.ndarray, block_y: int, block_x: int) -> np.ndarray:
+    """Median of every whole block, (ny // block_y, nx // block_x) float32; remaining rows and columns do not count."""
+    rows, columns = level.shape[0] // block_y, level.shape[1] // block_x
+    blocks = level[: rows * block_y, : columns * block_x].reshape(rows, block_y, columns, block_x)
+    return _fast_median(blocks.transpose(0, 2, 1, 3).reshape(rows, columns, -1)).astype(np.float32)
+
+
+def _fast_median(values: np.ndarray) -> np.ndarray:
+    """Median along the last axis; partitions integers as they are, which ``np.median`` does not."""
+    middle = values.shape[-1] // 2
+    if values.shape[-1] % 2:
+        return np.partition(values, middle, axis=-1)[..., middle]
+    pair = np.partition(values, [middle - 1, middle], axis=-1)[..., middle - 1 : middle + 1]
+    return pair.mean(axis=-1)
+
+
+def _between(size: int, block: int, count: int) -> np.ndarray:
+    """Matrix (size, count) that interpolates linearly between block centres."""
+    place = np.clip((np.arange(size) - (block - 1) / 2) / block, 0, count - 1)
+    weight = np.maximum(1 - np.abs(place[:, None] - np.arange(count)), 0)
+    return weight.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """Medians along the rows and along the columns.
+
+    Attributes
+    ----------
+    row : (ny,) float64 array
+        Median of every row.
+    column : (nx,) float64 array
+        Median of every column.
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+
+
+def profiles(level: np.ndarray) -> Profiles:
+    """Row and column profiles of a (ny, nx) map, in its unit."""
+    return Profiles(row=line_medians(level, 1), column=line_medians(level, 0))
+
+
+def line_medians(level: np.ndarray, axis: int) -> np.ndarray:
+    """Do as ``np.median(level, axis)``, float64; integer maps are several times faster."""
+    return _fast_median(np.ascontiguousarray(np.moveaxis(level, axis, -1))).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class SpatialVariances:
+    """Dark signal nonuniformity, split as in EMVA 1288 Release 4.0 Linear (its spatial variances only).
+
+    Attributes
+    ----------
+    total, row, column, pixel : float
+        Spatial variances: of everything, of whole rows, of whole columns, and what is left to single pixels;
+        ``total = row + column + pixel``. A component that noise alone outweighs comes out below zero.
+    temporal : float
+        Mean temporal variance of one frame; a frames-th of it has been taken from total and pixel.
+    """
+
+    total: float
+    row: float
+    column: float
+    pixel: float
+    temporal: float
+
+
+def spatial_variances(mean: np.ndarray, variance: np.ndarray, frames: int, usable=None) -> SpatialVariances:
+    """Split the spatial variance of an averaged dark into rows, columns and pixels.
+
+    Parameters
+    ----------
+    mean : (ny, nx) array
+        Average over the frames. Take `smooth_level` off first to leave the glow out, which the standard does not.
+    variance : (ny, nx) array
+        Temporal sample variance, in the square of that unit.
+    frames : int
+        Number of frames averaged.
+    usable : (ny, nx) bool array, optional
+        Pixels that count; the standard lets all count.
+
+    Notes
+    -----
+    With M rows and N columns, and s²_av of all pixels less the temporal variance over the number of frames, s²_row.cav
+    of the row means and s²_col.cav of the column means less theirs::
+
+        s²_av = s²_row + s²_col + s²_pixel
+        s²_row.cav = s²_row + s²_pixel / N
+        s²_col.cav = s²_col + s²_pixel / M
+
+    solved for the three. Not done here: the standard's photon response, its spectrograms and its high-pass filter.
+    """
+    rows, columns = mean.shape
+    counted = True if usable is None else usable
+    total = np.var(mean, dtype=np.float64, where=counted)
+    row_averages = np.var(np.mean(mean, axis=1, dtype=np.float64, where=counted))
+    column_averages = np.var(np.mean(mean, axis=0, dtype=np.float64, where=counted))
+    temporal = float(np.mean(variance, dtype=np.float64, where=counted))
+    noise = temporal / frames
+    pixel = (total - row_averages - column_averages) / (1 - 1 / columns - 1 / rows)
+    row, column = row_averages - pixel / columns, column_averages - pixel / rows
+    return SpatialVariances(float(total - noise), float(row), float(column), float(pixel - noise), temporal)
+
+
+@dataclass(frozen=True)
+class DeviationHistogram:
+    """Histogram for a logarithmic axis: how many pixels deviate how far, beside a Gaussian of the bulk's width.
+
+    Attributes
+    ----------
+    edges : (bins + 1,) float64 array
+        In the unit of the map.
+    pixels : (bins,) int64 array
+        Pixels in each bin; those beyond the outer edges are in the outer bins.
+    gaussian : (bins,) float64 array
+        Pixels expected of a Gaussian of width `sigma` about zero.
+    sigma : float
+        1.4826 times the median absolute deviation.
+    """
+
+    edges: np.ndarray
+    pixels: np.ndarray
+    gaussian: np.ndarray
+    sigma: float
+
+
+def deviation_histogram(deviation: np.ndarray, bins: int = 256) -> DeviationHistogram:
+    """Make the logarithmic histogram of EMVA 1288: its tails are the bad pixels.
+
+    Parameters
+    ----------
+    deviation : array
+        Master minus its smooth level. Not changed.
+    bins : int
+        Equal bins from the lowest to the highest deviation.
+    """
+    flat = np.ravel(deviation)
+    sigma = 1.4826 * float(np.median(np.abs(flat)))
+    low, high = float(flat.min()), float(flat.max())
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, bins + 1)
+    pixels, _ = np.histogram(flat, edges)
+    beyond = special.ndtr(edges / sigma) if sigma > 0 else (edges >= 0).astype(float)
+    return DeviationHistogram(edges, pixels, flat.size * np.diff(beyond), sigma)
+
+
+def frame_offsets(sample: np.ndarray, master_sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Measure by how much each whole frame lies above the night.
+
+    Parameters
+    ----------
+    sample : (N, n) array
+        Raw counts of some tens of thousands of pixels (every 32nd row, say) in every frame; not changed.
+    master_sample : (n,) array
+        The same pixels of the night's master of all frames. A held-out master would magnify the offsets by N/(N-1).
+
+    Returns
+    -------
+    offset, error : (N,) float64 arrays
+        Counts, and 1 sigma: the mean of the central half of the differences, which hot pixels do not move and which
+        is finer than a count.
+    """
+    sample = np.asarray(sample)
+    quarter = sample.shape[1] // 4
+    offset, error = np.empty(len(sample)), np.empty(len(sample))
+    for k, counts in enumerate(sample):
+        ranked = np.sort(np.ravel(counts).astype(np.float64) - np.ravel(master_sample))
+        central = ranked[quarter : len(ranked) - quarter]
+        # Winsorized variance of a mean trimmed by a quarter on each side.
+        spread = np.clip(ranked, central[0], central[-1]).var()
+        offset[k], error[k] = central.mean(), 2 * np.sqrt(spread / len(ranked))
+    return offset, error
+
+
+def frame_drift(sample: np.ndarray, master_sample: np.ndarray) -> Table:
+    """Level and noise of every frame of the night.
+
+    Parameters
+    ----------
+    sample, master_sample : (N, n) and (n,) arrays
+        As for `frame_offsets`.
+
+    Returns
+    -------
+    drift : Table
+        A row a frame: `frame` (0-based), `level` (median), `offset`, `offset_error` (`frame_offsets`), `noise` (robust
+        1 sigma of one frame, from its difference to the next frame, the last one's to the one before); all in counts.
+    """
+    sample = np.asarray(sample)
+    offset, error = frame_offsets(sample, master_sample)
+    noise = np.full(len(sample), np.nan)
+    dither = np.random.default_rng(0).uniform(-0.5, 0.5, sample.shape[1])  # else the median is good to a count only
+    for k in range(len(sample) - 1):
+        difference = sample[k + 1] - sample[k].astype(np.float64) + dither
+        noise[k] = 1.4826 * np.median(np.abs(difference - np.median(difference))) / np.sqrt(2)
+    if len(sample) > 1:
+        noise[-1] = noise[-2]
+    columns = {"level": np.median(sample, axis=1), "offset": offset, "offset_error": error, "noise": noise}
+    return Table({"frame": np.arange(len(sample))} | {name: value * units.adu for name, value in columns.items()})
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Straight line through the frames.
+
+    Attributes
+    ----------
+    slope, error : float
+        Change of y per unit of x, and 1 sigma from the scatter about the line; NaN where fewer than three frames have
+        both, or x never changes.
+    frames : int
+        Frames that had both.
+    """
+
+    slope: float
+    error: float
+    frames: int
+
+
+def trend(x, y) -> Trend:
+    """Slope of y (level, offset or noise of the frames) against x: frame number, time, or temperature (NaN: unknown).
+
+    Examples
+    --------
+    >>> trend([0, 1, 2, 3], [10.0, 12.1, 13.9, 16.0])  # doctest: +ELLIPSIS
+    Trend(slope=1.98, error=0.0424..., frames=4)
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    both = np.isfinite(x) & np.isfinite(y)
+    x, y = x[both], y[both]
+    if len(x) < 3 or np.ptp(x) == 0:
+        return Trend(np.nan, np.nan, len(x))
+    away = x - x.mean()
+    slope = away @ (y - y.mean()) / (away @ away)
+    scatter = y - y.mean() - slope * away
+    return Trend(float(slope), float(np.sqrt(scatter @ scatter / (len(x) - 2) / (away @ away))), len(x))

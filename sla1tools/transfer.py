@@ -1,0 +1,202 @@
+"""Dark photon transfer: temporal variance against dark level, which tells gain and pedestal from darks alone."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+SAMPLE_PIXELS = 1 << 18
+BINS = 48
+SMALLEST_BIN = 50
+GAIN_PRECISION = 0.2  # relative 1-sigma above which a gain is not quoted
+Z_95 = 1.959964
+QUANTISATION_FLOOR = 1 / 12  # variance of rounding to whole counts
+
+
+@dataclass(frozen=True)
+class PhotonTransfer:
+    """Temporal variance against dark level: the gain, and as much of the pedestal as darks can tell.
+
+    A dark follows ``variance = (level - pedestal) / gain + read_noise**2``: the slope is the gain's inverse, but
+    pedestal and read noise are one intercept. Each is given as if the other were zero; `pedestal`, the level where the
+    variance would vanish, is therefore a lower limit of the true one.
+
+    Attributes
+    ----------
+    gain, gain_error : float
+        Electrons per raw count, and 1 sigma. NaN unless `can_tell`.
+    pedestal, pedestal_error : float
+        Raw counts, if the read noise is zero. NaN unless `can_tell`.
+    read_noise : float
+        Electrons, if the pedestal is zero; NaN where the intercept is negative: then there must be a pedestal.
+    can_tell : bool
+        The levels reach far enough for the gain to be known better than 20 %.
+    reason : str
+        One sentence, with the numbers.
+    level, variance, error : (bins,) arrays
+        Raw counts; counts squared and 1 sigma: median level and robust variance of each group of pixels.
+    slope, slope_error, intercept : float
+        The line through them, counts squared per count and counts squared.
+    """
+
+    gain: float
+    gain_error: float
+    pedestal: float
+    pedestal_error: float
+    read_noise: float
+    can_tell: bool
+    reason: str
+    level: np.ndarray = field(repr=False)
+    variance: np.ndarray = field(repr=False)
+    error: np.ndarray = field(repr=False)
+    slope: float
+    slope_error: float
+    intercept: float
+
+    def agrees_with(self, configured: float) -> bool | None:
+        """Whether the configured gain, in electrons per raw count, lies in the 95 % interval; None if it cannot tell.
+
+        The interval is symmetric in the slope, which is what was measured.
+        """
+        if not self.can_tell:
+            return None
+        return bool(abs(1 / configured - self.slope) <= Z_95 * self.slope_error)
+
+
+def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTransfer:
+    """Measure the gain from darks alone: variance against level over the smooth part of the frame's dark level.
+
+    Parameters
+    ----------
+    level : (ny, nx) array
+        Dark level of each pixel in raw counts, mean or median over the frames.
+    variance : (ny, nx) float array
+        Sample variance over the frames, counts squared.
+    n : int
+        Number of frames.
+
+    Notes
+    -----
+    Pixels are grouped by the median level of their four neighbours along the row, not by their own: grouping by one's
+    own noisy level flattens the slope, and it would gather the hot pixels, whose flicker is not shot noise, in the
+    highest groups. Fixed patterns do not matter, for the variance is temporal. A group's variance is its median over
+    the median of chi-square: unstable pixels do not move it. Errors grow with the scatter about the line.
+
+    A glow that changes during the night counts as variance, most where the glow is: believe the gain where
+    `structure.frame_drift` is flat.
+    """
+    own, spread, around = sample_rows(level, variance)
+    curve = fit_curve(around, own, spread, n - 1)
+    told: dict[str, Any] = {"level": curve.level, "variance": curve.variance, "error": curve.error}
+    told |= dict.fromkeys(("gain", "gain_error", "pedestal", "pedestal_error", "read_noise"), np.nan)
+    told |= {"can_tell": False, "slope": curve.slope, "slope_error": np.nan, "intercept": curve.intercept}
+    if curve.covariance is None:
+        return PhotonTransfer(**told, reason=f"the level has only {len(curve.level)} distinguishable values: no gain")
+    slope, intercept = curve.slope, curve.intercept
+    told["slope_error"] = slope_error = float(np.sqrt(curve.covariance[0, 0]))
+    span = f"levels of {curve.level[0]:.0f} to {curve.level[-1]:.0f} counts"
+    if not slope_error < GAIN_PRECISION * slope:
+        reason = (
+            f"{span} give the slope only as {slope:.3g} ± {slope_error:.2g} counts²/count: no gain from these darks"
+        )
+        return PhotonTransfer(**told, reason=reason)
+    gain, gain_error = 1 / slope, slope_error / slope**2
+    gradient = np.array([intercept / slope**2, -1 / slope])
+    told |= {"can_tell": True, "gain": gain, "gain_error": gain_error, "pedestal": -intercept / slope}
+    told["pedestal_error"] = float(np.sqrt(gradient @ curve.covariance @ gradient))
+    told["read_noise"] = float(gain * np.sqrt(intercept)) if intercept >= 0 else np.nan
+    return PhotonTransfer(**told, reason=f"{span} give {gain:.4f} ± {gain_error:.4f} electrons per count")
+
+
+def variance_ratio_ppf(p, dof: float, prior_dof: float = np.inf):
+    """Quantile of s²/v: F(dof, prior_dof), which is chi-square(dof)/dof where all pixels of a level are alike."""
+    if np.isinf(prior_dof):
+        return 2 * special.gammaincinv(dof / 2, p) / dof
+    return special.fdtri(dof, prior_dof, p)
+
+
+def variance_ratio_isf(p, dof: float, prior_dof: float = np.inf):
+    """Value of s²/v that is exceeded with probability p, accurate for tiny p."""
+    if np.isinf(prior_dof):
+        return 2 * special.gammainccinv(dof / 2, p) / dof
+    beta = special.betaincinv(prior_dof / 2, dof / 2, p)
+    return prior_dof * (1 - beta) / (dof * beta)
+
+
+def sample_rows(level, variance):
+    """Own level, variance and the four row neighbours' median level of up to SAMPLE_PIXELS pixels, whole rows."""
+    rows = slice(None, None, max(1, level.size // SAMPLE_PIXELS))
+    wide = np.asarray(level)[rows].astype(np.float32)
+    low, high = wide[:, :-4], wide[:, 4:]
+    inner_low, inner_high = wide[:, 1:-3], wide[:, 3:-1]
+    largest = np.maximum(np.maximum(low, high), np.maximum(inner_low, inner_high))
+    smallest = np.minimum(np.minimum(low, high), np.minimum(inner_low, inner_high))
+    around = (low + high + inner_low + inner_high - largest - smallest) / 2
+    return wide[:, 2:-2].ravel(), np.asarray(variance)[rows, 2:-2].astype(np.float32).ravel(), around.ravel()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Variance against level in groups of pixels, and the weighted straight line through them."""
+
+    level: np.ndarray
+    variance: np.ndarray
+    error: np.ndarray
+    slope: float = np.nan
+    intercept: float = np.nan
+    covariance: np.ndarray | None = None
+
+    def line(self, level):
+        """Value of the line, kept positive; of a constant where the slope is not significant."""
+        if self.covariance is None or abs(self.slope) < 3 * np.sqrt(self.covariance[0, 0]):
+            return np.full(np.shape(level), np.average(self.variance, weights=self.error**-2.0))
+        return np.maximum(self.slope * level + self.intercept, self.variance.max() / 100)
+
+
+def fit_curve(key, level, variance, dof) -> Curve:
+    """Group pixels by `key`, each group's variance a median over the median of chi-square; fit a line.
+
+    A group spans many levels, and the medians of its levels and of its variances need not belong together. So the
+    variances are divided by the line of the round before, which makes the group's pixels alike, and multiplied back.
+    """
+    groups = _group(key)
+    relative = variance
+    levels = np.array([np.median(level[group]) for group in groups], float)
+    middle = variance_ratio_ppf(0.5, dof)
+    density = np.exp((dof / 2 - 1) * np.log(middle * dof / 2) - middle * dof / 2 - special.gammaln(dof / 2)) * dof / 2
+    uncertainty = 1 / (2 * density * middle * np.sqrt([len(group) for group in groups]))
+    scale = np.ones_like(levels)
+    for _ in range(3):
+        variances = scale * np.array([np.median(relative[group]) for group in groups], float) / middle
+        variances = np.maximum(variances, QUANTISATION_FLOOR)
+        curve = Curve(levels, variances, variances * uncertainty)
+        if len(levels) < 4:
+            return curve
+        curve = _fit_line(curve, uncertainty)
+        relative, scale = variance / curve.line(level), curve.line(levels)
+    return curve
+
+
+def _group(key):
+    """Indices of the pixels in groups of rising `key`: finer towards both ends, equal keys together."""
+    order = np.argsort(key)
+    reach = np.log(max(len(key) / SMALLEST_BIN, 2))
+    edges = (special.expit(np.linspace(-reach, reach, BINS + 1)[1:-1]) * len(key)).astype(int)
+    ranked = key[order]
+    groups = np.split(order, np.unique(np.searchsorted(ranked, ranked[edges])))
+    return [group for group in groups if len(group) >= SMALLEST_BIN // 2] or [order]
+
+
+def _fit_line(curve: Curve, uncertainty) -> Curve:
+    """Weighted line; errors follow the fitted variance, not the scattered one, and grow with the scatter about it."""
+    expected = np.full_like(curve.variance, np.average(curve.variance, weights=uncertainty**-2.0))
+    design = np.stack([curve.level, np.ones_like(curve.level)], axis=1)
+    for _ in range(4):
+        sigma = uncertainty * np.maximum(expected, expected.max() / 100)
+        weighted = design / sigma[:, None]
+        (slope, intercept), *_ = np.linalg.lstsq(weighted, curve.variance / sigma, rcond=None)
+        expected = slope * curve.level + intercept
+    chi2 = np.sum(((curve.variance - expected) / sigma) ** 2)
+    covariance = np.linalg.pinv(weighted.T @ weighted) * max(1.0, chi2 / (len(sigma) - 2))
+    return replace(curve, error=sigma, slope=float(slope), intercept=float(intercept), covariance=covariance)
