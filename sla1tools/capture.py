@@ -22,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.table import Table
 
 from sla1tools.counts import code_histogram
-from sla1tools.errors import FrameError, NightError, Reason
-from sla1tools.parameters import Parameters
+from sla1tools.errors import FrameError, NightError, ParametersError, Reason
+from sla1tools.parameters import Parameters, from_checkout
 
 LEAST_FRAMES = 3
 LEVEL_TOLERANCE = 0.25  # of the night's median level: a light leak or an open cover, not a warm evening
@@ -475,3 +476,32 @@ def _night_notes(frames: list[Frame]) -> list[str]:
     if any("DATE-END minus" in note for note in notes):
         lines.append("a time from DATE-END alone may be off by one exposure if the program stamped the frame's start")
     return lines
+
+
+def read_known_pixels(parameters: Parameters) -> np.ndarray | None:
+    """Read the list of pixels known to be bad: an ECSV table with columns `x` and `y`.
+
+    Returns
+    -------
+    known : (ny, nx) bool array or None
+        None where `known_pixels` is not set.
+
+    Raises
+    ------
+    ParametersError
+        If the file cannot be read, or a pixel lies outside the frame.
+    """
+    if parameters.known_pixels is None:
+        return None
+    path = from_checkout(parameters.known_pixels)
+    try:
+        listed = Table.read(path, format="ascii.ecsv")
+        x, y = (np.asarray(listed[name], int) for name in ("x", "y"))
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ParametersError(f"known_pixels: {path} is not an ECSV table with columns x and y: {error}") from None
+    ny, nx = parameters.frame_shape
+    if len(x) and (min(x.min(), y.min()) < 0 or x.max() >= nx or y.max() >= ny):
+        raise ParametersError(f"known_pixels: {path} lists pixels outside a frame of {ny} x {nx}")
+    known = np.zeros((ny, nx), bool)
+    known[y, x] = True
+    return known

@@ -53,10 +53,16 @@ def psf_chi2(leaders: Table, snr_min: float, p_min: float) -> np.ndarray:
     Of leaders within 2 px (Chebyshev) of one another in the same frame only the one of highest `snr` counts (the first
     in the table among equals).
     """
-    snr = np.ma.filled(np.ma.asarray(leaders["snr"]), np.nan)
-    p_value = np.ma.filled(np.ma.asarray(leaders["p_value"]), np.nan)
-    passes = (snr >= snr_min) & (p_value >= p_min) & (np.asarray(leaders["dq"]) & BLOCKING == 0)
-    return _brightest_of_each_star(leaders, passes, snr)
+    passes = resembles_psf(leaders, snr_min, p_min)
+    rows = np.flatnonzero(passes)
+    passes[rows] = brightest_of_each_star(leaders["snr"][rows], same_star(leaders[rows]))
+    return passes
+
+
+def resembles_psf(leaders: Table, snr_min: float, p_min: float) -> np.ndarray:
+    """Apply the cuts of `psf_chi2` to each row for itself, (n,) bool."""
+    snr, p_value = (np.ma.filled(np.ma.asarray(leaders[name]), np.nan) for name in ("snr", "p_value"))
+    return (snr >= snr_min) & (p_value >= p_min) & (np.asarray(leaders["dq"]) & BLOCKING == 0)
 
 
 def candidates(leaders: Table, parameters: Parameters, criterion: str | None = None) -> np.ndarray:
@@ -72,25 +78,38 @@ def candidates(leaders: Table, parameters: Parameters, criterion: str | None = N
     return psf_chi2(leaders, parameters.snr_min, parameters.p_min)
 
 
-def _brightest_of_each_star(leaders: Table, passes: np.ndarray, snr: np.ndarray) -> np.ndarray:
-    """Of passing rows within `SAME_STAR` of one another keep the highest snr, greedily from the top."""
+def same_star(leaders: Table) -> np.ndarray:
+    """Pairs of rows within 2 px (Chebyshev) of one another in the same frame against the same reference, (m, 2)."""
     from scipy.spatial import cKDTree
 
-    kept = passes.copy()
-    rows = np.flatnonzero(passes)
-    if len(rows) < 2:
-        return kept
-    _, frame = np.unique(leaders["frame"][rows], return_inverse=True)
-    _, reference = np.unique(leaders["reference"][rows], return_inverse=True)
+    if len(leaders) < 2:
+        return np.zeros((0, 2), int)
+    _, frame = np.unique(leaders["frame"], return_inverse=True)
+    _, reference = np.unique(leaders["reference"], return_inverse=True)
     apart = 10 * SAME_STAR  # frames lie on planes too far apart to be neighbours
-    places = np.column_stack([leaders["x"][rows], leaders["y"][rows], apart * frame, apart * reference])
-    pairs = cKDTree(places).query_pairs(SAME_STAR, p=np.inf, output_type="ndarray")
-    rank = np.empty(len(rows), int)
-    rank[np.argsort(-snr[rows], kind="stable")] = np.arange(len(rows))
-    better, worse = np.sort(rank[pairs], axis=1).T
-    row_of_rank = np.empty(len(rows), int)
-    row_of_rank[rank] = rows
-    for high, low in sorted(zip(better, worse, strict=True)):
+    places = np.column_stack([leaders["x"], leaders["y"], apart * frame, apart * reference])
+    return cKDTree(places).query_pairs(SAME_STAR, p=np.inf, output_type="ndarray")
+
+
+def brightest_of_each_star(snr: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Of rows that belong together keep the highest snr, greedily from the top; the first among equals.
+
+    Parameters
+    ----------
+    snr : (n,) array
+        Without masked or NaN values.
+    pairs : (m, 2) int array
+        Rows within reach of one another.
+
+    Returns
+    -------
+    kept : (n,) bool array
+    """
+    rank = np.empty(len(snr), int)
+    row_of_rank = np.argsort(-np.asarray(snr), kind="stable")
+    rank[row_of_rank] = np.arange(len(snr))
+    kept = np.ones(len(snr), bool)
+    for high, low in sorted(map(sorted, rank[pairs].tolist())):
         if kept[row_of_rank[high]]:
             kept[row_of_rank[low]] = False
     return kept

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from sla1tools.capture import read_known_pixels
 from sla1tools.noise import NoiseModel, fit_noise_model, join_statistics, pixel_statistics, residual_factor
 from sla1tools.pixels import PixelClasses, classify
 
@@ -241,13 +242,15 @@ class DarkModel:
         return self.noise_model.held_out_sigma(counts, *maps, reference) * np.float32(self.scale)
 
 
-def characterize(night) -> DarkModel:
+def characterize(night, step: int = 1) -> DarkModel:
     """Measure reference, noise and pixel classes of a night, one band of rows at a time.
 
     Parameters
     ----------
     night : Night
         With at least three frames.
+    step : int
+        Greatest common step of the codes.
     """
     parameters = night.parameters
     n, (ny, _) = len(night.frames), night.shape
@@ -261,7 +264,8 @@ def characterize(night) -> DarkModel:
     level = np.rint(reference.master).astype(np.uint16)
     model = fit_noise_model(level, statistics.variance, n, parameters.combination_method)
     prior = model.variance(level)
-    classes = classify(night, statistics, level, prior, model)
+    known = read_known_pixels(parameters)
+    classes = classify(night.band, statistics, level, prior, model, parameters.scale, parameters.top_code, known, step)
     return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)
 
 

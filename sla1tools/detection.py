@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 
+from sla1tools.cosmic import bright_pixels, cosmic_rays
 from sla1tools.darks import DarkModel, Reference
 from sla1tools.leaders import compare_neighbors, cut_stamps
 from sla1tools.parameters import Parameters
@@ -138,7 +139,24 @@ def _type_of(name: str):
     return {"dof": np.int32, "best_rival": "U12"}.get(name, np.float64)
 
 
-def detect_night(night, dark: DarkModel, progress=None) -> tuple[Table, Floors]:
+def find_hits(dark: DarkModel, frame: str, counts: np.ndarray) -> Table:
+    """Find the cosmic-ray-like hits of one frame, held out; see `cosmic.cosmic_rays`."""
+    factor = dark.scale / dark.reference.denominator_of("leave_one_out")
+    residual = dark.reference.residual(counts, "leave_one_out") * np.float32(factor)
+    hits = cosmic_rays(bright_pixels(residual, dark.level_sigma("leave_one_out")), dark.classes.dq)
+    hits["frame"] = np.full(len(hits), frame)
+    return hits
+
+
+def flag_hits(leaders: Table, hits: Table) -> None:
+    """Set the COSMIC_RAY bit of the leaders that belong to a hit of the same frame."""
+    if len(leaders) == 0 or len(hits) == 0:
+        return
+    away = np.hypot(*(np.asarray(leaders[axis])[:, None] - np.asarray(hits[axis]) for axis in ("x", "y")))
+    leaders["dq"][(away <= np.maximum(np.asarray(hits["length"]), 2.0)).any(axis=1)] |= int(PixelClass.COSMIC_RAY)
+
+
+def detect_night(night, dark: DarkModel) -> tuple[Table, Table, Floors]:
     """Measure every leader of every frame against both references.
 
     Parameters
@@ -147,13 +165,13 @@ def detect_night(night, dark: DarkModel, progress=None) -> tuple[Table, Floors]:
         The frames.
     dark : DarkModel
         From the same night.
-    progress : callable, optional
-        Called with each finished frame's name.
 
     Returns
     -------
     leaders : Table
         In the order of references, frames, rows, columns.
+    hits : Table
+        Cosmic-ray-like hits of all frames (`cosmic.cosmic_rays` and `frame`).
     floors : Floors
         The floors that hold for all rows. Where more than `MOST_ROWS` rows stand above the usual floors, they are
         raised, but never above the configured cuts.
@@ -161,16 +179,18 @@ def detect_night(night, dark: DarkModel, progress=None) -> tuple[Table, Floors]:
     parameters = night.parameters
     floors = Floors.of(parameters)
     parts: dict[str, list[Table]] = {"leave_one_out": [], "all": []}
+    hits = []
     for k, name in enumerate(night.names):
         counts = night.rows(k, 0, night.shape[0])
+        hits.append(find_hits(dark, name, counts))
         for reference, tables in parts.items():
             tables.append(detect(dark, name, counts, reference, floors, parameters))
+            flag_hits(tables[-1], hits[-1])
         floors = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
         for tables in parts.values():
             tables[:] = [_above(table, floors) for table in tables]
-        if progress:
-            progress(name)
-    return vstack([*parts["leave_one_out"], *parts["all"]], metadata_conflicts="silent"), floors
+    leaders = vstack([*parts["leave_one_out"], *parts["all"]], metadata_conflicts="silent")
+    return leaders, vstack(hits, metadata_conflicts="silent"), floors
 
 
 def _above(table: Table, floors: Floors) -> Table:

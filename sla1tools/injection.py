@@ -16,7 +16,30 @@ from sla1tools.psf import pixel_integrated_gaussian
 
 PATCH_RADIUS = 3
 CRITERIA = ("neighbor_ratio", "psf_chi2")
-MISS_REASONS = ("", "already there", "out-led", "below threshold", "ratio", "snr", "chi2", "saturated", "flagged")
+FAKE = ((0, 0, 300.0), (-1, 0, 100.0), (1, 0, 100.0), (0, -1, 100.0), (0, 1, 100.0))
+
+
+def put_fake(residual: np.ndarray, x: int = 150, y: int = 250) -> np.ndarray:
+    """Put the observers' plus-shaped fake into a copy of a residual: 300 e-, four neighbours of 100 e-.
+
+    Parameters
+    ----------
+    residual : (ny, nx) float array
+        In electrons; not changed.
+    x, y : int
+        Where its centre goes; at least one pixel from the edge.
+
+    Raises
+    ------
+    ParametersError
+        Where the fake does not fit into the frame.
+    """
+    if not (0 < x < residual.shape[1] - 1 and 0 < y < residual.shape[0] - 1):
+        raise ParametersError(f"the fake at x={x}, y={y} does not fit into a frame of shape {list(residual.shape)}")
+    faked = residual.copy()
+    for dx, dy, value in FAKE:
+        faked[y + dy, x + dx] = value
+    return faked
 
 
 def random_stars(parameters, frames: int, shape: tuple[int, int]) -> Table:
@@ -139,7 +162,10 @@ def _with_residual(night, dark, k, patches, counts) -> Patches:
     counts = night.correct(k, counts)
     where = _within(patches.rows, patches.columns, night.shape)
     if reference == "leave_one_out":
-        numerator = dark.reference.residual(counts, reference, where)
+        # what the others say rests on the count that was there: the star only adds to it
+        added = counts.astype(np.int64) - patches.original
+        numerator = dark.reference.residual(patches.original, reference, where)
+        numerator = numerator + added * dark.reference.denominator_of(reference)
     else:
         stack = np.stack([night.rows(j, 0, night.shape[0])[where] for j in range(len(night.frames))])
         stack[k] = counts

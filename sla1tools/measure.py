@@ -24,6 +24,7 @@ from sla1tools.rates import (
     gaussian_peaks,
     poisson_rate,
 )
+from sla1tools.simulate import TRUTH_NAME, simulate_night
 
 PICKLE = "measurement.pickle"
 
@@ -40,6 +41,8 @@ class Measurement:
         Reference, noise, pixel classes.
     leaders, trials : Table
         Every leader above the floors, against both references; every injected star. Both with a `stamp` column.
+    hits : Table
+        Cosmic-ray-like hits of all frames.
     floors : Floors
         What the leaders exceed.
     grid : Table
@@ -54,6 +57,7 @@ class Measurement:
     dark: DarkModel
     leaders: Table
     trials: Table
+    hits: Table
     floors: Floors
     grid: Table
     audit: CountsAudit
@@ -63,6 +67,25 @@ class Measurement:
     def parameters(self) -> Parameters:
         """The night's parameters."""
         return self.night.parameters
+
+    def residual(self, k: int, reference: str | None = None) -> np.ndarray:
+        """Frame k minus its reference (the configured one by default), (ny, nx) float64 electrons."""
+        reference = reference or self.parameters.reference
+        counts = self.night.rows(k, 0, self.night.shape[0])
+        return self.dark.reference.residual(counts, reference) * (
+            self.dark.scale / self.dark.reference.denominator_of(reference)
+        )
+
+    def stories(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Held-out residuals of n pixels in every frame, in units of their noise, (n, N)."""
+        where = (np.asarray(y), np.asarray(x))
+        scaled = []
+        for k in range(len(self.night.frames)):
+            counts = self.night.rows(k, 0, self.night.shape[0])[where]
+            numerator = self.dark.reference.residual(counts, "leave_one_out", where)
+            factor = self.dark.scale / self.dark.reference.denominator_of("leave_one_out")
+            scaled.append(numerator * factor / self.dark.sigma(counts, where, "leave_one_out"))
+        return np.stack(scaled, axis=1)
 
     def selected(self, criterion: str | None = None, reference: str | None = None) -> Table:
         """Leaders that pass a criterion against a reference, the configured ones by default."""
@@ -89,9 +112,12 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     night = judge_night(parameters)
     night.require_usable()
     step("frames judged")
-    dark = characterize(night)
+    audit = audit_counts(
+        night.histogram, parameters.top_code, parameters.scale_due_to_padding, _declared_padding(night)
+    )
+    dark = characterize(night, audit.step)
     step("darks characterized")
-    leaders, floors = detect_night(night, dark)
+    leaders, hits, floors = detect_night(night, dark)
     step("leaders measured")
     trials = inject(night, dark, floors)
     step("stars injected")
@@ -101,19 +127,29 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     )
     summary = summarize(night, dark, leaders, trials, floors, grid, audit)
     step("night summed up")
-    return Measurement(night, dark, leaders, trials, floors, grid, audit, summary)
+    return Measurement(night, dark, leaders, trials, hits, floors, grid, audit, summary)
 
 
 def open_night(parameters: Parameters) -> Measurement:
     """Give a notebook its measured night: from the folder that a run passes, or measured on the spot.
 
     Both are the same numbers. A folder that is no longer there (the notebook was moved or opened later) is no error.
+    The demo night is simulated on first use.
     """
     if parameters.products_directory:
         stored = Path(parameters.products_directory) / PICKLE
         if stored.is_file():
             return pickle.loads(stored.read_bytes())
+    make_demo_night(parameters)
     return measure_night(parameters)
+
+
+def make_demo_night(parameters: Parameters) -> None:
+    """Simulate the demo night if these parameters name it and it is not there (or not whole)."""
+    demo = Parameters()
+    is_demo = parameters.capture_directory == demo.capture_directory and parameters.frame_shape == demo.frame_shape
+    if is_demo and not (parameters.capture_directory / TRUTH_NAME).is_file():
+        simulate_night(parameters.capture_directory)
 
 
 def _declared_padding(night: Night) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Table, vstack
 
-from sla1tools.criteria import psf_chi2
+from sla1tools.criteria import brightest_of_each_star, resembles_psf, same_star
 from sla1tools.detection import Floors
 from sla1tools.rates import Rate, bin_of_flux, crossings, flux_bins, grid_histogram, poisson_rate
 
@@ -95,12 +95,14 @@ def _psf_grid(own, odd, trials, flux_bin, injected, edges, floors, parameters) -
     settings = [(s, p) for s in snr_mins for p in np.unique(np.append(P_MINS, parameters.p_min))]
     own_row, star_row = (np.flatnonzero(~_mask(rows["snr"])) for rows in (own, trials))
     own, odd, trials, flux_bin = own[own_row], odd[own_row], trials[star_row], flux_bin[star_row]
+    snr, pairs = np.asarray(own["snr"]), same_star(own)
     alarms, found = np.zeros((2, len(settings))), np.zeros((len(settings), len(injected)))
-    alone = Table({name: trials[name] for name in ("snr", "p_value", "dq", "x", "y", "reference")})
-    alone["frame"] = np.arange(len(alone))  # one star is put into the frame at a time
     for i, (snr_min, p_min) in enumerate(settings):
-        alarms[:, i] = np.bincount(odd[psf_chi2(own, snr_min, p_min)], minlength=2)
-        found[i] = np.bincount(flux_bin[psf_chi2(alone, snr_min, p_min)], minlength=len(injected))
+        passes = resembles_psf(own, snr_min, p_min)
+        passes &= brightest_of_each_star(np.where(passes, snr, 0), pairs[passes[pairs].all(axis=1)])
+        alarms[:, i] = np.bincount(odd[passes], minlength=2)
+        # a star is alone in its frame: nothing near it competes
+        found[i] = np.bincount(flux_bin[resembles_psf(trials, snr_min, p_min)], minlength=len(injected))
     snr_min, p_min = np.array(settings).T
     return _table("psf_chi2", {"snr_min": snr_min, "p_min": p_min}, alarms, _flux_50(found, injected, edges))
 

@@ -240,26 +240,35 @@ def flux_limit(curve: Table, level: float, seed: int = 0) -> FluxLimit:
 
 
 def crossings(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
-    """Where each curve first rises from below a level to it, linearly between points; NaN where it never does.
+    """Where each curve, made rising, first reaches a level from below; NaN where it never does.
 
     Parameters
     ----------
     x : (m,) array
         Rising.
     curves : (..., m) array
-        Values at x. A curve that begins at or above the level crosses only where it has been below first.
+        Shares measured at x with equal weight. A curve that begins at or above the level crosses only where it has been
+        below first.
     level : float
         The level.
 
     Returns
     -------
     crossing : (...) array
+        Linear between points.
+
+    Notes
+    -----
+    The first crossing of a noisy curve comes too early. So each curve is replaced, up to its highest point, by its
+    isotonic regression, ``max over j <= i of min over k >= i of mean(curve[j:k + 1])`` (Barlow et al. 1972): a star is
+    not harder to find for being brighter. Beyond its highest point, where stars may clip, a curve does not rise.
 
     Examples
     --------
     >>> crossings(np.array([0.0, 1.0, 2.0]), np.array([[0.0, 0.4, 0.6], [0.0, 0.1, 0.2]]), 0.5)
     array([1.5, nan])
     """
+    curves = _rising(np.asarray(curves, float))
     rises = (curves[..., :-1] < level) & (curves[..., 1:] >= level)
     first = rises.argmax(axis=-1)
     before = np.take_along_axis(curves, first[..., None], -1)[..., 0]
@@ -267,6 +276,20 @@ def crossings(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         where = x[first] + (x[first + 1] - x[first]) * (level - before) / (after - before)
     return np.where(rises.any(axis=-1), where, np.nan)
+
+
+def _rising(curves: np.ndarray) -> np.ndarray:
+    """Isotonic regression of each curve up to its highest point, constant from there."""
+    m = curves.shape[-1]
+    place = np.arange(m)
+    curves = np.where(place > curves.argmax(axis=-1)[..., None], curves.max(axis=-1)[..., None], curves)
+    total = np.concatenate([np.zeros((*curves.shape[:-1], 1)), curves.cumsum(axis=-1)], axis=-1)
+    rising = np.full(curves.shape, -np.inf)
+    for j in range(m):
+        means = (total[..., j + 1 :] - total[..., j, None]) / (place[j:] - j + 1)
+        lowest = np.minimum.accumulate(means[..., ::-1], axis=-1)[..., ::-1]
+        np.maximum(rising[..., j:], lowest, out=rising[..., j:])
+    return rising
 
 
 def gaussian_peaks(shape: tuple[int, int], snr_min: float, fwhm: float) -> float:
