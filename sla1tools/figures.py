@@ -10,6 +10,7 @@ import math
 import numpy as np
 from astropy.table import Table
 from astropy.visualization import AsinhStretch, ImageNormalize
+from IPython.display import Image
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -29,7 +30,16 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def _axes(width=8.0, height=4.2, **kwargs):
+def shown(figure: Figure, alt: str) -> Image:
+    """Show a figure in a notebook with a text for those who cannot see it."""
+    return Image(png(figure), alt=alt)
+
+
+def blank_axes(width: float = 8.0, height: float = 4.2, **kwargs):
+    """Make a figure of that size in inches and its axes, without the frame's upper and right side.
+
+    Further arguments go to `Figure.subplots`.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(**kwargs)
     for ax in np.atleast_1d(axes).flat:
@@ -64,7 +74,7 @@ def maps(images: dict[str, tuple[np.ndarray, str]]) -> Figure:
     images : dict
         Title → ((ny, nx) array, label of its colour bar with the unit).
     """
-    figure, axes = _axes(5.2 * len(images), 4.4, ncols=len(images), squeeze=False)
+    figure, axes = blank_axes(5.2 * len(images), 4.4, ncols=len(images), squeeze=False)
     for ax, (title, (image, label)) in zip(axes[0], images.items(), strict=True):
         small, _ = block_median(np.asarray(image, dtype=float))
         vmin, vmax = percentile_limits(small)
@@ -88,18 +98,21 @@ def class_map(dq: np.ndarray, classes: dict[str, int]) -> Figure:
     """
     present = {name: bit for name, bit in classes.items() if (dq & bit).any()}
     if not present:
-        figure, ax = _axes(6, 1.2)
+        figure, ax = blank_axes(6, 1.2)
         ax.text(0.5, 0.5, "no pixel is flagged", ha="center", va="center")
         ax.axis("off")
         return figure
     columns = min(4, len(present))
     rows = math.ceil(len(present) / columns)
-    figure, axes = _axes(3.2 * columns, 3.1 * rows, nrows=rows, ncols=columns, squeeze=False, sharex=True, sharey=True)
+    figure, axes = blank_axes(
+        3.2 * columns, 3.1 * rows, nrows=rows, ncols=columns, squeeze=False, sharex=True, sharey=True
+    )
     for ax in axes.flat[len(present) :]:
         ax.axis("off")
     for ax, (name, bit) in zip(axes.flat, present.items(), strict=False):
         y, x = np.nonzero(dq & bit)
-        ax.scatter(x, y, s=2 if len(x) < 3000 else 0.2, color=HELD_OUT, linewidths=0, rasterized=True)
+        size = 12 if len(x) < 100 else 2 if len(x) < 3000 else 0.2
+        ax.scatter(x, y, s=size, clip_on=False, color=HELD_OUT, linewidths=0, rasterized=True)
         ax.set(
             title=f"{name}: {len(x):,}", xlim=(-0.5, dq.shape[1] - 0.5), ylim=(-0.5, dq.shape[0] - 0.5), aspect="equal"
         )
@@ -108,16 +121,23 @@ def class_map(dq: np.ndarray, classes: dict[str, int]) -> Figure:
     return figure
 
 
-def histogram(values: np.ndarray, label: str, title: str, bins: int = 200) -> Figure:
-    """Draw a logarithmic histogram of all finite values, its tail included."""
-    figure, ax = _axes()
-    finite = values[np.isfinite(values)]
-    ax.hist(finite, bins=bins, histtype="stepfilled", color=HELD_OUT, log=True)
-    ax.set(xlabel=label, ylabel="pixels per bin", title=title)
+def histograms(values: dict[str, tuple[np.ndarray, str]], bins: int = 200) -> Figure:
+    """Draw logarithmic histograms of all finite values, their tails included, side by side.
+
+    Parameters
+    ----------
+    values : dict
+        Title → (array, label with the unit).
+    """
+    figure, axes = blank_axes(4.6 * len(values), 3.4, ncols=len(values), squeeze=False)
+    for ax, (title, (array, label)) in zip(axes[0], values.items(), strict=True):
+        ax.hist(array[np.isfinite(array)], bins=bins, histtype="stepfilled", color=HELD_OUT, log=True)
+        ax.set(xlabel=label, title=title)
+    axes[0][0].set_ylabel("pixels per bin")
     return figure
 
 
-def drift(frames: Table, unit: str = "electron") -> Figure:
+def drift(frames: Table) -> Figure:
     """Draw each frame's level and noise against frame number.
 
     Parameters
@@ -125,12 +145,13 @@ def drift(frames: Table, unit: str = "electron") -> Figure:
     frames : Table
         Columns `level`, `noise` (electrons), and `temperature` (Celsius, NaN where unknown), a row a frame.
     """
-    figure, axes = _axes(8, 5.2, nrows=2, sharex=True)
+    figure, axes = blank_axes(8, 5.2, nrows=2, sharex=True)
     number = np.arange(len(frames))
     for ax, column, label in zip(axes, ("level", "noise"), ("median level [e-]", "noise [e-]"), strict=True):
         ax.plot(number, frames[column], "o-", color=HELD_OUT, markersize=4)
         ax.set_ylabel(label)
         ax.margins(y=0.2)
+        ax.ticklabel_format(axis="y", useOffset=False)
     axes[-1].set_xlabel("frame number (file order)")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_title("Level and noise through the night")
@@ -153,13 +174,13 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
     """
     shown = min(len(stamps), most)
     if shown == 0:
-        figure, ax = _axes(6, 1.2)
+        figure, ax = blank_axes(6, 1.2)
         ax.text(0.5, 0.5, f"{title}: none" if title else "none", ha="center", va="center", parse_math=False)
         ax.axis("off")
         return figure
     rows = math.ceil(shown / columns)
     cell_x, cell_y = STAMP_SIZE + 2.0, STAMP_SIZE + 2.4
-    figure, ax = _axes(2.45 * columns + 1, 2.35 * rows + 0.6)
+    figure, ax = blank_axes(2.45 * columns + 1, 2.35 * rows + 0.6)
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
     norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.2))
     for i in range(shown):
@@ -181,7 +202,9 @@ def _beyond_edge(extent):
     from matplotlib.patches import Rectangle
 
     left, right, bottom, top = extent
-    return Rectangle((left, bottom), right - left, top - bottom, facecolor="#ddd", edgecolor="#999", hatch="////", lw=0)
+    return Rectangle(
+        (left, bottom), right - left, top - bottom, facecolor="#ddd", edgecolor="#999", hatch="////", lw=0, zorder=-1
+    )
 
 
 def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str = "candidates") -> Figure:
@@ -192,7 +215,7 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     per_frame : dict
         Label → (N,) counts; the first is drawn as held out, the second as in sample.
     """
-    figure, ax = _axes(8, 3.4)
+    figure, ax = blank_axes(8, 3.4)
     width = 0.8 / len(per_frame)
     for i, ((label, counts), color) in enumerate(zip(per_frame.items(), (HELD_OUT, IN_SAMPLE), strict=False)):
         ax.bar(np.arange(len(counts)) + (i - (len(per_frame) - 1) / 2) * width, counts, width, color=color, label=label)
@@ -205,7 +228,7 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
 
 def leader_scatter(leaders: Table, threshold: float, ratio: float, most: int = 20000) -> Figure:
     """Draw all leaders by peak and neighbour ratio with the observers' two cuts."""
-    figure, ax = _axes(8, 4.4)
+    figure, ax = blank_axes(8, 4.4)
     rows = leaders[:most]
     ax.scatter(rows["peak"], rows["neighbor_ratio"], s=4, color=NEUTRAL, alpha=0.5, linewidths=0, rasterized=True)
     ax.axvline(threshold, color=IN_SAMPLE, lw=1.2)
