@@ -262,7 +262,7 @@ def characterize(night, step: int = 1) -> DarkModel:
     statistics = join_statistics(parts)
     reference = DarkReference(n, parameters.combination_method, np.concatenate(exact, axis=1))
     level = np.rint(reference.master).astype(np.uint16)
-    model = fit_noise_model(level, statistics.variance, n, parameters.combination_method)
+    model = fit_noise_model(level, statistics.variance, n, parameters.combination_method, parameters.scale)
     prior = model.variance(level)
     known = read_known_pixels(parameters)
     classes = classify(night.band, statistics, level, prior, model, parameters.scale, parameters.top_code, known, step)

@@ -15,11 +15,12 @@ from sla1tools.darks import DarkModel, Reference
 from sla1tools.leaders import compare_neighbors, cut_stamps
 from sla1tools.parameters import Parameters
 from sla1tools.pixels import BLOCKING, PixelClass
-from sla1tools.psf import centred_snr, centred_snr_image, fit_stamps
+from sla1tools.psf import MatchedFilter, fit_stamps, greatest_snr, pixel_integrated_gaussian
 
 SNR_FLOOR = 4.0
 PEAK_FLOOR = 120.0
-FIRST_LOOK = 0.68  # of the floor: a star in the corner of its pixel keeps 0.85 of its response, and noise moves the fit
+NOISE_MARGIN = 0.75  # noise may favour the fitted place of a star over the middle of its pixel
+GRID_MARGIN = 0.88  # what the nodes of a 0.2 px grid see of the best place between them
 MOST_ROWS = 200_000
 
 UNITS = {"x": "pix", "y": "pix", "x_fit": "pix", "y_fit": "pix"} | dict.fromkeys(
@@ -46,13 +47,50 @@ class Floors:
         return (peak > self.peak) | (snr > self.snr)
 
 
-def detect(dark: DarkModel, frame: str, counts: np.ndarray, reference: Reference, floors: Floors, parameters) -> Table:
+@dataclass(frozen=True)
+class FirstLook:
+    """The matched filter centred on every pixel, and the cut that loses no star above the floor.
+
+    Attributes
+    ----------
+    usable : (ny, nx) bool array
+        Pixels that may enter a fit.
+    matched : MatchedFilter
+        With the noise that a pixel's level suggests.
+    share : float
+        Response that a star in the corner of its pixel keeps, less a margin for noise.
+    """
+
+    usable: np.ndarray
+    matched: MatchedFilter
+    share: float
+
+    @classmethod
+    def of(cls, dark: DarkModel, reference: Reference, fwhm: float) -> "FirstLook":
+        """Prepare the filter for all frames of a night."""
+        usable = dark.classes.dq & BLOCKING == 0
+        middle, corner = pixel_integrated_gaussian([0.0, 0.5], [0.0, 0.5], fwhm)
+        kept = np.sum(middle * corner) / np.sqrt(np.sum(middle**2) * np.sum(corner**2))
+        return cls(usable, MatchedFilter(dark.level_sigma(reference), usable, fwhm), NOISE_MARGIN * kept)
+
+
+def detect(
+    dark: DarkModel,
+    first_look: FirstLook,
+    frame: str,
+    counts: np.ndarray,
+    reference: Reference,
+    floors: Floors,
+    parameters: Parameters,
+) -> Table:
     """Find and measure the leaders of one frame.
 
     Parameters
     ----------
     dark : DarkModel
         The night's reference, noise and pixel classes.
+    first_look : FirstLook
+        Of this night and reference.
     frame : str
         The frame's name, for its column.
     counts : (ny, nx) uint16 array
@@ -71,18 +109,22 @@ def detect(dark: DarkModel, frame: str, counts: np.ndarray, reference: Reference
     """
     numerator = dark.reference.residual(counts, reference)
     factor = dark.scale / dark.reference.denominator_of(reference)
-    usable = (dark.classes.dq & BLOCKING == 0) & (counts < parameters.top_code)
-    first_look = centred_snr_image(numerator * np.float32(factor), dark.level_sigma(reference), usable, parameters.fwhm)
-    y, x = np.nonzero((numerator * factor > floors.peak) | (first_look > FIRST_LOOK * floors.snr))
+    residual = numerator * np.float32(factor)
+    above = numerator > np.floor(floors.peak / factor) - 1  # whole counts: the floor itself is applied to the rows
+    y, x = np.nonzero(above | (first_look.matched(residual) > first_look.share * floors.snr))
     leads, neighbor_min = compare_neighbors(numerator, y, x, numerator[y, x], parameters.neighbors)
     y, x, neighbor_min = y[leads], x[leads], neighbor_min[leads]
     stamps = cut_stamps(numerator, y, x) * factor
-    valid = cut_stamps(usable, y, x, False)
     noise = dark.sigma(cut_stamps(counts, y, x, 0), _stamp_places(y, x, counts.shape), reference)
-    dq = dark.classes.dq[y, x] | np.where(counts[y, x] >= parameters.top_code, PixelClass.SATURATED, 0)
-    bright = first_look[y, x] > FIRST_LOOK * floors.snr
-    columns = {"x": x, "y": y, "peak": numerator[y, x] * factor, "neighbor_min": neighbor_min * factor, "dq": dq}
-    leaders = measured(columns, stamps, noise, valid, bright, floors, parameters.fwhm)
+    columns = {
+        "x": x,
+        "y": y,
+        "peak": numerator[y, x] * factor,
+        "neighbor_min": neighbor_min * factor,
+        "dq": dark.classes.dq[y, x],
+    }
+    valid = cut_stamps(first_look.usable, y, x, False)
+    leaders = measured(columns, stamps, noise, valid, floors, parameters.fwhm)
     leaders["frame"], leaders["reference"] = frame, reference
     return leaders[*LEADER_COLUMNS, "stamp"]
 
@@ -95,7 +137,7 @@ def _stamp_places(y, x, shape):
     return np.broadcast_arrays(rows, columns)
 
 
-def measured(columns: dict, stamps, noise, valid, bright, floors: Floors, fwhm: float) -> Table:
+def measured(columns: dict, stamps, noise, valid, floors: Floors, fwhm: float) -> Table:
     """Fit the PSF to the bright leaders and keep those above either floor.
 
     Parameters
@@ -104,13 +146,12 @@ def measured(columns: dict, stamps, noise, valid, bright, floors: Floors, fwhm: 
         `x`, `y`, `peak`, `neighbor_min`, `dq` and any further columns, (n,) arrays.
     stamps, noise, valid : (n, 5, 5) arrays
         As `psf.fit_stamps` takes them.
-    bright : (n,) bool array
-        Which leaders are worth a fit.
     floors : Floors
         What is kept.
     fwhm : float
         Of the PSF, pixels.
     """
+    bright = greatest_snr(stamps, noise, valid, fwhm) > GRID_MARGIN * floors.snr
     fit = fit_stamps(stamps[bright], noise[bright], valid[bright], fwhm)
     snr = np.full(len(stamps), np.nan)
     snr[bright] = fit["snr"]
@@ -180,11 +221,12 @@ def detect_night(night, dark: DarkModel) -> tuple[Table, Table, Floors]:
     floors = Floors.of(parameters)
     parts: dict[str, list[Table]] = {"leave_one_out": [], "all": []}
     hits = []
+    looks = {reference: FirstLook.of(dark, reference, parameters.fwhm) for reference in parts}
     for k, name in enumerate(night.names):
         counts = night.rows(k, 0, night.shape[0])
         hits.append(find_hits(dark, name, counts))
         for reference, tables in parts.items():
-            tables.append(detect(dark, name, counts, reference, floors, parameters))
+            tables.append(detect(dark, looks[reference], name, counts, reference, floors, parameters))
             flag_hits(tables[-1], hits[-1])
         floors = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
         for tables in parts.values():
@@ -234,11 +276,9 @@ def detect_patches(dark: DarkModel, patches: "Patches", reference: Reference, fl
     saturated = patches.counts >= parameters.top_code
     usable = inside & ~saturated & (dark.classes.dq[places] & BLOCKING == 0)
     sigma = dark.sigma(patches.original, places, reference)
-    level_sigma = dark.level_sigma(reference)[places]
     star, dy, dx, peak, neighbor_min = _patch_leaders(residual, parameters.neighbors)
     stamps = _inner_stamps(residual, star, dy, dx) * factor
-    valid, noise, smooth = (_inner_stamps(values, star, dy, dx) for values in (usable, sigma, level_sigma))
-    bright = centred_snr(stamps, smooth, valid, parameters.fwhm) > FIRST_LOOK * floors.snr
+    valid, noise = (_inner_stamps(values, star, dy, dx) for values in (usable, sigma))
     place = (star, 3 + dy, 3 + dx)
     dq = dark.classes.dq[places[0][place], places[1][place]] | np.where(saturated[place], PixelClass.SATURATED, 0)
     columns = {
@@ -249,7 +289,7 @@ def detect_patches(dark: DarkModel, patches: "Patches", reference: Reference, fl
         "neighbor_min": neighbor_min * factor,
         "dq": dq,
     }
-    leaders = measured(columns, stamps, noise, valid, bright, floors, parameters.fwhm)
+    leaders = measured(columns, stamps, noise, valid, floors, parameters.fwhm)
     leaders["frame"], leaders["reference"] = leaders["star"], reference
     return leaders
 

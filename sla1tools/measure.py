@@ -12,6 +12,7 @@ from sla1tools.capture import Night, judge_night
 from sla1tools.counts import CountsAudit, audit_counts
 from sla1tools.criteria import candidates
 from sla1tools.darks import DarkModel, characterize
+from sla1tools.demo import ensure_demo_night
 from sla1tools.detection import Floors, detect_night
 from sla1tools.injection import inject
 from sla1tools.operating import CRITERIA, operating_point, tradeoff
@@ -24,7 +25,6 @@ from sla1tools.rates import (
     gaussian_peaks,
     poisson_rate,
 )
-from sla1tools.simulate import TRUTH_NAME, simulate_night
 
 PICKLE = "measurement.pickle"
 
@@ -140,16 +140,8 @@ def open_night(parameters: Parameters) -> Measurement:
         stored = Path(parameters.products_directory) / PICKLE
         if stored.is_file():
             return pickle.loads(stored.read_bytes())
-    make_demo_night(parameters)
+    ensure_demo_night(parameters)
     return measure_night(parameters)
-
-
-def make_demo_night(parameters: Parameters) -> None:
-    """Simulate the demo night if these parameters name it and it is not there (or not whole)."""
-    demo = Parameters()
-    is_demo = parameters.capture_directory == demo.capture_directory and parameters.frame_shape == demo.frame_shape
-    if is_demo and not (parameters.capture_directory / TRUTH_NAME).is_file():
-        simulate_night(parameters.capture_directory)
 
 
 def _declared_padding(night: Night) -> float | None:

@@ -7,7 +7,7 @@ from astropy.table import Table, vstack
 
 from sla1tools.criteria import brightest_of_each_star, resembles_psf, same_star
 from sla1tools.detection import Floors
-from sla1tools.rates import Rate, bin_of_flux, crossings, flux_bins, grid_histogram, poisson_rate
+from sla1tools.rates import Rate, bin_of_flux, crossings, flux_bins, grid_histogram, poisson_rate, upper_limit
 
 RATIOS = np.round(np.arange(0.0, 0.625, 0.025), 3)
 P_MINS = np.array([0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05])
@@ -146,8 +146,7 @@ def operating_point(grid: Table, criterion: str, frames: int, budget: float) -> 
     choosing, quoting = (frames + 1) // 2, frames // 2
     keeps_budget = poisson_rate(0, choosing).high <= budget
     allowed = budget if keeps_budget else poisson_rate(0, choosing).high
-    limit = np.array([poisson_rate(count, choosing).high for count in range(int(max(rows["even"], default=0)) + 1)])
-    rows = rows[limit[np.asarray(rows["even"], int)] <= allowed] if len(rows) else rows
+    rows = rows[upper_limit(rows["even"]) / choosing <= allowed * (1 + 1e-12)]
     if len(rows) == 0 or quoting == 0:
         return None
     best = rows[np.lexsort((rows["even"], rows["flux_50"]))[0]]

@@ -162,7 +162,7 @@ def classify(
         PixelClass.SATURATED: statistics.maximum >= top_code,
     }
     odd = planes[PixelClass.METADATA] | planes[PixelClass.ZERO_VARIANCE] | planes[PixelClass.SATURATED]
-    lines = _columns_and_rows(excess, statistics.variance, prior, n)
+    lines = _columns_and_rows(excess, spread, statistics.variance, prior, n, step)
     excess -= lines.distance
     high = (excess > WARM_SIGMA * spread) & ~odd
     planes[PixelClass.HOT] = high & (excess > HOT_EXCESS / scale)
@@ -239,7 +239,7 @@ class _Lines:
     distance: np.ndarray
 
 
-def _columns_and_rows(excess, variance, prior, n) -> _Lines:
+def _columns_and_rows(excess, spread, variance, prior, n, step) -> _Lines:
     """Find columns and rows with an odd median level or variance; every other pixel of a large frame is looked at."""
     unit = np.float32(256 / variance_ratio_ppf(0.5, n - 1))  # the median pixel of a good line is at 256
     odd, noisy, distance = [], [], []
@@ -248,21 +248,25 @@ def _columns_and_rows(excess, variance, prior, n) -> _Lines:
         levels = np.clip(excess[some], -32768, 32767).astype(np.int16)
         noise = np.clip(variance[some] * (unit / prior[some]), 0, 65535).astype(np.uint16)
         level_profile, noise_profile = line_medians(levels, 1 - axis), line_medians(noise, 1 - axis)
-        away, stands_out = _away(level_profile)
-        wide = _away(noise_profile)[1] & (noise_profile > LINE_VARIANCE * 256)
+        sampling = 1.2533 * np.median(spread[:: max(1, len(spread) // 64)]) / np.sqrt(levels.shape[1 - axis])
+        away, stands_out = _away(level_profile, max(sampling, step / 4))
+        wide = _away(noise_profile, 1.0)[1] & (noise_profile > LINE_VARIANCE * 256)
         odd.append(stands_out | wide)
         noisy.append(wide)
         distance.append(np.where(stands_out, away, 0).astype(np.float32))
     return _Lines(*(np.add.outer(rows, columns) for rows, columns in (odd, noisy, distance)))
 
 
-def _away(profile, width: int = 31):
-    """Distance from the running median, and whether it is beyond LINE_SIGMA of the profile's own robust scatter."""
+def _away(profile, least: float, width: int = 31):
+    """Distance from the running median, and whether it is beyond LINE_SIGMA of the profile's robust scatter.
+
+    The scatter is taken as `least` at least: medians of whole counts may all but agree.
+    """
     half = min(width, 2 * (len(profile) // 4) + 1) // 2
     padded = np.pad(profile, half, mode="reflect")
     away = profile - np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
     scatter = 1.4826 * np.median(np.abs(away))
-    return away, np.abs(away) > LINE_SIGMA * max(scatter, 0.5)
+    return away, np.abs(away) > LINE_SIGMA * max(scatter, least)
 
 
 def _noisy(statistics, prior, model):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.stats import binom_conf_interval
 from astropy.table import Table
-from scipy import special, stats
+from scipy import special
 
 CONFIDENCE = 0.95
 FRAMES_PER_NIGHT = 960  # an 8 h night of 30 s exposures
@@ -43,9 +43,13 @@ def poisson_rate(count: int, frames: int) -> Rate:
     >>> round(poisson_rate(0, 10).high, 2)
     0.3
     """
-    high = stats.chi2.ppf(CONFIDENCE, 2 * count + 2) / 2
-    low = stats.chi2.ppf(1 - CONFIDENCE, 2 * count) / 2 if count else 0.0
-    return Rate(count, frames, count / frames, float(low) / frames, float(high) / frames)
+    low = special.gammaincinv(count, 1 - CONFIDENCE) if count else 0.0
+    return Rate(count, frames, count / frames, float(low) / frames, float(upper_limit(count)) / frames)
+
+
+def upper_limit(count):
+    """Poisson mean that gives so few or fewer with 5 % chance; `count` a number or an array."""
+    return special.gammaincinv(np.asarray(count) + 1, CONFIDENCE)
 
 
 def frame_area(shape: tuple[int, int], pixel_scale: float) -> float:

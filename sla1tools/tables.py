@@ -9,6 +9,7 @@ from IPython.display import HTML
 from scipy import special
 from scipy.spatial import cKDTree
 
+from sla1tools.contaminants import contaminant_pass_rates
 from sla1tools.criteria import neighbor_ratio
 from sla1tools.injection import put_fake
 from sla1tools.leaders import caption, cut_stamps, find_leaders
@@ -16,7 +17,6 @@ from sla1tools.measure import Measurement
 from sla1tools.operating import CRITERIA
 from sla1tools.pixels import MEANINGS, PixelClass
 from sla1tools.pixels import truth_scores as score_classes
-from sla1tools.psf import contaminant_pass_rates
 from sla1tools.rates import (
     CONFIDENCE,
     FRAMES_PER_NIGHT,

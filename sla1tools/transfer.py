@@ -1,7 +1,6 @@
 """Dark photon transfer: temporal variance against dark level, which tells gain and pedestal from darks alone."""
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import special
@@ -9,6 +8,7 @@ from scipy import special
 SAMPLE_PIXELS = 1 << 18
 BINS = 48
 SMALLEST_BIN = 50
+LEAST_GROUPS = 4
 GAIN_PRECISION = 0.2  # relative 1-sigma above which a gain is not quoted
 Z_95 = 1.959964
 QUANTISATION_FLOOR = 1 / 12  # variance of rounding to whole counts
@@ -88,25 +88,35 @@ def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTr
     """
     own, spread, around = sample_rows(level, variance)
     curve = fit_curve(around, own, spread, n - 1)
-    told: dict[str, Any] = {"level": curve.level, "variance": curve.variance, "error": curve.error}
-    told |= dict.fromkeys(("gain", "gain_error", "pedestal", "pedestal_error", "read_noise"), np.nan)
-    told |= {"can_tell": False, "slope": curve.slope, "slope_error": np.nan, "intercept": curve.intercept}
-    if curve.covariance is None:
-        return PhotonTransfer(**told, reason=f"the level has only {len(curve.level)} distinguishable values: no gain")
-    slope, intercept = curve.slope, curve.intercept
-    told["slope_error"] = slope_error = float(np.sqrt(curve.covariance[0, 0]))
-    span = f"levels of {curve.level[0]:.0f} to {curve.level[-1]:.0f} counts"
-    if not slope_error < GAIN_PRECISION * slope:
-        reason = (
-            f"{span} give the slope only as {slope:.3g} ± {slope_error:.2g} counts²/count: no gain from these darks"
+    slope, slope_error = curve.slope, curve.slope_error
+    can_tell = bool(slope_error < GAIN_PRECISION * slope)
+    gain, gain_error = (1 / slope, slope_error / slope**2) if can_tell else (np.nan, np.nan)
+    intercept = curve.middle - slope * curve.centre
+    pedestal_error = np.hypot(curve.middle_error, slope_error * curve.middle / slope) / slope if can_tell else np.nan
+    if len(curve.level) < LEAST_GROUPS:
+        reason = f"the level has only {len(curve.level)} distinguishable values: no gain from these darks"
+    else:
+        reason = f"levels of {curve.level[0]:.0f} to {curve.level[-1]:.0f} counts give "
+        reason += (
+            f"{gain:.4f} ± {gain_error:.4f} electrons per count"
+            if can_tell
+            else f"the slope only as {slope:.3g} ± {slope_error:.2g} counts²/count: no gain from these darks"
         )
-        return PhotonTransfer(**told, reason=reason)
-    gain, gain_error = 1 / slope, slope_error / slope**2
-    gradient = np.array([intercept / slope**2, -1 / slope])
-    told |= {"can_tell": True, "gain": gain, "gain_error": gain_error, "pedestal": -intercept / slope}
-    told["pedestal_error"] = float(np.sqrt(gradient @ curve.covariance @ gradient))
-    told["read_noise"] = float(gain * np.sqrt(intercept)) if intercept >= 0 else np.nan
-    return PhotonTransfer(**told, reason=f"{span} give {gain:.4f} ± {gain_error:.4f} electrons per count")
+    return PhotonTransfer(
+        gain=gain,
+        gain_error=gain_error,
+        pedestal=-intercept * gain,
+        pedestal_error=float(pedestal_error),
+        read_noise=gain * float(np.sqrt(intercept)) if intercept >= 0 else np.nan,
+        can_tell=can_tell,
+        reason=reason,
+        level=curve.level,
+        variance=curve.variance,
+        error=curve.error,
+        slope=slope,
+        slope_error=slope_error,
+        intercept=intercept,
+    )
 
 
 def variance_ratio_ppf(p, dof: float, prior_dof: float = np.inf):
@@ -138,20 +148,22 @@ def sample_rows(level, variance):
 
 @dataclass(frozen=True)
 class Curve:
-    """Variance against level in groups of pixels, and the weighted straight line through them."""
+    """Variance against level in groups of pixels, and the weighted line ``middle + slope * (level - centre)``."""
 
     level: np.ndarray
     variance: np.ndarray
     error: np.ndarray
-    slope: float = np.nan
-    intercept: float = np.nan
-    covariance: np.ndarray | None = None
+    centre: float
+    middle: float
+    middle_error: float
+    slope: float
+    slope_error: float
 
     def line(self, level):
         """Value of the line, kept positive; of a constant where the slope is not significant."""
-        if self.covariance is None or abs(self.slope) < 3 * np.sqrt(self.covariance[0, 0]):
-            return np.full(np.shape(level), np.average(self.variance, weights=self.error**-2.0))
-        return np.maximum(self.slope * level + self.intercept, self.variance.max() / 100)
+        if abs(self.slope) < 3 * self.slope_error:
+            return np.full(np.shape(level), self.middle)
+        return np.maximum(self.middle + self.slope * (level - self.centre), self.variance.max() / 100)
 
 
 def fit_curve(key, level, variance, dof) -> Curve:
@@ -161,19 +173,14 @@ def fit_curve(key, level, variance, dof) -> Curve:
     variances are divided by the line of the round before, which makes the group's pixels alike, and multiplied back.
     """
     groups = _group(key)
-    relative = variance
     levels = np.array([np.median(level[group]) for group in groups], float)
     middle = variance_ratio_ppf(0.5, dof)
     density = np.exp((dof / 2 - 1) * np.log(middle * dof / 2) - middle * dof / 2 - special.gammaln(dof / 2)) * dof / 2
     uncertainty = 1 / (2 * density * middle * np.sqrt([len(group) for group in groups]))
-    scale = np.ones_like(levels)
+    relative, scale = variance, np.ones_like(levels)
     for _ in range(3):
         variances = scale * np.array([np.median(relative[group]) for group in groups], float) / middle
-        variances = np.maximum(variances, QUANTISATION_FLOOR)
-        curve = Curve(levels, variances, variances * uncertainty)
-        if len(levels) < 4:
-            return curve
-        curve = _fit_line(curve, uncertainty)
+        curve = _fit_line(levels, np.maximum(variances, QUANTISATION_FLOOR), uncertainty)
         relative, scale = variance / curve.line(level), curve.line(levels)
     return curve
 
@@ -188,15 +195,21 @@ def _group(key):
     return [group for group in groups if len(group) >= SMALLEST_BIN // 2] or [order]
 
 
-def _fit_line(curve: Curve, uncertainty) -> Curve:
+def _fit_line(level, variance, uncertainty) -> Curve:
     """Weighted line; errors follow the fitted variance, not the scattered one, and grow with the scatter about it."""
-    expected = np.full_like(curve.variance, np.average(curve.variance, weights=uncertainty**-2.0))
-    design = np.stack([curve.level, np.ones_like(curve.level)], axis=1)
+    expected = np.full_like(variance, np.average(variance, weights=uncertainty**-2.0))
+    slope, slope_error, stretch = 0.0, np.inf, 1.0
     for _ in range(4):
         sigma = uncertainty * np.maximum(expected, expected.max() / 100)
-        weighted = design / sigma[:, None]
-        (slope, intercept), *_ = np.linalg.lstsq(weighted, curve.variance / sigma, rcond=None)
-        expected = slope * curve.level + intercept
-    chi2 = np.sum(((curve.variance - expected) / sigma) ** 2)
-    covariance = np.linalg.pinv(weighted.T @ weighted) * max(1.0, chi2 / (len(sigma) - 2))
-    return replace(curve, error=sigma, slope=float(slope), intercept=float(intercept), covariance=covariance)
+        weight = sigma**-2.0
+        centre, middle = np.average(level, weights=weight), np.average(variance, weights=weight)
+        away = level - centre
+        lever = weight @ away**2
+        if len(level) < LEAST_GROUPS or lever == 0:
+            break
+        slope = weight @ (away * variance) / lever
+        expected = middle + slope * away
+        stretch = np.sqrt(max(1.0, weight @ (variance - expected) ** 2 / (len(level) - 2)))
+        slope_error = stretch / np.sqrt(lever)
+    middle_error = stretch / np.sqrt(weight.sum())
+    return Curve(level, variance, sigma, *map(float, (centre, middle, middle_error, slope, slope_error)))

@@ -11,15 +11,16 @@ from scipy.optimize import least_squares
 from scipy.stats import chi2 as chi2_law
 from scipy.stats import kstest
 
+from sla1tools.contaminants import contaminant_pass_rates
 from sla1tools.psf import (
     POSITION_BOUND,
+    MatchedFilter,
     centred_snr,
-    centred_snr_image,
-    contaminant_pass_rates,
     fit_stamps,
+    greatest_snr,
     pixel_integrated_gaussian,
-    rival_templates,
 )
+from sla1tools.rivals import rival_templates
 
 COLUMNS = ["snr", "flux", "x_fit", "y_fit", "background", "chi2", "dof", "p_value", "best_rival", "rival_chi2"]
 NUMBERS = [name for name in COLUMNS if name != "best_rival"]
@@ -254,7 +255,7 @@ def test_image_of_snr_is_that_of_its_stamps(shape):
     residual = rng.normal(0, 40, shape).astype(np.float32)
     noise = rng.uniform(30, 45, shape).astype(np.float32)
     valid = rng.random(shape) > 0.1
-    residual.flat[-1] = np.nan
+    valid.flat[-1] = False
 
     def cut(frame, fill):
         return np.lib.stride_tricks.sliding_window_view(np.pad(frame, 2, constant_values=fill), (5, 5)).reshape(
@@ -262,13 +263,11 @@ def test_image_of_snr_is_that_of_its_stamps(shape):
         )
 
     slow = centred_snr(cut(residual, np.nan), cut(noise, 1), cut(valid, False), 2.0).reshape(shape)
-    quick = centred_snr_image(residual, noise, valid, 2.0)
+    quick = MatchedFilter(noise, valid, 2.0)(residual)
     np.testing.assert_allclose(quick, slow, atol=1e-4)
     assert np.isnan(quick.flat[-1])
     if shape[0] > 4:
-        np.testing.assert_array_equal(
-            centred_snr_image(residual[2:10], noise[2:10], valid[2:10], 2.0)[2:-2], quick[4:8]
-        )
+        np.testing.assert_array_equal(MatchedFilter(noise[2:10], valid[2:10], 2.0)(residual[2:10])[2:-2], quick[4:8])
 
 
 def test_centred_filter_keeps_the_stated_share_of_a_corner_star():
@@ -442,3 +441,12 @@ def test_a_batch_is_much_quicker_than_a_loop():
     ones = np.ones((5, 5))
     single = min(seconds(lambda: fit_slowly(stamps[0], 38 * ones, ones > 0, 2.0)) for _ in range(3)) / 5
     assert single > 50 * batch
+
+
+@pytest.mark.parametrize(("fwhm", "slack"), [(0.5, 0.13), (0.8, 0.05), (2.0, 0.01), (5.0, 0.01)])
+def test_greatest_snr_bounds_the_fitted_one(fwhm, slack):
+    stamps = np.random.default_rng(30).normal(0, 38, (3000, 5, 5))
+    stamps += 500 * pixel_integrated_gaussian(*np.random.default_rng(31).uniform(-0.7, 0.7, (2, 3000)), fwhm)
+    fits = fit_stamps(stamps, 38.0, True, fwhm)
+    bright = fits["snr"] > 3
+    assert np.all(fits["snr"][bright] <= (1 + slack) * greatest_snr(stamps, 38.0, True, fwhm)[bright])

@@ -96,6 +96,16 @@ def test_cannot_tell_from_constant_frames():
     assert "distinguishable" in transfer.reason
 
 
+def test_cannot_tell_from_levels_that_all_but_agree():
+    """Sixty padded frames of a flat chip: the groups' levels differ by hundredths of a count."""
+    noise = np.random.default_rng(10).standard_normal((60, 160, 160)) * 8
+    counts = np.rint((1300 + noise) / GAIN / 16) * 16
+    transfer = transfer_of(counts)
+    assert not transfer.can_tell
+    level = 14952 + 1e-3 * np.random.default_rng(11).random((160, 160))
+    assert not photon_transfer(level, counts.var(axis=0, ddof=1), 60).can_tell
+
+
 def test_coarse_counts_make_no_difference():
     assert transfer_of(glowing_night(7, 10, (256, 256), step=16)).gain == pytest.approx(GAIN, rel=0.05)
 
