@@ -1,0 +1,156 @@
+// What the candidate explorer knows: the two tables, the selections on them, and the live numbers.
+// Measure once, select many. `drawing.js` and `explorer.js` follow in the same module.
+
+const P_OPEN = 1e-12, SAME_STAR = 2;
+const INFINITE = 2 ** 31 - 1, UNKNOWN = -(2 ** 31);
+
+// ---- the tables ----
+
+async function unzip(text) {
+  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+}
+
+async function unpack(column) {
+  const Kind = { u1: Uint8Array, u2: Uint16Array, i4: Int32Array, f4: Float32Array, f8: Float64Array }[column.type];
+  const values = new Kind(await unzip(column.zip));
+  if (column.unit === undefined) return values;
+  return Float64Array.from(values, (v) => (v === INFINITE ? Infinity : v === UNKNOWN ? NaN : v * column.unit));
+}
+
+async function unpackAll(table) {
+  if (!table) return null;
+  const entries = Object.entries(table).map(async ([name, v]) => [name, v && v.zip !== undefined ? await unpack(v) : v]);
+  return Object.fromEntries(await Promise.all(entries));
+}
+
+function order(n, key) {
+  const score = Float64Array.from({ length: n }, (_, i) => { const v = key(i); return Number.isNaN(v) ? -Infinity : v; });
+  return Uint32Array.from({ length: n }, (_, i) => i).sort((a, b) => score[b] - score[a] || a - b);
+}
+
+// For every leader the leaders of higher S/N within 2 px in the same frame against the same reference: one star can
+// lead twice, and psf_chi2 counts it once.
+function findRivals(t) {
+  const fitted = [];
+  for (let i = 0; i < t.n; i++) if (t.p_value[i] >= 0 && !Number.isNaN(t.snr[i]) && !t.blocked[i]) fitted.push(i);
+  const sky = (i) => t.frame[i] * 2 + t.held[i];
+  const placed = fitted.slice().sort((a, b) => sky(a) - sky(b) || t.y[a] - t.y[b] || t.x[a] - t.x[b]);
+  const better = new Map();
+  const add = (low, high) => (better.get(low) ?? better.set(low, []).get(low)).push(high);
+  placed.forEach((a, k) => {
+    for (let j = k + 1; j < placed.length; j++) {
+      const b = placed[j];
+      if (sky(b) !== sky(a) || t.y[b] - t.y[a] > SAME_STAR) break;
+      if (Math.abs(t.x[b] - t.x[a]) > SAME_STAR) continue;
+      if (t.snr[a] > t.snr[b] || (t.snr[a] === t.snr[b] && a < b)) add(b, a); else add(a, b);
+    }
+  });
+  const bySnr = order(t.n, (i) => t.snr[i]);
+  return { better, crowded: bySnr.filter((i) => better.has(i)) };
+}
+
+// ---- selections; the same rules as sla1tools.criteria, to the bit ----
+
+function select(t, s, rivals) {
+  const mask = new Uint8Array(t.n);
+  if (s.criterion === 0) {
+    for (let i = 0; i < t.n; i++) mask[i] = t.peak[i] > s.threshold && t.neighbor_min[i] >= s.ratio * t.peak[i] ? 1 : 0;
+    return mask;
+  }
+  const least = s.p_min <= P_OPEN ? 0 : s.p_min;
+  for (let i = 0; i < t.n; i++) mask[i] = t.snr[i] >= s.snr_min && t.p_value[i] >= least && !t.blocked[i] ? 1 : 0;
+  if (rivals) for (const i of rivals.crowded) if (mask[i] && rivals.better.get(i).some((j) => mask[j])) mask[i] = 0;
+  return mask;
+}
+
+function found(trials, s) {
+  const mask = select(trials, s, null);
+  for (let i = 0; i < trials.n; i++) if (trials.prior[i]) mask[i] = 0;
+  return mask;
+}
+
+function upperLimit(count, listed) {
+  if (count < listed.length) return listed[count];
+  const k = 2 * count + 2, h = 2 / (9 * k);
+  return (k * (1 - h + 1.6448536269514722 * Math.sqrt(h)) ** 3) / 2;
+}
+
+function wilson(hits, n) {
+  const z = 1.959963984540054, p = hits / n, w = 1 + (z * z) / n, mid = (p + (z * z) / (2 * n)) / w;
+  const half = (z / w) * Math.sqrt((p * (1 - p)) / n + (z * z) / (4 * n * n));
+  return [Math.max(0, mid - half), Math.min(1, mid + half)];
+}
+
+function binOf(flux, edges) {
+  let k = 0;
+  while (k < edges.length - 2 && flux >= edges[k + 1]) k++;
+  return k;
+}
+
+// Isotonic regression up to the highest point, constant from there: the same sums in the same order as rates.crossings.
+function rising(curve) {
+  const top = Math.max(...curve), peak = curve.indexOf(top), m = curve.length, total = [0];
+  for (let i = 0; i < m; i++) total.push(total[i] + (i > peak ? top : curve[i]));
+  const out = new Array(m).fill(-Infinity);
+  for (let j = 0; j < m; j++) {
+    let lowest = Infinity;
+    for (let k = m - 1; k >= j; k--) {
+      lowest = Math.min(lowest, (total[k + 1] - total[j]) / (k - j + 1));
+      out[k] = Math.max(out[k], lowest);
+    }
+  }
+  return out;
+}
+
+function halfFlux(hits, all, edges) {
+  const bins = Array.from(all.keys()).filter((k) => all[k]);
+  if (!bins.length) return null;
+  const x = bins.map((k) => Math.log(Math.sqrt(edges[k] * edges[k + 1]))), y = rising(bins.map((k) => hits[k] / all[k]));
+  for (let i = 1; i < y.length; i++) {
+    if (y[i - 1] < 0.5 && y[i] >= 0.5) return Math.exp(x[i - 1] + ((x[i] - x[i - 1]) * (0.5 - y[i - 1])) / (y[i] - y[i - 1]));
+  }
+  return null;
+}
+
+function measure(night, s) {
+  const mask = select(night.leaders, s, night.rivals), held = night.leaders.held;
+  let heldOut = 0, inSample = 0;
+  for (let i = 0; i < mask.length; i++) if (mask[i]) held[i] ? heldOut++ : inSample++;
+  const n = night.frames.length, alarms = night.own ? heldOut : inSample;
+  const out = {
+    mask, heldOut, inSample, alarms, rate: n ? alarms / n : null, limit: n ? upperLimit(alarms, night.limits) / n : null,
+    completeness: null, low: null, high: null, found: null, injected: null, flux_50: null, trialMask: null,
+  };
+  if (!night.trials) return out;
+  const { edges, bin, n: stars } = night.trials, hits = new Uint32Array(edges.length - 1);
+  out.trialMask = found(night.trials, s);
+  for (let i = 0; i < stars; i++) hits[bin[i]] += out.trialMask[i];
+  const k = binOf(s.flux, edges);
+  Object.assign(out, { bin: k, found: hits[k], injected: night.injected[k], flux_50: halfFlux(hits, night.injected, edges) });
+  if (out.injected) {
+    out.completeness = out.found / out.injected;
+    [out.low, out.high] = wilson(out.found, out.injected);
+  }
+  return out;
+}
+
+async function loadNight(payload) {
+  const [leaders, trials, cutouts, stories] = await Promise.all(
+    [payload.leaders, payload.trials, payload.cutouts, payload.stories].map(unpackAll));
+  const night = { ...payload, leaders, trials, cutouts, stories, rivals: findRivals(leaders) };
+  if (trials) {
+    night.injected = new Uint32Array(trials.edges.length - 1);
+    for (const k of trials.bin) night.injected[k]++;
+  }
+  const shown = payload.show === "injections" ? trials ?? { n: 0 } : leaders;
+  night.shown = shown;
+  night.cutoutOf = new Map(Array.from(cutouts.rows, (row, k) => [row, k]));
+  night.orders = [
+    order(shown.n, (i) => shown.peak[i]), order(shown.n, (i) => shown.snr[i]), order(shown.n, (i) => shown.p_value[i]),
+    Uint32Array.from({ length: shown.n }, (_, i) => i).sort(
+      (a, b) => shown.frame[a] - shown.frame[b] || shown.y[a] - shown.y[b] || shown.x[a] - shown.x[b]),
+  ];
+  return night;
+}

@@ -1,0 +1,100 @@
+"""Leader and trial tables of a made-up night, for the explorer's tests: every number has a known source."""
+
+import numpy as np
+from astropy.table import MaskedColumn, Table
+
+from sla1tools.parameters import Parameters
+
+SIGMA = 40.0
+
+
+def parameters(**changes) -> Parameters:
+    return Parameters(**({"frame_shape": (512, 512), "injection_flux_range": (300.0, 6000.0)} | changes))
+
+
+def frame_names(number: int) -> list[str]:
+    return [f"{k + 1:05d}.fits" for k in range(number)]
+
+
+def _star_stamps(rng, flux, x_off, y_off):
+    from scipy.special import erf
+
+    edge = np.arange(-2.5, 3)
+    width = 2 / 2.3548
+
+    def share(offset):
+        cumulative = 0.5 * (1 + erf((edge[None, :] - offset[:, None]) / (np.sqrt(2) * width)))
+        return np.diff(cumulative, axis=1)
+
+    stamps = flux[:, None, None] * share(y_off)[:, :, None] * share(x_off)[:, None, :]
+    return (stamps + rng.normal(0, SIGMA, stamps.shape)).astype(np.float32)
+
+
+def _measured(rng, stamps, flux, parameters):
+    """Peak and lowest neighbour as exact counts times the scale; plausible S/N and p, masked below S/N 4."""
+    unit = parameters.scale / 2
+    stamps = stamps.astype(np.float64)
+    center = np.rint(stamps[:, 2, 2] / unit)
+    around = np.stack([stamps[:, 1, 2], stamps[:, 3, 2], stamps[:, 2, 1], stamps[:, 2, 3]])
+    snr = flux / (3.2 * SIGMA) + rng.normal(size=len(flux))
+    p_value = rng.uniform(size=len(flux)) ** np.where(rng.uniform(size=len(flux)) < 0.5, 1, 8)
+    return {
+        "peak": center * unit,
+        "neighbor_min": np.rint(around.min(axis=0) / unit) * unit,
+        "snr": snr,
+        "p_value": MaskedColumn(p_value, mask=snr <= 4),
+    }
+
+
+def make_leaders(n, parameters, frames=10, seed=1, stars=0.05) -> Table:
+    """Mostly noise and single hot pixels, some star-like; every fifth in sample; some pairs two pixels apart."""
+    rng = np.random.default_rng(seed)
+    ny, nx = parameters.frame_shape
+    flux = np.where(rng.uniform(size=n) < stars, rng.uniform(400, 4000, n), 0.0)
+    stamps = _star_stamps(rng, flux, *rng.uniform(-0.5, 0.5, (2, n)))
+    stamps[:, 2, 2] = np.maximum(stamps[:, 2, 2], 121 + rng.exponential(60, n))
+    columns = _measured(rng, stamps, np.maximum(flux, rng.exponential(500, n)), parameters)
+    x, y = rng.integers(0, nx, n), rng.integers(0, ny, n)
+    x[1::7], y[1::7] = np.minimum(x[0::7][: len(x[1::7])] + 2, nx - 1), y[0::7][: len(y[1::7])]
+    frame = rng.integers(0, frames, n)
+    frame[1::7] = frame[0::7][: len(frame[1::7])]
+    edge = x == 0
+    stamps[edge, :, :2] = np.nan
+    reference = np.where(np.arange(n) // 7 % 5 == 4, "all", "leave_one_out")
+    return Table(
+        {
+            "frame": np.array(frame_names(frames))[frame],
+            "x": x.astype(np.int32),
+            "y": y.astype(np.int32),
+            "reference": reference,
+            **columns,
+            "best_rival": np.where(flux > 0, "", "single"),
+            "dq": np.where(rng.uniform(size=n) < 0.1, 16, np.where(rng.uniform(size=n) < 0.05, 1, 0)).astype(np.int32),
+            "stamp": stamps,
+        }
+    )
+
+
+def make_trials(n, parameters, seed=2) -> Table:
+    rng = np.random.default_rng(seed)
+    ny, nx = parameters.frame_shape
+    flux = np.exp(rng.uniform(*np.log(parameters.injection_flux_range), n))
+    stamps = _star_stamps(rng, flux, *rng.uniform(-0.5, 0.5, (2, n)))
+    return Table(
+        {
+            "frame": np.array(frame_names(10))[rng.integers(0, 10, n)],
+            "x": rng.integers(0, nx, n).astype(np.int32),
+            "y": rng.integers(0, ny, n).astype(np.int32),
+            **_measured(rng, stamps, flux, parameters),
+            "flux_true": flux,
+            "best_rival": np.full(n, ""),
+            "dq": np.where(rng.uniform(size=n) < 0.01, 1, 0).astype(np.int32),
+            "prior": rng.uniform(size=n) < 0.002,
+            "stamp": stamps,
+        }
+    )
+
+
+def make_stories(x, y):
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(len(x), 10)) + 8 * (rng.uniform(size=(len(x), 10)) < 0.1)
