@@ -30,27 +30,27 @@ class Parameters(BaseModel):
     object_name: str = "Dark30s"
     file_pattern: str = "*.fit*"
     frame_shape: tuple[int, int] = (2048, 2048)
-    dark_exposure: float = Field(30.0, gt=0)
+    dark_exposure: float = Field(default=30.0, gt=0)
     filter_name: str | None = None
-    scale_due_to_padding: float = Field(16, gt=0)
-    scale_due_to_gain: float = Field(1.39, gt=0)
-    top_code: int = Field(65535, ge=1, le=65535)
+    scale_due_to_padding: float = Field(default=16, gt=0)
+    scale_due_to_gain: float = Field(default=1.39, gt=0)
+    top_code: int = Field(default=65535, ge=1, le=65535)
     level_correction: bool = False
     known_pixels: str | None = None
     combination_method: Literal["median", "average"] = "median"
     reference: Literal["leave_one_out", "all"] = "leave_one_out"
-    threshold: float = Field(200.0, gt=0)
-    ratio: float = Field(0.3, ge=0, le=1)
+    threshold: float = Field(default=200.0, gt=0)
+    ratio: float = Field(default=0.3, ge=0, le=1)
     neighbors: Literal[4, 8] = 4
     criterion: Literal["neighbor_ratio", "psf_chi2"] = "neighbor_ratio"
-    pixel_scale: float = Field(1.5, gt=0)
-    seeing_fwhm: float = Field(3.0, gt=0)
-    snr_min: float = Field(6.0, gt=0)
-    p_min: float = Field(0.001, ge=0, lt=1)
-    injections: int = Field(20000, ge=0)
+    pixel_scale: float = Field(default=1.5, gt=0)
+    seeing_fwhm: float = Field(default=3.0, gt=0)
+    snr_min: float = Field(default=6.0, gt=0)
+    p_min: float = Field(default=0.001, ge=0, lt=1)
+    injections: int = Field(default=20000, ge=0)
     injection_flux_range: tuple[float, float] = (300.0, 15000.0)
-    random_seed: int = Field(20240508, ge=0)
-    false_alarm_budget: float = Field(0.5, gt=0)
+    random_seed: int = Field(default=20240508, ge=0)
+    false_alarm_budget: float = Field(default=0.5, gt=0)
     interactive: bool = True
     products_directory: str | None = None
 
@@ -77,8 +77,17 @@ class Parameters(BaseModel):
     @field_validator("capture_date", "capture_time", "object_name", mode="after")
     @classmethod
     def _one_folder_name(cls, value, info):
-        if not value or value in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", value):
-            raise ValueError(f"must name one folder, without slashes or control characters; got {value!r}")
+        if not value or value.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f]", value):
+            raise ValueError(f"must name one folder, not hidden, without slashes or control characters; got {value!r}")
+        return value
+
+    @field_validator("sessions_directory", "known_pixels", mode="after")
+    @classmethod
+    def _path(cls, value):
+        if value is not None and (not value or "\0" in value):
+            raise ValueError(f"must be a path; got {value!r}")
+        if value is not None:
+            from_checkout(value)
         return value
 
     @field_validator("file_pattern", mode="after")
@@ -124,19 +133,36 @@ class Parameters(BaseModel):
 
 
 def from_checkout(path: str | Path) -> Path:
-    """Expand `~`, and anchor a relative path at the checkout's root."""
-    return CHECKOUT / Path(path).expanduser()
+    """Expand `~`, and anchor a relative path at the checkout's root.
+
+    Raises
+    ------
+    ValueError
+        If there is no such user as the path's `~user` names.
+    """
+    try:
+        return CHECKOUT / Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without surprises: no duplicate keys; text that YAML 1.1 would turn into a number or date is refused."""
+    """YAML without surprises: no duplicate keys, tags or aliases; text that YAML 1.1 takes for a number is refused."""
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.anchor or event.tag is not None:
+            key = f"{index.value}: " if isinstance(index, yaml.ScalarNode) else ""
+            line = event.start_mark.line + 1
+            raise ParametersError(f"{key}line {line}: tags (!), anchors (&) and aliases (*) are not used")
+        return super().compose_node(parent, index)
 
 
 def _refuse_surprise(loader, node):
-    text = node.value
+    text, kind = node.value, node.tag.rsplit(":", 1)[-1]
     raise ParametersError(
-        f"line {node.start_mark.line + 1}: {text} unquoted is not text to YAML but a {node.tag.rsplit(':', 1)[-1]}; "
-        f'quote it: "{text}"'
+        f"line {node.start_mark.line + 1}: {text} unquoted is not text to YAML but a kind of {kind}; "
+        f'quote it: "{text}", or write a plain number'
     )
 
 
@@ -182,8 +208,7 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:int", _strict_int)
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _strict_float)
 _StrictLoader.add_constructor("tag:yaml.org,2002:bool", _strict_bool)
 _StrictLoader.add_constructor("tag:yaml.org,2002:map", _strict_mapping)
-for _tag in ("timestamp", "binary", "set", "omap", "pairs"):
-    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _refuse_surprise)
+_StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", _refuse_surprise)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -227,15 +252,22 @@ def _explain(error: ValidationError, values: Mapping[str, Any], source_of: Mappi
     for item in error.errors():
         key = str(item["loc"][0]) if item["loc"] else ""
         message = item["msg"].removeprefix("Value error, ")
-        where = ": ".join(part for part in (source_of.get(key, source), key) if part)
+        sources = {source_of[name]: None for name in source_of if name == key or (not key and name in message)}
+        where = ": ".join(part for part in (", ".join(sources) or source, key) if part)
         if key and item["type"] != "value_error":
             message += f"; got {values.get(key)!r}"
+        if item["type"] in ("float_type", "int_type") and _looks_like_a_number(values.get(key)):
+            message += f", which is text; write {float(values[key])!r}"
         if key == "capture_time" and isinstance(values.get(key), int):
             message += '. Quote it, as in capture_time: "03_37_47": unquoted, it is read as an integer'
         if key == "capture_date" and not isinstance(values.get(key), str):
             message += '. Quote it, as in capture_date: "2024-05-08"'
         lines.append(f"{where}: {message}")
     return "\n".join(lines)
+
+
+def _looks_like_a_number(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?", value) is not None
 
 
 def validate(values: Mapping[str, Any], source: str, source_of: Mapping[str, str] | None = None) -> Parameters:
@@ -303,8 +335,8 @@ def _value_of(key: str, text: str) -> Any:
         return text
     try:
         return yaml.load(text, _StrictLoader)
-    except (ParametersError, yaml.YAMLError):
-        raise ParametersError(f"-p: {key}: cannot read {text!r} as a value") from None
+    except (ParametersError, yaml.YAMLError, ValueError, RecursionError):
+        raise ParametersError(f"-p: {key}: cannot read {text[:60]!r} as a value") from None
 
 
 def to_yaml(parameters: Parameters, comment: str = "") -> str:

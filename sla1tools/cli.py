@@ -1,0 +1,153 @@
+"""The command line. What a command needs is imported when it runs, so that help is quick."""
+
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import click
+
+from sla1tools import __version__
+from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
+from sla1tools.parameters import CHECKOUT, read_parameters
+
+EXIT_STATUS = {ParametersError: 2, NightError: 3, BusyError: 75}
+
+
+class _Commands(click.Group):
+    """Commands whose errors end in a message and the published exit code, never in a bare traceback."""
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except Sla1Error as error:
+            from sla1tools.manifest import printable
+
+            lines = [printable(line) for line in str(error).splitlines()]
+            click.echo("sla1: " + "\n      ".join(lines), err=True)
+            ctx.exit(next((code for kind, code in EXIT_STATUS.items() if isinstance(error, kind)), 1))
+        except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt, BrokenPipeError):
+            raise
+        except Exception as error:
+            with tempfile.NamedTemporaryFile(
+                "w", prefix="sla1-", suffix=".txt", delete=False, encoding="utf-8"
+            ) as file:
+                traceback.print_exc(file=file)
+            click.echo(f"sla1: {type(error).__name__}: {error} (details: {file.name})", err=True)
+            ctx.exit(1)
+
+
+class _ManyStars(click.Command):
+    """Let one --stars take several values, as in --stars 3000@2.0 800@2.0."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        for before, argument in zip(["", *args], args, strict=False):
+            if re.fullmatch(r"[\d.eE+]+@[\d.eE+]+", argument) and before != "--stars":
+                spread.append("--stars")
+            spread.append(argument)
+        return super().parse_args(ctx, spread)
+
+
+FILES = click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")
+OVERRIDES = click.option(
+    "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", help="A parameter's value, over all files."
+)
+OUTPUTS = click.option(
+    "--outputs", type=click.Path(path_type=Path), default=CHECKOUT / "outputs", help="Where nights go.  [outputs]"
+)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sla1")
+@click.option("-v", "--verbose", is_flag=True, help="Show what the parts say while they work.")
+def main(verbose: bool) -> None:
+    """Tell how often the camera alone makes a flash: a night of darks, answered."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    if not verbose:
+        logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it says of a failure is told by us
+
+
+@main.command()
+@FILES
+@OVERRIDES
+def check(files, overrides) -> None:
+    """Judge the night's files and run nothing: one line a file."""
+    from sla1tools.capture import judge_night
+    from sla1tools.manifest import judged_files, printable
+
+    night = judge_night(read_parameters(files, overrides))
+    rows = judged_files(night)
+    width = max((len(printable(row["name"])) for row in rows), default=0)
+    for row in rows:
+        verdict = f"rejected {row['reason']}" if "reason" in row else row["verdict"]
+        line = f"{printable(row['name']):{width}}  {verdict:20}  {printable(row.get('detail', ''))}"
+        click.echo(line.rstrip())
+    for note in night.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    night.require_usable()
+
+
+@main.command()
+@FILES
+@OVERRIDES
+@OUTPUTS
+@click.option("--timeout", type=click.IntRange(min=1), help="Seconds that a notebook's cell may take.  [no limit]")
+@click.option("--strict", is_flag=True, help="Exit with 1 for a degraded night, too.")
+def run(files, overrides, outputs, timeout, strict) -> None:
+    """Measure a night, run the notebooks on it, and publish products and reports."""
+    _run_and_tell(read_parameters(files, overrides), outputs, timeout, strict)
+
+
+@main.command(cls=_ManyStars)
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--frames", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--shape", type=click.IntRange(min=1), nargs=2, default=(2048, 2048), metavar="NY NX", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=20240508, show_default=True)
+@click.option("--noise", type=float, default=37.0, show_default=True, help="Of one frame, electrons.")
+@click.option("--stars", multiple=True, metavar="FLUX@FWHM...", help="Electrons and pixels; may take several.")
+@click.option("--clean", is_flag=True, help="Noise alone: no defect, glow, or particle.")
+def simulate(directory, frames, shape, seed, noise, stars, clean) -> None:
+    """Write a simulated night of darks into the capture folder DIR, and the truth beside it."""
+    from sla1tools.simulate import parse_star, simulate_night
+
+    found = [parse_star(text) for text in stars]
+    paths = simulate_night(directory, frames=frames, shape=shape, seed=seed, noise=noise, stars=found, clean=clean)
+    click.echo(f"{len(paths)} frames in {directory}")
+
+
+@main.command()
+def demo() -> None:
+    """Run the notebooks on the demo night, simulated if it is not there."""
+    from sla1tools.demo import ensure_demo_night
+
+    parameters = read_parameters([CHECKOUT / "params" / "qhy42pro.yaml", CHECKOUT / "params" / "demo.yaml"])
+    if not (parameters.capture_directory / "truth.ecsv").is_file():
+        click.echo("simulating the demo night", err=True)
+    ensure_demo_night(parameters)
+    _run_and_tell(parameters, CHECKOUT / "outputs", timeout=None, strict=False)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTERLAB ARGUMENTS]...")
+@click.pass_context
+def lab(ctx, arguments) -> None:
+    """Open JupyterLab on the notebooks, for this machine's user alone."""
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", *arguments, str(CHECKOUT / "notebooks")]
+    ctx.exit(subprocess.run(command).returncode)
+
+
+def _run_and_tell(parameters, outputs: Path, timeout: int | None, strict: bool) -> None:
+    from sla1tools.night import run_night
+
+    result = run_night(parameters, outputs, timeout=timeout, progress=lambda step: click.echo(step, err=True))
+    for reason in result.reasons:
+        click.echo(f"{result.verdict}: {reason}", err=True)
+    if result.verdict == "failed" or result.directory is None:
+        raise Sla1Error(f"the night failed; what there is of it is in {result.directory or 'no file'}")
+    click.echo(f"{result.verdict}: {result.directory / 'index.html'}")
+    if strict and result.verdict != "ok":
+        raise click.exceptions.Exit(1)

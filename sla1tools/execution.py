@@ -1,0 +1,138 @@
+"""Run a notebook with papermill, and judge for ourselves whether it ran."""
+
+import base64
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
+from traitlets import default
+
+from sla1tools.errors import Sla1Error
+
+GLANCE = "glance"  # tag of the cells whose figures the index page shows
+INJECTED = "injected-parameters"  # tag of the cell that papermill adds
+
+
+class NotebookError(Sla1Error):
+    """A notebook did not run to its end."""
+
+
+class QuietKernelManager(AsyncKernelManager):
+    """Start kernels over an encrypted channel, whose own log lines do not reach the terminal."""
+
+    @default("transport_encryption")
+    def _encrypted(self) -> str:
+        return "required"  # else every kernel warns that its channel can be read
+
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # as its parent: awaited
+        await super().start_kernel(stderr=subprocess.DEVNULL, **options)
+
+
+def execute(source: Path, target: Path, values: dict[str, Any], timeout: int | None = None) -> None:
+    """Execute a notebook with parameters; whatever happens, `target` holds as much of it as ran.
+
+    Parameters
+    ----------
+    source, target : Path
+        The notebook, and where to write it executed.
+    values : dict
+        Parameters. In `target`, `products_directory` reads None again: the folder does not outlive the run.
+    timeout : int, optional
+        Seconds that a cell may take.
+
+    Raises
+    ------
+    NotebookError
+        Naming the cell, unless every code cell was executed without an error.
+
+    Notes
+    -----
+    Success is not read from papermill's metadata, which marks cells completed after a kernel has died. May be called
+    in several threads at once, not in a thread that runs an event loop.
+    """
+    loop = ensure_event_loop()
+    problem = ""
+    try:
+        papermill.execute_notebook(
+            _escaped(source),
+            _escaped(target),
+            values,
+            kernel_name="python3",
+            progress_bar=False,
+            execution_timeout=timeout,
+            kernel_manager_class=QuietKernelManager,
+        )
+    except papermill.PapermillExecutionError as error:
+        problem = f"{error.ename}: {error.evalue}"
+    except TimeoutError:
+        problem = f"took longer than {timeout} s" if timeout else "timed out"
+    except Exception as error:
+        problem = str(error) or type(error).__name__
+    finally:
+        loop.close()
+    if not target.is_file():
+        raise NotebookError(f"{source.name}: {problem}")
+    notebook = nbformat.read(target, as_version=4)
+    failure = _failure(notebook, problem)
+    _tidy(notebook)
+    nbformat.write(notebook, target)
+    if failure:
+        raise NotebookError(f"{source.name}: {failure}")
+
+
+def _escaped(path: Path) -> str:
+    """Papermill formats its paths with the parameters: braces in a folder's name are doubled."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _failure(notebook, problem: str) -> str | None:
+    """Name the cell and what befell it; None where all is well.
+
+    The first cell with an error, else the last begun if papermill had a problem, else the first not executed.
+    """
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    given = [cell for cell in cells if INJECTED not in cell.metadata.get("tags", [])]
+    named = [
+        (cell, f"cell {number} ({cell.source.strip().splitlines()[0][:60]})") for number, cell in enumerate(given, 1)
+    ]
+    for cell, name in named:
+        for error in (output for output in cell.outputs if output.output_type == "error"):
+            return f"{name}: {problem or f'{error.ename}: {error.evalue}'}"
+    begun = [name for cell, name in named if cell.metadata.get("papermill", {}).get("start_time")]
+    if problem:
+        return f"{begun[-1] if begun else 'before its first cell'}: {problem}"
+    return next((f"{name}: was not executed" for cell, name in named if cell.execution_count is None), None)
+
+
+def _tidy(notebook) -> None:
+    """Forget the run's folder and times: the notebook can be run again by hand, and is the same after each run."""
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if INJECTED in cell.metadata.get("tags", []):
+            cell.id = INJECTED
+            lines = cell.source.splitlines()
+            cell.source = "\n".join(
+                "products_directory = None" if line.startswith("products_directory = ") else line for line in lines
+            )
+    run = notebook.metadata.pop("papermill", {})
+    if "products_directory" in run.get("parameters", {}):
+        run["parameters"]["products_directory"] = None
+    notebook.metadata["papermill"] = {key: run[key] for key in ("parameters", "version") if key in run}
+
+
+def tagged_figures(path: Path) -> dict[str, bytes]:
+    """Return the PNG figures of an executed notebook's cells tagged `glance`, by the heading above each."""
+    figures, heading = {}, path.stem
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            heading = next((line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")), heading)
+        elif GLANCE in cell.metadata.get("tags", []):
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    figures[heading] = base64.b64decode(output["data"]["image/png"])
+    return figures

@@ -1,0 +1,208 @@
+"""The command line: published commands, exit codes, and messages instead of tracebacks."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from astropy.table import Table
+from click.testing import CliRunner
+
+from sla1tools import cli, publish
+from sla1tools.capture import judge_night
+from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
+from sla1tools.night import NightResult
+from sla1tools.parameters import CHECKOUT, Parameters
+from sla1tools.simulate import simulate_night
+
+
+def sla1(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def night_file(tmp_path):
+    """A simulated night of four small frames, and its parameters file."""
+    sessions = tmp_path / "sessions"
+    simulate_night(sessions / "2024-05-08" / "03_38_48" / "Dark30s", frames=4, shape=(64, 64))
+    path = tmp_path / "night.yaml"
+    path.write_text(
+        f"sessions_directory: '{sessions}'\ncapture_date: '2024-05-08'\ncapture_time: '03_38_48'\n"
+        "object_name: 'Dark30s'\nframe_shape: [64, 64]\ninjections: 50\n"
+    )
+    return path
+
+
+@pytest.fixture
+def fake_run(monkeypatch):
+    """Let `sla1 run` end as told, and keep what it was called with."""
+    calls = []
+
+    def end_with(outcome):
+        def run_night(parameters, outputs, **options):
+            calls.append((parameters, outputs, options))
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr("sla1tools.night.run_night", run_night)
+        return calls
+
+    return end_with
+
+
+def test_help_and_version_are_quick():
+    program = "import sys, sla1tools.cli; print([name for name in sys.argv[1:] if name in sys.modules])"
+    heavy = ["numpy", "astropy", "papermill", "matplotlib", "scipy", "nbformat"]
+    output = subprocess.run([sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
+    assert re.fullmatch(r"sla1, version \d+\.\d+\.\d+\n", sla1("--version").output)
+    commands = {line.split()[0] for line in sla1("--help").output.split("Commands:")[1].splitlines() if line.strip()}
+    assert commands >= {"check", "run", "simulate", "demo", "lab"}
+
+
+def test_check_gives_each_file_one_line(night_file):
+    folder = night_file.parent / "sessions" / "2024-05-08" / "03_38_48" / "Dark30s"
+    (folder / "00009.fits").touch()
+    (folder / "b\x1b[31mad.fits").write_text("<script>")
+    result = sla1("check", night_file)
+    lines = result.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:4]] == [[f"0000{k}.fits", "used"] for k in (1, 2, 3, 4)]
+    assert lines[4].split()[:3] == ["00009.fits", "rejected", "empty"]
+    assert lines[5].split()[:3] == ["b\\x1b[31mad.fits", "rejected", "not_fits"]
+    assert lines[6].split() == ["truth.ecsv", "ignored"]
+    assert len(lines) == len(os.listdir(folder)) == 7
+    assert "\x1b" not in result.output
+    assert result.exit_code == 0
+
+
+def test_check_of_too_few_frames(night_file):
+    result = sla1("check", night_file, "-p", "dark_exposure", "10.0")
+    assert result.exit_code == 3
+    assert len(result.stdout.splitlines()) == 5
+    assert "not tested: 0 usable frames (4 exposure)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("outcome", "options", "code"),
+    [
+        (NightResult("ok", (), Path("there")), [], 0),
+        (NightResult("ok", (), Path("there")), ["--strict"], 0),
+        (NightResult("degraded", ("1 frame rejected",), Path("there")), [], 0),
+        (NightResult("degraded", ("1 frame rejected",), Path("there")), ["--strict"], 1),
+        (NightResult("failed", ("kernel died",), Path("there")), [], 1),
+        (Sla1Error("told"), [], 1),
+        (ParametersError("told"), [], 2),
+        (NightError("told"), [], 3),
+        (BusyError("told"), [], 75),
+    ],
+)
+def test_exit_codes_of_run(night_file, fake_run, outcome, options, code):
+    fake_run(outcome)
+    result = sla1("run", night_file, *options)
+    assert result.exit_code == code
+    if isinstance(outcome, Exception):
+        assert result.stderr == "sla1: told\n"
+    else:
+        assert "there" in result.output
+        assert all(reason in result.stderr for reason in outcome.reasons)
+
+
+def test_run_passes_its_arguments_on(night_file, fake_run, tmp_path):
+    calls = fake_run(NightResult("ok", (), tmp_path))
+    arguments = ("-p", "threshold", "180", "-p", "capture_time", "03_37_47")
+    assert sla1("run", night_file, *arguments, "--outputs", tmp_path / "o", "--timeout", "9").exit_code == 0
+    parameters, outputs, options = calls[0]
+    assert (parameters.threshold, parameters.capture_time) == (180.0, "03_37_47")
+    assert (outputs, options["timeout"]) == (tmp_path / "o", 9)
+    sla1("run", night_file)
+    assert calls[1][1:2] == (CHECKOUT / "outputs",)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["run", "absent.yaml"],
+        ["run", CHECKOUT / "params" / "qhy42pro.yaml"],
+        ["run", CHECKOUT / "params" / "demo.yaml", "-p", "thresold", "5"],
+        ["run", CHECKOUT / "params" / "demo.yaml", "--timeout", "0"],
+        ["check", CHECKOUT / "pyproject.toml"],
+        ["simulate"],
+        ["simulate", CHECKOUT / "params"],
+        ["simulate", "x", "--stars", "bright"],
+        ["nonsense"],
+    ],
+)
+def test_users_mistakes_end_with_2_and_no_traceback(arguments):
+    result = sla1(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_outputs_that_is_a_file(night_file, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    result = sla1("run", night_file, "--outputs", tmp_path / "file")
+    assert result.exit_code == 2
+    assert "cannot be used for outputs" in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_mistake_in_the_program_is_one_line_and_a_file(night_file, fake_run, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fake_run(ZeroDivisionError("oh"))
+    result = sla1("run", night_file)
+    assert result.exit_code == 1
+    found = re.fullmatch(r"sla1: ZeroDivisionError: oh \(details: (.*)\)\n", result.stderr)
+    assert "Traceback (most recent call last)" in Path(found[1]).read_text()
+
+
+def test_hostile_text_reaches_the_terminal_escaped(night_file, fake_run):
+    fake_run(NightError("a\x1b[2Jb\nc\x07"))
+    assert sla1("run", night_file).stderr == "sla1: a\\x1b[2Jb\n      c\\x07\n"
+
+
+def test_busy_night_is_75(night_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "LOCK_PATIENCE", 0.01)
+    with publish.claim(tmp_path / "o", Path("2024-05-08", "03_38_48", "Dark30s")):
+        assert sla1("run", night_file, "--outputs", tmp_path / "o").exit_code == 75
+
+
+def test_simulate_writes_a_night_with_its_stars(tmp_path):
+    folder = tmp_path / "s" / "2024-05-08" / "03_38_48" / "Dark30s"
+    options = ["--frames", "3", "--shape", "64", "80", "--seed", "5", "--clean"]
+    result = sla1("simulate", "--stars", "3000@2.0", "8e2@2", folder, *options, "--stars", "500@1.5")
+    assert (result.exit_code, result.stdout) == (0, f"3 frames in {folder}\n")
+    truth = Table.read(folder / "truth.ecsv")
+    stars = truth[truth["kind"] == "star"]
+    assert sorted(zip(stars["value"], stars["fwhm"], strict=True)) == [(500, 1.5), (800, 2.0), (3000, 2.0)]
+    night = judge_night(Parameters(sessions_directory=str(tmp_path / "s"), frame_shape=(64, 80)))
+    assert len(night.frames) == 3
+
+
+def test_demo_simulates_once_and_runs(monkeypatch, fake_run, tmp_path):
+    simulated = []
+    calls = fake_run(NightResult("ok", (), tmp_path / "there"))
+    monkeypatch.setattr("sla1tools.demo.ensure_demo_night", simulated.append)
+    result = sla1("demo")
+    assert result.exit_code == 0
+    assert f"ok: {tmp_path / 'there' / 'index.html'}" in result.stdout
+    assert simulated == [Parameters()] == [calls[0][0]]
+
+
+def test_lab_is_for_this_machine_and_keeps_its_token(monkeypatch):
+    commands = []
+
+    def run(command):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 7)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert sla1("lab", "--allow-root", "--port", "9999").exit_code == 7
+    (command,) = commands
+    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert command[3:] == ["--ServerApp.ip=127.0.0.1", "--allow-root", "--port", "9999", str(CHECKOUT / "notebooks")]
+    assert not any("token" in argument for argument in command)
