@@ -76,6 +76,11 @@ class Explorer:
             floors = floors or Floors.of(parameters)
             self.payload = gallery.payload(leaders, trials, parameters, frames, floors, stories, show)
 
+    @classmethod
+    def of(cls, night, show: str = "candidates") -> "Explorer":
+        """Explore a `measure.Measurement`."""
+        return cls(night.leaders, night.trials, night.parameters, night.night.names, night.stories, show, night.floors)
+
     @functools.cached_property
     def widget(self):
         """The ipywidgets box: controls above, front end below."""

@@ -5,8 +5,8 @@ from astropy.table import Column, Table
 
 STAMP_RADIUS = 2
 STAMP_SIZE = 2 * STAMP_RADIUS + 1
-OFFSETS = {4: ((-1, 0), (0, 1), (1, 0), (0, -1))}
-OFFSETS[8] = (*OFFSETS[4], (-1, -1), (-1, 1), (1, 1), (1, -1))
+_EDGES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+OFFSETS = {4: _EDGES, 8: (*_EDGES, (-1, -1), (-1, 1), (1, 1), (1, -1))}
 
 
 def find_leaders(residual: np.ndarray, threshold: float, neighbors: int = 4) -> Table:

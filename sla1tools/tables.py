@@ -16,7 +16,7 @@ from sla1tools.injection import put_fake
 from sla1tools.leaders import caption, cut_stamps, find_leaders
 from sla1tools.measure import Measurement
 from sla1tools.operating import CRITERIA
-from sla1tools.pixels import MEANINGS, PixelClass
+from sla1tools.pixels import MEANINGS, PixelClass, name_of
 from sla1tools.pixels import truth_scores as score_classes
 from sla1tools.rates import (
     CONFIDENCE,
@@ -366,7 +366,7 @@ def classes(night: Measurement) -> HTML:
     told = night.dark.classes
     rows = []
     for flag, meaning in MEANINGS.items():
-        name = flag.name.lower()
+        name = name_of(flag)
         if name not in told.counts:
             continue
         count = f"{told.counts[name]:,}" if told.tested.get(name, True) else "not tested"
@@ -379,7 +379,7 @@ def classes(night: Measurement) -> HTML:
 def drawn_classes() -> dict[str, int]:
     """Name and bit of the classes worth a map."""
     left_out = (PixelClass.EDGE, PixelClass.COSMIC_RAY)
-    return {flag.name.lower(): int(flag) for flag in MEANINGS if flag not in left_out}
+    return {name_of(flag): int(flag) for flag in MEANINGS if flag not in left_out}
 
 
 def truth_scores(night: Measurement) -> HTML:
