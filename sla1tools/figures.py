@@ -178,11 +178,12 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
         ax.text(0.5, 0.5, f"{title}: none" if title else "none", ha="center", va="center", parse_math=False)
         ax.axis("off")
         return figure
+    columns = min(columns, shown)
     rows = math.ceil(shown / columns)
     cell_x, cell_y = STAMP_SIZE + 2.0, STAMP_SIZE + 2.4
     figure, ax = blank_axes(2.45 * columns + 1, 2.35 * rows + 0.6)
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
-    norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.2))
+    norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.05))
     for i in range(shown):
         left, bottom = (i % columns) * cell_x, -(i // columns) * cell_y
         extent = (left, left + STAMP_SIZE, bottom, bottom + STAMP_SIZE)

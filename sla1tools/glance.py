@@ -209,7 +209,11 @@ def _numbers(summary: Mapping, parameters: Mapping) -> list[dict[str, str]]:
     rows = [
         ("frames used", quantity(_used(summary)), f"{_rejected(frames)} rejected"),
         ("dark level", quantity(dark.get("level"), "e-"), "median of the master dark, pedestal included"),
-        ("noise of one frame", quantity(dark.get("noise"), "e-"), "1-sigma, median over the pixels"),
+        (
+            "noise of a residual",
+            quantity(dark.get("noise"), "e-"),
+            "1-sigma of a held-out residual, median over the pixels",
+        ),
         (
             "gain, measured",
             quantity(dark.get("gain_measured"), "e-/count"),
