@@ -1,5 +1,6 @@
 """The command line. What a command needs is imported when it runs, so that help is quick."""
 
+import json
 import logging
 import re
 import subprocess
@@ -7,12 +8,16 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sla1tools import __version__
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
-from sla1tools.parameters import CHECKOUT, read_parameters
+from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, save_parameters
+
+if TYPE_CHECKING:
+    from sla1tools.night import NightResult
 
 EXIT_STATUS = {ParametersError: 2, NightError: 3, BusyError: 75}
 
@@ -97,9 +102,25 @@ def check(files, overrides) -> None:
 @OUTPUTS
 @click.option("--timeout", type=click.IntRange(min=1), help="Seconds that a notebook's cell may take.  [no limit]")
 @click.option("--strict", is_flag=True, help="Exit with 1 for a degraded night, too.")
-def run(files, overrides, outputs, timeout, strict) -> None:
+@click.option("--adopt", is_flag=True, help="Write the recommended setting into params/, to be layered over others.")
+def run(files, overrides, outputs, timeout, strict, adopt) -> None:
     """Measure a night, run the notebooks on it, and publish products and reports."""
-    _run_and_tell(read_parameters(files, overrides), outputs, timeout, strict)
+    parameters = read_parameters(files, overrides)
+    result = _run_and_tell(parameters, outputs, timeout)
+    if adopt:
+        click.echo(f"adopted: {_adopt(parameters, result.directory)}")
+    if strict and result.verdict != "ok":
+        raise click.exceptions.Exit(1)
+
+
+def _adopt(parameters: Parameters, directory: Path) -> Path:
+    """Write the night's recommended cuts of its criterion as a parameters file of their own."""
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    point = summary["operating_point"][parameters.criterion]
+    if point is None:
+        raise Sla1Error(f"nothing to adopt: no setting of {parameters.criterion} could be recommended")
+    name = f"adopted {parameters.capture_date} {parameters.capture_time} {parameters.object_name}".replace(" ", "-")
+    return save_parameters(parameters.model_copy(update=point["cuts"]), name, ["criterion", *point["cuts"]])
 
 
 @main.command(cls=_ManyStars)
@@ -128,7 +149,7 @@ def demo() -> None:
     if not (parameters.capture_directory / "truth.ecsv").is_file():
         click.echo("simulating the demo night", err=True)
     ensure_demo_night(parameters)
-    _run_and_tell(parameters, CHECKOUT / "outputs", timeout=None, strict=False)
+    _run_and_tell(parameters, CHECKOUT / "outputs", timeout=None)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -140,7 +161,7 @@ def lab(ctx, arguments) -> None:
     ctx.exit(subprocess.run(command).returncode)
 
 
-def _run_and_tell(parameters, outputs: Path, timeout: int | None, strict: bool) -> None:
+def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) -> "NightResult":
     from sla1tools.night import run_night
 
     result = run_night(parameters, outputs, timeout=timeout, progress=lambda step: click.echo(step, err=True))
@@ -149,5 +170,4 @@ def _run_and_tell(parameters, outputs: Path, timeout: int | None, strict: bool) 
     if result.verdict == "failed" or result.directory is None:
         raise Sla1Error(f"the night failed; what there is of it is in {result.directory or 'no file'}")
     click.echo(f"{result.verdict}: {result.directory / 'index.html'}")
-    if strict and result.verdict != "ok":
-        raise click.exceptions.Exit(1)
+    return result

@@ -8,7 +8,6 @@ draws its own.
 import base64
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from astropy.table import Table
 
 from sla1tools import gallery, montage
 from sla1tools.detection import Floors
-from sla1tools.errors import ParametersError
-from sla1tools.parameters import CHECKOUT, Parameters, to_yaml, validate
+from sla1tools.parameters import Parameters, save_parameters, validate
 from sla1tools.report import GALLERY_MIME, explorer_css, explorer_module
 
 CRITERIA = ("neighbor_ratio", "psf_chi2")
@@ -97,36 +95,6 @@ class Explorer:
         if not self.parameters.interactive:
             return bundle
         return {**self.widget._repr_mimebundle_(), **bundle}
-
-
-def save_parameters(parameters: Parameters, name: str) -> Path:
-    """Write a setting into `params/` as a file that `sla1 run` and `papermill -f` take.
-
-    Parameters
-    ----------
-    parameters : Parameters
-        What to write.
-    name : str
-        File name; `.yaml` is added where it is missing.
-
-    Raises
-    ------
-    ParametersError
-        If the name is not a plain file name, or the file exists: nothing is overwritten.
-    """
-    name = name.strip()
-    if not name or name.startswith(".") or Path(name).name != name or "\\" in name or not name.isprintable():
-        raise ParametersError(f"{name!r} is not a plain file name")
-    path = CHECKOUT / "params" / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(to_yaml(parameters.model_copy(update={"products_directory": None})))
-    except FileExistsError:
-        raise ParametersError(f"{path.name} is there already; choose another name") from None
-    except OSError as error:
-        raise ParametersError(f"{path.name} cannot be written: {error.strerror}") from None
-    return path
 
 
 @functools.cache

@@ -339,17 +339,48 @@ def _value_of(key: str, text: str) -> Any:
         raise ParametersError(f"-p: {key}: cannot read {text[:60]!r} as a value") from None
 
 
-def to_yaml(parameters: Parameters, comment: str = "") -> str:
-    """Write parameters as a file that `read_parameters`, `sla1 run` and `papermill -f` all take.
+def to_yaml(parameters: Parameters, keys: Iterable[str] | None = None) -> str:
+    """Write parameters (all, or only some keys) as a file that `sla1 run` and `papermill -f` take.
 
     Texts are quoted, so that no YAML reader turns a time or date into a number.
     """
-    lines = [f"# {line}" for line in comment.splitlines()]
-    lines += [f"{key}: {_scalar(value)}" for key, value in parameters.model_dump(mode="json").items()]
-    return "\n".join(lines) + "\n"
+    values = parameters.model_dump(mode="json", include=None if keys is None else set(keys))
+    return "".join(f"{key}: {_scalar(value)}\n" for key, value in values.items())
 
 
 def _scalar(value: Any) -> str:
     style = '"' if isinstance(value, str) else None
     text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=10**6, allow_unicode=True)
     return text.removesuffix("...\n").strip()
+
+
+def save_parameters(parameters: Parameters, name: str, keys: Iterable[str] | None = None) -> Path:
+    """Write a setting into `params/` as a file that `sla1 run` and `papermill -f` take.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        What to write.
+    name : str
+        File name; `.yaml` is added where it is missing.
+    keys : iterable of str, optional
+        Write only these; a file of a few keys can be layered over others.
+
+    Raises
+    ------
+    ParametersError
+        If the name is not a plain file name, or the file exists: nothing is overwritten.
+    """
+    name = name.strip()
+    if not name or name.startswith(".") or Path(name).name != name or "\\" in name or not name.isprintable():
+        raise ParametersError(f"{name!r} is not a plain file name")
+    path = CHECKOUT / "params" / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(to_yaml(parameters.model_copy(update={"products_directory": None}), keys=keys))
+    except FileExistsError:
+        raise ParametersError(f"{path.name} is there already; choose another name") from None
+    except OSError as error:
+        raise ParametersError(f"{path.name} cannot be written: {error.strerror}") from None
+    return path

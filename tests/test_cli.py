@@ -1,5 +1,6 @@
 """The command line: published commands, exit codes, and messages instead of tracebacks."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from sla1tools import cli, publish
 from sla1tools.capture import judge_night
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.night import NightResult
-from sla1tools.parameters import CHECKOUT, Parameters
+from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, read_yaml
 from sla1tools.simulate import simulate_night
 
 
@@ -119,6 +120,21 @@ def test_run_passes_its_arguments_on(night_file, fake_run, tmp_path):
     assert (outputs, options["timeout"]) == (tmp_path / "o", 9)
     sla1("run", night_file)
     assert calls[1][1:2] == (CHECKOUT / "outputs",)
+
+
+def test_adopted_setting_is_a_layer_over_others(night_file, fake_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sla1tools.parameters.CHECKOUT", tmp_path)
+    point = {"cuts": {"threshold": 181.5, "ratio": 0.25}}
+    (tmp_path / "summary.json").write_text(json.dumps({"operating_point": {"neighbor_ratio": point}}))
+    fake_run(NightResult("ok", (), tmp_path))
+    assert sla1("run", night_file, "--adopt").exit_code == 0
+    (adopted,) = (tmp_path / "params").iterdir()
+    assert read_yaml(adopted) == {"criterion": "neighbor_ratio", "threshold": 181.5, "ratio": 0.25}
+    assert read_parameters([night_file, adopted]).threshold == 181.5
+    again = sla1("run", night_file, "--adopt")
+    assert (again.exit_code, "there already" in again.stderr) == (2, True)
+    (tmp_path / "summary.json").write_text(json.dumps({"operating_point": {"neighbor_ratio": None}}))
+    assert "nothing to adopt" in sla1("run", night_file, "--adopt").stderr
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from night_tables import frame_names, make_leaders, make_stories, make_trials, p
 from sla1tools import criteria, gallery
 from sla1tools.detection import Floors
 from sla1tools.errors import ParametersError
-from sla1tools.explorer import Explorer, chosen, save_parameters
-from sla1tools.parameters import read_parameters
+from sla1tools.explorer import Explorer, chosen
+from sla1tools.parameters import read_parameters, save_parameters
 from sla1tools.rates import poisson_rate
 from sla1tools.report import export_html
 
@@ -377,7 +377,7 @@ def test_saved_setting_is_a_params_file(opened, leaders, trials, tmp_path):
 
 
 def test_saving_never_overwrites(tmp_path, monkeypatch):
-    monkeypatch.setattr("sla1tools.explorer.CHECKOUT", tmp_path)
+    monkeypatch.setattr("sla1tools.parameters.CHECKOUT", tmp_path)
     path = save_parameters(parameters(threshold=180.0), "mine")
     assert path == tmp_path / "params" / "mine.yaml"
     assert read_parameters([path]).threshold == 180.0
