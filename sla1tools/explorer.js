@@ -37,7 +37,7 @@ function around(night, i) {
 function measures(night, i) {
   const t = night.shown, lowest = t.neighbor_min[i] / t.peak[i];
   const parts = [`ratio ${number(lowest, 2)}`, `S/N ${number(t.snr[i])}`, `p ${number(t.p_value[i], 2)}`];
-  if (t.rivals[t.rival[i]]) parts.push(`like ${t.rivals[t.rival[i]]}`);
+  if (t.rivals[t.rival[i]]) parts.push(`best rival ${t.rivals[t.rival[i]]}`);
   const names = classNames(t.dq[i], night.classes);
   if (names.length) parts.push(names.join(", "));
   return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
