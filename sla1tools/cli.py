@@ -107,7 +107,7 @@ def run(files, overrides, outputs, timeout, strict, adopt) -> None:
     """Measure a night, run the notebooks on it, and publish products and reports."""
     parameters = read_parameters(files, overrides)
     result = _run_and_tell(parameters, outputs, timeout)
-    if adopt:
+    if adopt and result.directory:
         click.echo(f"adopted: {_adopt(parameters, result.directory)}")
     if strict and result.verdict != "ok":
         raise click.exceptions.Exit(1)

@@ -73,6 +73,20 @@ def calibration(widths: Table) -> Figure:
     return figure
 
 
+def deviations(histogram) -> Figure:
+    """Draw how far pixels deviate from their surroundings, logarithmic, beside a Gaussian of the bulk's width."""
+    figure, ax = blank_axes(8, 3.4)
+    ax.stairs(histogram.pixels, histogram.edges, fill=True, color=HELD_OUT, label="pixels")
+    middle = (histogram.edges[1:] + histogram.edges[:-1]) / 2
+    shown = histogram.gaussian > 0.1
+    ax.plot(middle[shown], histogram.gaussian[shown], color=IN_SAMPLE, label=f"Gaussian, {histogram.sigma:.1f} e-")
+    ax.set(xlabel="level above the surroundings [e-]", ylabel="pixels per bin", yscale="log")
+    ax.set_title("Dark signal nonuniformity")
+    ax.set_ylim(bottom=0.5)
+    ax.legend(frameon=False)
+    return figure
+
+
 def profiles(rows: np.ndarray, columns: np.ndarray) -> Figure:
     """Draw the master dark's row and column medians, in electrons."""
     figure, axes = blank_axes(9, 3.4, ncols=2, sharey=True)

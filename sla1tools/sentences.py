@@ -4,6 +4,7 @@ import numpy as np
 from astropy.table import Table
 from IPython.display import Markdown
 
+from sla1tools.characterization import LaCosmic
 from sla1tools.cosmic import expected_muons
 from sla1tools.measure import Measurement
 from sla1tools.rates import FRAMES_PER_NIGHT
@@ -60,6 +61,15 @@ def muons(night: Measurement) -> Markdown:
     return Markdown(
         f"**{len(night.hits) / frames:.1f} hits per frame** ({tracks} of {len(night.hits)} are tracks); about "
         f"{expected:.1f} muons per frame are expected at sea level on a chip of 11 µm pixels."
+    )
+
+
+def lacosmic(check: LaCosmic) -> Markdown:
+    """What L.A.Cosmic would do."""
+    return Markdown(
+        f"In the middle {check.side} x {check.side} pixels of the first frame, L.A.Cosmic flags {check.groups} groups; "
+        f"{check.hits} hits were found there. Of {check.stars} stars of 5000 e- put there it takes "
+        f"**{check.stars_flagged / max(check.stars, 1):.0%}** for cosmic rays, so it informs and decides nothing."
     )
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from astropy.stats import binom_conf_interval
 from astropy.table import Table
 from IPython.display import HTML
-from scipy import special
 from scipy.spatial import cKDTree
 
 from sla1tools.contaminants import contaminant_pass_rates
@@ -16,8 +15,7 @@ from sla1tools.injection import put_fake
 from sla1tools.leaders import caption, cut_stamps, find_leaders
 from sla1tools.measure import Measurement
 from sla1tools.operating import CRITERIA
-from sla1tools.pixels import MEANINGS, PixelClass, name_of
-from sla1tools.pixels import truth_scores as score_classes
+from sla1tools.pixels import PixelClass
 from sla1tools.rates import (
     CONFIDENCE,
     FRAMES_PER_NIGHT,
@@ -27,8 +25,6 @@ from sla1tools.rates import (
     gaussian_expectation,
     poisson_rate,
 )
-from sla1tools.simulate import TRUTH_NAME
-from sla1tools.structure import frame_drift, profiles, smooth_level, spatial_variances
 
 REFERENCE_NAMES = {"leave_one_out": "held out", "all": "in sample"}
 
@@ -38,89 +34,6 @@ def shown(table: Table) -> HTML:
     unit = any(table[name].unit for name in table.colnames)
     lines = "".join(table.pformat(max_lines=-1, max_width=-1, show_unit=unit, html=True))
     return HTML(re.sub(r' id="table\d+"', "", lines))  # an address in memory: no two runs would be alike
-
-
-def verdicts(night) -> HTML:
-    """One line a file of the capture folder: its verdict and what was found."""
-    rows = [(frame.name, "used", "", "; ".join(frame.notes)) for frame in night.frames]
-    rows += [(item.name, "rejected", item.reason.value, item.detail) for item in night.rejected]
-    rows += [(name, "ignored", "", "") for name in night.ignored]
-    return shown(Table(rows=sorted(rows), names=("file", "verdict", "reason", "remark"), dtype=["U200"] * 4))
-
-
-def calibration(night: Measurement, k: int = 0) -> tuple[Table, np.ndarray]:
-    """Width of a frame's held-out residual over its noise, by dark level.
-
-    Returns
-    -------
-    widths : Table
-        `level` (electrons), `pixels`, `std`, `mad` (1.4826 times the median absolute deviation); ten groups of equal
-        size of unflagged pixels.
-    scaled : array
-        Residual over noise of those pixels.
-    """
-    counts = night.night.rows(k, 0, night.night.shape[0])
-    good = night.dark.classes.dq == 0
-    scaled = (night.residual(k, "leave_one_out") / night.dark.sigma(counts, np.s_[:, :], "leave_one_out"))[good]
-    level = night.dark.master[good]
-    rows = []
-    for group in np.array_split(np.argsort(level), 10):
-        values = scaled[group]
-        if len(values):
-            mad = 1.4826 * np.median(np.abs(values - np.median(values)))
-            rows.append((float(np.median(level[group])), len(values), float(values.std()), float(mad)))
-    return Table(rows=rows or None, names=("level", "pixels", "std", "mad"), dtype=[float, int, float, float]), scaled
-
-
-def gaussian_shares(scaled: np.ndarray) -> Table:
-    """Compare the shares of residual / noise beyond 3 and 4 sigma with a Gaussian's.
-
-    Parameters
-    ----------
-    scaled : array
-        Residuals over their noise, of any shape; NaN left out.
-
-    Returns
-    -------
-    shares : Table
-        `beyond` (sigma), `pixels` (seen on both sides), `expected`.
-    """
-    finite = scaled[np.isfinite(scaled)]
-    cuts = [3, 4]
-    seen = [int(np.count_nonzero(np.abs(finite) > cut)) for cut in cuts]
-    return Table(
-        {
-            "beyond": cuts,
-            "pixels": seen,
-            "expected": [round(finite.size * 2 * float(special.ndtr(-cut)), 1) for cut in cuts],
-        }
-    )
-
-
-def drift(night: Measurement) -> Table:
-    """Level, noise (electrons) and temperature (Celsius, NaN where unknown) of each frame, in file order."""
-    rows = range(0, night.night.shape[0], max(1, night.night.shape[0] // 128))
-    sample = np.stack([np.concatenate([frame.rows(y, y + 1)[0] for y in rows]) for frame in night.night.frames])
-    master = np.concatenate([night.dark.reference.master[y] for y in rows])
-    table = frame_drift(sample, master)
-    scale = night.dark.scale
-    return Table(
-        {
-            "frame": night.night.names,
-            "level": np.asarray(table["level"]) * scale,
-            "offset": np.asarray(table["offset"]) * scale,
-            "error": np.asarray(table["offset_error"]) * scale,
-            "noise": np.asarray(table["noise"]) * scale,
-            "temperature": [np.nan if f.temperature is None else f.temperature for f in night.night.frames],
-        },
-        units={
-            "level": "electron",
-            "offset": "electron",
-            "error": "electron",
-            "noise": "electron",
-            "temperature": "deg_C",
-        },
-    )
 
 
 def candidate_counts(night: Measurement) -> HTML:
@@ -359,78 +272,6 @@ def operating_points(night: Measurement) -> HTML:
         )
     names = ("criterion", "recommended", "50 % flux [e-]", "false alarms per frame (95 % limit)", "budget kept")
     return shown(Table(rows=rows, names=names))
-
-
-def classes(night: Measurement) -> HTML:
-    """Show the pixel classes: how many pixels, how many by chance, and what the class means."""
-    told = night.dark.classes
-    rows = []
-    for flag, meaning in MEANINGS.items():
-        name = name_of(flag)
-        if name not in told.counts:
-            continue
-        count = f"{told.counts[name]:,}" if told.tested.get(name, True) else "not tested"
-        by_chance = f"{told.expected_false[name]:.2g}" if name in told.expected_false else ""
-        power = f"{told.power[name]:.0%}" if name in told.power else ""
-        rows.append((name, int(flag), count, by_chance, power, meaning))
-    return shown(Table(rows=rows, names=("class", "bit", "pixels", "by chance", "power", "meaning")))
-
-
-def drawn_classes() -> dict[str, int]:
-    """Name and bit of the classes worth a map."""
-    left_out = (PixelClass.EDGE, PixelClass.COSMIC_RAY)
-    return {name_of(flag): int(flag) for flag in MEANINGS if flag not in left_out}
-
-
-def truth_scores(night: Measurement) -> HTML:
-    """On a simulated night, how many of the true bad pixels were found and how many flags are right."""
-    path = night.parameters.capture_directory / TRUTH_NAME
-    if not path.is_file():
-        return HTML(
-            "<p>A real night: there is no truth to compare with. Simulated nights print precision and recall here.</p>"
-        )
-    scores = score_classes(night.dark.classes.dq, Table.read(path, format="ascii.ecsv"))
-    for name in ("recall", "precision"):
-        scores[name].info.format = ".2f"
-    return shown(scores)
-
-
-def hits_per_frame(night: Measurement) -> dict[str, np.ndarray]:
-    """Particle hits of each frame, all and tracks alone, in file order."""
-    hits = night.hits
-    tracks = hits[np.asarray(hits["track"], bool)]
-    return {
-        label: np.array([np.count_nonzero(rows["frame"] == name) for name in night.night.names])
-        for label, rows in (("all hits", hits), ("tracks", tracks))
-    }
-
-
-def lacosmic_pixels(night: Measurement, k: int = 0) -> int:
-    """Pixels that L.A.Cosmic (van Dokkum 2001) would call cosmic rays in a frame's residual."""
-    from ccdproc import cosmicray_lacosmic
-
-    residual = night.residual(k, "leave_one_out")
-    noise = float(np.median(night.dark.noise))
-    _, mask = cosmicray_lacosmic(residual.astype(np.float32), gain=1.0, readnoise=noise, sigclip=6, gain_apply=False)
-    return int(np.count_nonzero(mask))
-
-
-def nonuniformity(night: Measurement) -> HTML:
-    """Dark signal nonuniformity in electrons, split as EMVA 1288 does, with the glow and without."""
-    dark, scale = night.dark, night.dark.scale
-    usable = dark.classes.dq & (PixelClass.METADATA | PixelClass.SATURATED) == 0
-    rows = []
-    for told, level in (("as it is", dark.mean), ("without the glow", dark.mean - smooth_level(dark.mean))):
-        split = spatial_variances(level, dark.variance, len(night.night.frames), usable)
-        sigma = [np.sqrt(max(getattr(split, name), 0.0)) * scale for name in ("total", "row", "column", "pixel")]
-        rows.append((told, *(f"{value:.2f}" for value in sigma)))
-    return shown(Table(rows=rows, names=("DSNU [e-]", "total", "rows", "columns", "pixels")))
-
-
-def line_profiles(night: Measurement) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column medians of the master dark, in electrons."""
-    found = profiles(np.rint(night.dark.reference.master).astype(np.uint16))
-    return found.row * night.dark.scale, found.column * night.dark.scale
 
 
 def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:
