@@ -10,7 +10,8 @@ from photutils.psf import CircularGaussianPRF
 from scipy import stats
 
 from sla1tools.errors import ParametersError
-from sla1tools.simulate import TRUTH_NAME, Star, _make_camera, parse_star, simulate_counts, simulate_night, write_night
+from sla1tools.sensor import make_camera
+from sla1tools.simulate import TRUTH_NAME, Star, parse_star, simulate_counts, simulate_night, write_night
 
 SCALE = 1.39 / 16
 KINDS = {"hot", "warm", "noisy", "rts", "column", "stuck", "saturated", "metadata", "muon"}
@@ -202,7 +203,7 @@ def test_muons_leave_what_the_truth_says(night):
 
 def test_muon_rate_is_poisson():
     # The truth of 400 full frames, without drawing their pixels.
-    camera = _make_camera(400, (2048, 2048), seed=4, noise=37.0, stars=(), clean=False)
+    camera = make_camera(400, (2048, 2048), seed=4, noise=37.0, stars=(), clean=False)
     muons = camera.truth(400)
     muons = muons[muons["kind"] == "muon"]
     tracks = muons.group_by("track").groups

@@ -1,0 +1,308 @@
+"""One file of a capture folder: its bytes, judged, become a few header values and raw counts.
+
+The only module that reads raw FITS files. They are opened read-only and never memory-mapped: a file that shrinks while
+mapped would kill the process. No world coordinates are built: the capture program's headers would only raise warnings.
+"""
+
+import gzip
+import io
+import math
+import os
+import re
+import stat
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from sla1tools.errors import FrameError, NightError, Reason
+
+BLOCK = 2880
+MOST_AXES = 999  # and table columns, says the standard
+SAFE_TILINGS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")  # damaged HCOMPRESS_1 tiles abort the process
+FIRST_CARD = b"SIMPLE  ="
+READ_KEYS = ("EXPTIME", "FILTER", "BUNIT", "DATE-OBS", "DATE-END", "XBINNING", "YBINNING", "CCD-TEMP", "GAIN")
+HEADER_KEYS = ("OBJECT", "IMAGETYP", "INSTRUME", "OFFSET", "EGAIN", "EGAINSAV", "ADCBITS", "SET-TEMP", "SWCREATE")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a frame's counts are: unsigned 16-bit words at an offset of the file, or an array already decoded.
+
+    `signature` tells whether the file is still the one that was judged: its size and time of change.
+    """
+
+    offset: int = 0
+    signature: tuple[int, int] | None = None
+    counts: np.ndarray | None = None
+
+    def rows(self, path: Path, start: int, stop: int, nx: int) -> np.ndarray:
+        """Counts of some rows, (stop - start, nx) uint16; `NightError` if the file is no longer the one judged."""
+        if self.counts is not None:
+            return self.counts[start:stop].copy()
+        size = 2 * nx * (stop - start)
+        try:
+            with open(path, "rb") as file:
+                unchanged = _signature(os.fstat(file.fileno())) == self.signature
+                file.seek(self.offset + 2 * nx * start)
+                words = file.read(size)
+        except OSError as error:
+            raise NightError(f"{path}: can no longer be read: {error.strerror}; run again") from None
+        if not unchanged or len(words) != size:
+            raise NightError(f"{path}: changed while it was being used; run again")
+        return _words_to_counts(words).reshape(-1, nx)
+
+
+@dataclass(frozen=True)
+class Image:
+    """What one file holds: `header` values as plain bool, int, float, text or None, and (ny, nx) uint16 counts."""
+
+    header: dict
+    counts: np.ndarray
+    stored: Stored
+    notes: tuple[str, ...]
+
+
+def read_bytes(path: Path, shape: tuple[int, int]) -> tuple[bytes, tuple[int, int]]:
+    """Read a whole file, and the signature it had when it was opened.
+
+    Raises
+    ------
+    FrameError
+        `not_a_file`, `empty`, or `shape` where it is far larger than one frame needs: then nothing is read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FrameError(Reason.NOT_A_FILE, "is not a regular file")
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size == 0:
+                raise FrameError(Reason.EMPTY, "has no bytes; normal for the newest file while observing")
+            if status.st_size > _most_bytes(shape):
+                raise FrameError(Reason.SHAPE, f"{status.st_size} bytes are not one frame of this shape")
+            return file.read(status.st_size), _signature(status)
+    except OSError as error:
+        raise FrameError(Reason.NOT_A_FILE, f"cannot be read: {error.strerror}") from None
+
+
+def decode(contents: bytes, shape: tuple[int, int], signature: tuple[int, int] | None = None) -> Image:
+    """Decode the first image of a FITS file, plain, in an extension, gzipped or tile-compressed.
+
+    Parameters
+    ----------
+    contents : bytes
+        The whole file.
+    shape : (ny, nx)
+        The only shape that is decoded: what a header promises is compared with it before memory is spent.
+    signature : (int, int), optional
+        As `read_bytes` gives it, for `Stored`.
+
+    Raises
+    ------
+    FrameError
+        With the reason; whatever else a broken file makes a FITS reader raise becomes `not_fits`.
+    """
+    packed = contents.startswith(b"\x1f\x8b")
+    if packed:
+        contents = _gunzip(contents, _most_bytes(shape))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header, counts, offset, notes = _decode_first_image(contents, shape)
+    except FrameError:
+        raise
+    except Exception as error:  # a broken header can raise almost anything in a FITS reader
+        raise FrameError(Reason.NOT_FITS, f"cannot be decoded: {type(error).__name__}: {error}") from None
+    if packed:
+        offset, notes = None, ["unpacked from gzip", *notes]
+    stored = Stored(counts=counts) if offset is None else Stored(offset, signature)
+    return Image(header, counts, stored, tuple(notes))
+
+
+def _signature(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _most_bytes(shape: tuple[int, int]) -> int:
+    """More than any one-frame file of this shape needs: 64-bit pixels, thrice over, and a long header."""
+    return 24 * math.prod(shape) + 2**24
+
+
+def _gunzip(contents: bytes, most: int) -> bytes:
+    try:
+        unpacked = gzip.GzipFile(fileobj=io.BytesIO(contents)).read(most + 1)
+    except EOFError:
+        raise FrameError(Reason.TRUNCATED, "the gzip stream ends early") from None
+    except (OSError, zlib.error) as error:
+        raise FrameError(Reason.NOT_FITS, f"a broken gzip stream: {error}") from None
+    if len(unpacked) > most:
+        raise FrameError(Reason.SHAPE, f"unpacks to more than {most} bytes, not one frame of this shape")
+    return unpacked
+
+
+def _decode_first_image(contents: bytes, shape: tuple[int, int]):
+    """Return header values, counts, the offset of their words in the file (None: stored otherwise) and notes."""
+    part, number = _find_image(contents)
+    tiled = part.header.get("XTENSION") == "BINTABLE"
+    found = _sides(part.header, "ZNAXIS" if tiled else "NAXIS")[::-1]
+    if found != shape:
+        texts = (" x ".join(map(str, sides)) or "no" for sides in (found, shape))
+        raise FrameError(Reason.SHAPE, "{} pixels, not {} (rows x columns)".format(*texts))
+    notes = ["unpacked from compressed tiles"] if tiled else ["image in an extension"] if number else []
+    notes += _missing_padding(contents, part)
+    _verify_checksums(contents, part)
+    if tiled and part.header.get("ZCMPTYPE") not in SAFE_TILINGS:
+        raise FrameError(
+            Reason.NOT_FITS, f"tiles packed as {part.header.get('ZCMPTYPE')!r} are not read: unpack them first"
+        )
+    if tiled or not _holds_plain_words(part.header):
+        with fits.open(io.BytesIO(contents), memmap=False) as hdus:
+            return _values(part), _whole_counts(hdus[number].data), None, notes
+    counts = _words_to_counts(contents[part.start : part.start + 2 * math.prod(shape)]).reshape(shape)
+    return _values(part), counts, part.start, notes
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One header-and-data unit: its header begins at byte `begin`, its data at `start` and has `size` bytes."""
+
+    text: str
+    header: fits.Header
+    begin: int
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.start + _whole_blocks(self.size)
+
+
+def _find_image(contents: bytes) -> tuple[_Part, int]:
+    """Return the first unit that holds an image, and its number.
+
+    The walk from unit to unit is done here because a reader that trusts NAXIS = 2000000000 counts that far.
+    """
+    if not contents.startswith(FIRST_CARD):
+        if FIRST_CARD.startswith(contents):
+            raise FrameError(Reason.TRUNCATED, "ends within the header's first card")
+        raise FrameError(Reason.NOT_FITS, "does not begin with SIMPLE =")
+    part, number = _part_at(contents, 0), 0
+    while not _is_image(part):
+        if len(contents) < part.end:
+            raise FrameError(Reason.TRUNCATED, f"ends within the part before the image, at byte {len(contents)}")
+        if not contents.startswith(b"XTENSION", part.end):
+            raise FrameError(Reason.SHAPE, "holds no image")
+        part, number = _part_at(contents, part.end), number + 1
+    return part, number
+
+
+def _is_image(part: _Part) -> bool:
+    kind = part.header.get("XTENSION", "IMAGE")
+    return (kind == "IMAGE" and part.header["NAXIS"] > 0) or (kind == "BINTABLE" and "ZIMAGE" in part.header)
+
+
+def _part_at(contents: bytes, begin: int) -> _Part:
+    cards = range(begin, len(contents), 80)
+    end = next((at + 80 for at in cards if contents[at : at + 80].rstrip(b" \0") == b"END"), len(contents) + 1)
+    start = begin + _whole_blocks(end - begin)
+    if len(contents) < start:
+        raise FrameError(Reason.TRUNCATED, "ends within a header")
+    text = contents[begin : end - 80].decode("latin-1")
+    header = fits.Header.fromstring(text)
+    sides = _sides(header, "NAXIS")
+    pixels = _integer(header, "GCOUNT", 1) * (_integer(header, "PCOUNT", 0) + math.prod(sides)) if sides else 0
+    size = abs(_integer(header, "BITPIX")) // 8 * pixels
+    if size < 0 or _integer(header, "TFIELDS", 0) > MOST_AXES:
+        raise FrameError(Reason.NOT_FITS, "the header's promises make no sense")
+    return _Part(text, header, begin, start, size)
+
+
+def _sides(header: fits.Header, key: str) -> tuple[int, ...]:
+    """Lengths of the axes, the fastest first."""
+    axes = _integer(header, key)
+    if not 0 <= axes <= MOST_AXES:
+        raise FrameError(Reason.NOT_FITS, f"{key} is {axes}")
+    return tuple(_integer(header, f"{key}{i}") for i in range(1, axes + 1))
+
+
+def _integer(header: fits.Header, key: str, default: int | None = None) -> int:
+    # A text left as it is would be repeated, not multiplied: 'abc' times 2000000000 is 6 GB.
+    return int(header[key] if default is None else header.get(key, default))
+
+
+def _whole_blocks(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _missing_padding(contents: bytes, part: _Part) -> list[str]:
+    if len(contents) < part.start + part.size:
+        raise FrameError(Reason.TRUNCATED, f"{len(contents) - part.start} of {part.size} bytes of pixels")
+    return [f"padding of the last {BLOCK}-byte block missing"] if len(contents) < part.end else []
+
+
+def _verify_checksums(contents: bytes, part: _Part) -> None:
+    """Ones' complement sums of 32-bit words: DATASUM is that of the data, all bits are set in that of the whole unit.
+
+    FITS standard 4.0, appendix J. A card without a value says that there is no checksum.
+    """
+    data_sum, checksum = (str(part.header.get(key, "")).strip() for key in ("DATASUM", "CHECKSUM"))
+    if data_sum and int(data_sum) != _sum_words(contents[part.start : part.end]):
+        raise FrameError(Reason.CHECKSUM, "DATASUM does not match the file's contents")
+    if checksum and _sum_words(contents[part.begin : part.end]) not in (0, 0xFFFFFFFF):
+        raise FrameError(Reason.CHECKSUM, "CHECKSUM does not match the file's contents")
+
+
+def _sum_words(block: bytes) -> int:
+    words = np.frombuffer(block + bytes(-len(block) % 4), ">u4")
+    total = int(words.sum(dtype=np.uint64))
+    while total > 0xFFFFFFFF:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
+
+
+def _holds_plain_words(header: fits.Header) -> bool:
+    layout = [header["BITPIX"], header.get("BZERO", 0), header.get("BSCALE", 1)]
+    return layout == [16, 32768, 1] and "BLANK" not in header
+
+
+def _words_to_counts(words: bytes) -> np.ndarray:
+    """FITS stores unsigned 16-bit as signed with BZERO 32768: flipping the sign bit is that addition."""
+    return np.frombuffer(words, ">u2").astype(np.uint16) ^ np.uint16(0x8000)
+
+
+def _whole_counts(pixels: np.ndarray) -> np.ndarray:
+    """Convert any other pixel type to raw counts, refusing what 16 bits cannot hold exactly."""
+    infinite = np.count_nonzero(~np.isfinite(pixels))
+    if infinite:
+        raise FrameError(Reason.NOT_FINITE, f"{infinite} pixels are not finite")
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise FrameError(Reason.RANGE, f"pixels from {pixels.min():g} to {pixels.max():g}, not within 0 to 65535")
+    counts = pixels.astype(np.uint16)
+    if not np.array_equal(counts, pixels):
+        raise FrameError(Reason.RANGE, "pixels are not whole raw counts")
+    return counts
+
+
+def _values(part: _Part) -> dict:
+    return {key: _value(part, key) for key in (*READ_KEYS, *HEADER_KEYS) if key in part.header}
+
+
+def _value(part: _Part, key: str):
+    """Return a header value as plain bool, int, float or text; None where the card has no value."""
+    try:
+        value = part.header[key]
+    except fits.VerifyError:
+        return _unruly_text(part.text, key)
+    return value.strip() if isinstance(value, str) else value if isinstance(value, bool | int | float) else None
+
+
+def _unruly_text(header: str, key: str) -> str:
+    """Return the text of a card that breaks the standard: control or non-ASCII characters, no quotes."""
+    cards = (header[at : at + 80] for at in range(0, len(header), 80))
+    card = next((card for card in cards if card[:8].rstrip() == key), "")
+    value = card[9:].encode("latin-1").decode("utf-8", "replace")
+    quoted = re.match(r"\s*'((?:[^']|'')*)'", value)
+    return (quoted[1].replace("''", "'") if quoted else value.partition("/")[0]).strip()

@@ -1,0 +1,270 @@
+"""A simulated sensor: its defects, its noise and what strikes it, drawn frame by frame from named random streams."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import Table
+from scipy.special import erf
+
+from sla1tools.errors import ParametersError
+
+TOP_CODE = 65535
+FULL_FRAME = 2048 * 2048
+METADATA_PIXELS = 22
+MUONS_PER_FULL_FRAME = 2.5
+GLOW_WIDTH = 0.15  # of the frame's side
+DSNU = 4.0  # electrons, 1 sigma
+COLUMN_OFFSET = 150.0  # electrons
+PIXEL_SHARE = {"hot": 5e-4, "warm": 2e-3, "noisy": 2e-4, "rts": 2e-4, "stuck": 2e-6, "saturated": 5e-6}
+# Every random stream has its own key, so that a frame depends neither on the frames after it nor on the stars.
+PIXEL_STREAM, STAR_STREAM, NOISE_STREAM, RTS_STREAM, MUON_STREAM, HEADER_STREAM = range(6)
+TRUTH = np.dtype("i4, i4, f8, f8, U9, i4, f8, f8, f8, i4")
+TRUTH.names = ("x", "y", "x_true", "y_true", "kind", "frame", "value", "fwhm", "duty", "track")
+
+
+@dataclass(frozen=True)
+class Star:
+    """A one-frame transient with a pixel-integrated Gaussian profile.
+
+    Parameters
+    ----------
+    flux : float
+        Expected total, in electrons.
+    fwhm : float
+        Full width at half maximum, in pixels.
+    x, y : float, optional
+        Sub-pixel position, 0-based, pixel centres at integers. Seeded and uniform over the frame where not given.
+    frame : int, optional
+        0-based frame that holds the star. Seeded among the night's frames where not given.
+
+    Raises
+    ------
+    ParametersError
+        Where flux or width is not a positive finite number.
+    """
+
+    flux: float
+    fwhm: float
+    x: float | None = None
+    y: float | None = None
+    frame: int | None = None
+
+    def __post_init__(self):
+        """Refuse what cannot be drawn."""
+        for name in ("flux", "fwhm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ParametersError(f"star: {name} must be a positive number; got {value!r}")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """The fixed part of a simulated night, and how each frame is drawn from it."""
+
+    seed: int
+    scale: float
+    level_map: np.ndarray
+    noise_map: np.ndarray
+    mean: np.ndarray  # electrons, defects included
+    sigma: np.ndarray  # electrons, defects included
+    defects: np.ndarray  # truth rows, like stars
+    stars: np.ndarray
+    clean: bool
+
+    def expose(self, k: int) -> np.ndarray:
+        """Draw the counts of frame `k`."""
+        reading = stream(self.seed, NOISE_STREAM, k).standard_normal(self.mean.shape, dtype=np.float32)
+        reading *= self.sigma
+        reading += self.mean
+        for rows in (*self._muons(k), self._rts_steps(k)):
+            reading[rows["y"], rows["x"]] += rows["value"]
+        for i in np.flatnonzero(self.stars["frame"] == k):
+            star = self.stars[i]
+            y, x, share = _gaussian_shares(star["x_true"], star["y_true"], star["fwhm"], self.mean.shape)
+            reading[y, x] += stream(self.seed, STAR_STREAM, i, 1).poisson(star["value"] * share)
+        reading /= self.scale
+        np.rint(reading, out=reading)
+        counts = np.clip(reading, 0, TOP_CODE, out=reading).astype(np.uint16)
+        constant = self.defects[np.isin(self.defects["kind"], ["stuck", "saturated"])]
+        counts[constant["y"], constant["x"]] = np.rint(constant["value"] / self.scale)
+        if not self.clean:
+            metadata = _metadata(k)[: counts.shape[1]]
+            counts[0, : len(metadata)] = metadata
+        return counts
+
+    def truth(self, frames: int) -> Table:
+        """Assemble the truth table of `SimulatedNight`."""
+        tracks = [rows for k in range(frames) for rows in self._muons(k)]
+        for number, rows in enumerate(tracks):
+            rows["track"] = number
+        units = {"x_true": "pix", "y_true": "pix", "value": "electron", "fwhm": "pix"}
+        meta = {"frames": frames, "seed": self.seed, "scale": self.scale}
+        return Table(np.concatenate([self.defects, *tracks, self.stars]), units=units, meta=meta)
+
+    def _rts_steps(self, k):
+        """Truth rows of the pixels that are up in frame `k`, with the electrons each gains there."""
+        rts = self.defects[self.defects["kind"] == "rts"]
+        rng = stream(self.seed, RTS_STREAM, k)
+        up = rng.random(len(rts)) < rts["duty"]
+        rts["value"] = rng.poisson(rts["value"])
+        return rts[up]
+
+    def _muons(self, k):
+        """Truth rows of the muons of frame `k`, one array a muon."""
+        if self.clean:
+            return []
+        rng = stream(self.seed, MUON_STREAM, k)
+        number = rng.poisson(MUONS_PER_FULL_FRAME * self.mean.size / FULL_FRAME)
+        return [_muon(rng, self.mean.shape, k) for _ in range(max(number, k == 0))]
+
+
+def make_camera(
+    frames, shape, seed, noise, stars, clean, level=1300.0, glow=1100.0, pedestal=0.0, scale=1.39 / 16
+) -> Camera:
+    """Draw a night's fixed defects and place its stars; parameters and errors as for `simulate.simulate_counts`."""
+    _check(frames, shape, seed, noise, level, glow, pedestal, scale)
+    ny, nx = shape
+    glow_y, glow_x = (np.exp(-((np.arange(n)[::-1] / (n * GLOW_WIDTH)) ** 2) / 2) for n in (ny, nx))
+    level_map = (level + glow * np.outer(glow_y, glow_x)).astype(np.float32)
+    dark = level - pedestal
+    shot = min(1.0, noise**2 / dark) if dark else 1.0
+    noise_map = np.sqrt(shot * (level_map - pedestal) + max(noise**2 - dark, 0.0)).astype(np.float32)
+    mean, sigma, defects = level_map, noise_map, _truth_rows("", [], [], 0.0)
+    if not clean:
+        mean, sigma, defects = _add_defects(stream(seed, PIXEL_STREAM), level_map, noise_map, shot, scale)
+    placed = [_place(star, stream(seed, STAR_STREAM, i, 0), shape, frames) for i, star in enumerate(stars)]
+    stars = np.concatenate(placed) if placed else _truth_rows("", [], [], 0.0)
+    return Camera(seed, scale, level_map, noise_map, mean, sigma, defects, stars, clean)
+
+
+def _add_defects(rng, level_map, noise_map, shot, scale):
+    """Give every defect its pixels, one kind a pixel; return the mean and noise of each pixel, and the truth rows."""
+    ny, nx = level_map.shape
+    top = TOP_CODE * scale
+    mean = level_map + np.float32(DSNU) * rng.standard_normal((ny, nx), dtype=np.float32)
+    sigma = noise_map.copy()
+    metadata = np.arange(min(METADATA_PIXELS, nx))
+    free = np.ones((ny, nx), bool)
+    free[0, metadata] = False
+    column = rng.integers(min(METADATA_PIXELS, nx - 1), nx)
+    rows = np.flatnonzero(free[:, column])
+    free[rows, column] = False
+    mean[rows, column] += COLUMN_OFFSET
+    sigma[rows, column] *= 2
+    defects = [
+        _truth_rows("metadata", metadata, 0 * metadata, _metadata(0)[:nx] * scale),
+        _truth_rows("column", column + 0 * rows, rows, COLUMN_OFFSET),
+    ]
+    places = rng.permutation(np.flatnonzero(free))
+    for kind, share in PIXEL_SHARE.items():
+        number = max(1, round(share * ny * nx))
+        (y, x), places = np.unravel_index(places[:number], (ny, nx)), places[number:]
+        value = _defect_values(kind, rng, 0.9 * (top - level_map[y, x]), noise_map[y, x], scale)
+        if kind in ("hot", "warm"):
+            mean[y, x] += value
+            sigma[y, x] = np.sqrt(sigma[y, x] ** 2 + shot * value)
+        elif kind == "noisy":
+            sigma[y, x] = value
+        defects.append(_truth_rows(kind, x, y, value))
+        if kind == "rts":
+            defects[-1]["duty"] = rng.uniform(0.05, 0.5, len(x))
+    return mean, sigma, np.concatenate(defects)
+
+
+def _defect_values(kind, rng, room, noise, scale):
+    """Electrons that say how bad each pixel of a kind is; `room` is what its level leaves below the top code."""
+    n = len(room)
+    if kind == "hot":
+        # Exponential modulo a limit is the exponential cut off there: pixels on the rail are a kind of their own.
+        return 800 + rng.exponential(1200, n) % np.maximum(room - 800, 1)
+    if kind == "noisy":
+        return noise * rng.uniform(2, 4, n)
+    if kind == "stuck":
+        return rng.integers(1, TOP_CODE, n) * scale
+    if kind == "saturated":
+        return np.full(n, TOP_CODE * scale)
+    return rng.uniform(150, 800 if kind == "warm" else 1500, n)
+
+
+def stream(seed: int, *key) -> np.random.Generator:
+    """Return the random stream of a night's seed and a key; no two keys share numbers."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _truth_rows(kind, x, y, value, frame=-1):
+    rows = np.zeros(len(x), TRUTH)
+    rows["kind"], rows["frame"], rows["value"], rows["track"] = kind, frame, value, -1
+    rows["x_true"], rows["y_true"], rows["fwhm"], rows["duty"] = x, y, np.nan, np.nan
+    rows["x"], rows["y"] = np.rint(rows["x_true"]), np.rint(rows["y_true"])
+    return rows
+
+
+def _gaussian_shares(x, y, fwhm, shape):
+    """Rows, columns and shares of the flux of a pixel-integrated Gaussian, the part that falls on the frame."""
+    sigma = fwhm / math.sqrt(8 * math.log(2))
+    reach = math.ceil(6 * sigma) + 1
+    axes, shares = [], []
+    for centre, size in zip((y, x), shape, strict=True):
+        pixels = np.arange(max(0, round(centre) - reach), min(size, round(centre) + reach + 1))
+        axes.append(pixels)
+        shares.append(np.diff(erf((np.append(pixels, pixels[-1] + 1) - 0.5 - centre) / (sigma * math.sqrt(2)))) / 2)
+    rows, columns = np.meshgrid(*axes, indexing="ij")
+    return rows.ravel(), columns.ravel(), np.outer(*shares).ravel()
+
+
+def _muon(rng, shape, k):
+    """Truth rows of one muon: three in four leave a straight track, the others a spot that looks like a star."""
+    ny, nx = shape
+    x, y, total = rng.uniform(-0.5, nx - 0.5), rng.uniform(-0.5, ny - 0.5), 10 ** rng.uniform(3.0, 3.9)
+    if rng.random() < 0.25:
+        rows, columns, share = _gaussian_shares(x, y, rng.uniform(1.2, 2.5), shape)
+    else:
+        length, angle = rng.uniform(1, 20), rng.uniform(0, 2 * np.pi)
+        along = np.linspace(0, length, math.ceil(8 * length))
+        columns = np.rint(x + along * np.cos(angle) + 0.25 * rng.standard_normal(along.size)).astype(int)
+        rows = np.rint(y + along * np.sin(angle) + 0.25 * rng.standard_normal(along.size)).astype(int)
+        share = rng.exponential(size=along.size)
+        inside = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
+        places, where = np.unique(rows[inside] * nx + columns[inside], return_inverse=True)
+        rows, columns = np.divmod(places, nx)
+        share = np.bincount(where, share[inside], len(places)) / share.sum()
+    electrons = rng.poisson(total * share)
+    hit = electrons > 0
+    return _truth_rows("muon", columns[hit], rows[hit], electrons[hit], k)
+
+
+def _metadata(k):
+    """Counts that the camera's 44 bytes make of frame `k`: its number, a small counter, a clock without a lock."""
+    header = (0x0019C6EB + k).to_bytes(4, "big") + bytes([(k + 3) % 8]) + bytes(29)
+    header += (30 * k).to_bytes(4, "big") + (738_154).to_bytes(3, "big") + (10_000_000).to_bytes(3, "big")
+    return np.frombuffer(header, "<u2")
+
+
+def _place(star, rng, shape, frames):
+    (ny, nx), frame = shape, star.frame
+    x, y, share = rng.uniform(-0.5, nx - 0.5), rng.uniform(-0.5, ny - 0.5), rng.random()
+    x, y = x if star.x is None else star.x, y if star.y is None else star.y
+    frame = int(share * frames) if frame is None else frame
+    if not (-0.5 <= x < nx - 0.5 and -0.5 <= y < ny - 0.5):
+        raise ParametersError(f"star at x={x:g}, y={y:g}: outside the frame of {nx} columns and {ny} rows")
+    if not 0 <= frame < frames:
+        raise ParametersError(f"star in frame {frame}: the night has frames 0 to {frames - 1}")
+    rows = _truth_rows("star", [x], [y], star.flux, frame)
+    rows["fwhm"] = star.fwhm
+    return rows
+
+
+def _check(frames, shape, seed, noise, level, glow, pedestal, scale):
+    rules = {
+        f"frames: must be at least 1; got {frames}": frames >= 1,
+        f"shape: must be rows and columns, both at least 1; got {shape}": len(shape) == 2 and min(shape) >= 1,
+        f"seed: must not be negative; got {seed}": seed >= 0,
+        f"noise: must be finite and not negative; got {noise}": 0 <= noise < math.inf,
+        f"scale: must be finite and positive; got {scale}": 0 < scale < math.inf,
+        f"pedestal: must lie between 0 and the level, {level}; got {pedestal}": 0 <= pedestal <= level,
+        f"glow: must not be negative, nor reach the top code; got {glow}": 0 <= glow < TOP_CODE * scale - level,
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise ParametersError(rule)
