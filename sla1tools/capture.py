@@ -359,29 +359,36 @@ def _night_notes(frames: list[Frame]) -> list[str]:
 
 
 def read_known_pixels(parameters: Parameters) -> np.ndarray | None:
-    """Read the list of pixels known to be bad: an ECSV table with columns `x` and `y`.
+    """Read the mask of pixels known to be bad: a FITS image of the frames' shape, or an ECSV list of `x` and `y`.
 
     Returns
     -------
     known : (ny, nx) bool array or None
-        None where `known_pixels` is not set.
+        Bad where the image is not 0, or the pixel is listed; None where `known_pixels` is not set.
 
     Raises
     ------
     ParametersError
-        If the file cannot be read, or a pixel lies outside the frame.
+        If the file cannot be read, is of another shape, or lists a pixel outside the frame.
     """
     if parameters.known_pixels is None:
         return None
-    path = from_checkout(parameters.known_pixels)
+    path, shape = from_checkout(parameters.known_pixels), parameters.frame_shape
     try:
-        listed = Table.read(path, format="ascii.ecsv")
-        x, y = (np.asarray(listed[name], int) for name in ("x", "y"))
+        if path.suffix == ".ecsv":
+            return _listed_pixels(path, shape)
+        return decode(read_bytes(path, shape)[0], shape).counts != 0
+    except FrameError as error:
+        raise ParametersError(f"known_pixels: {path} is not a FITS mask of the frames' shape: {error.detail}") from None
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ParametersError(f"known_pixels: {path} is not an ECSV table with columns x and y: {error}") from None
-    ny, nx = parameters.frame_shape
-    if len(x) and (min(x.min(), y.min()) < 0 or x.max() >= nx or y.max() >= ny):
-        raise ParametersError(f"known_pixels: {path} lists pixels outside a frame of {ny} x {nx}")
-    known = np.zeros((ny, nx), bool)
+
+
+def _listed_pixels(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    listed = Table.read(path, format="ascii.ecsv")
+    x, y = (np.asarray(listed[name], int) for name in ("x", "y"))
+    if len(x) and (min(x.min(), y.min()) < 0 or x.max() >= shape[1] or y.max() >= shape[0]):
+        raise ParametersError(f"known_pixels: {path} lists pixels outside a frame of {shape[0]} x {shape[1]}")
+    known = np.zeros(shape, bool)
     known[y, x] = True
     return known

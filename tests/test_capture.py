@@ -307,6 +307,16 @@ def test_known_pixels(tmp_path):
         read_known_pixels(parameters_of(tmp_path, SHAPE, known_pixels=str(tmp_path / "absent.ecsv")))
 
 
+def test_known_pixels_as_a_fits_mask(tmp_path):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[3, 5] = 4
+    fits.writeto(tmp_path / "mask.fits", mask)
+    known = read_known_pixels(parameters_of(tmp_path, SHAPE, known_pixels=str(tmp_path / "mask.fits")))
+    np.testing.assert_array_equal(known, mask != 0)
+    with pytest.raises(ParametersError, match=r"known_pixels: .*not a FITS mask"):
+        read_known_pixels(parameters_of(tmp_path, (47, 64), known_pixels=str(tmp_path / "mask.fits")))
+
+
 def test_the_real_night(real_sessions):
     parameters = parameters_of(
         real_sessions,
