@@ -17,10 +17,10 @@ TABLES = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-import sla1tools.explorer
+import sla1tools.parameters
 from night_tables import frame_names, make_leaders, make_stories, make_trials, parameters
 from sla1tools.explorer import Explorer
-sla1tools.explorer.CHECKOUT = Path.cwd()
+sla1tools.parameters.CHECKOUT = Path.cwd()
 tables = make_leaders({LEADERS}, parameters()), make_trials(20_000, parameters())
 """
 CUTS = {"threshold": 183.37, "p_min": 0.0017}  # on no slider's step
