@@ -40,6 +40,7 @@ function drawTradeoff(svg, night, curves, now) {
   svg.replaceChildren();
   const W = 340, H = 240, box = { left: 52, right: 330, top: 10, bottom: 200 };
   const points = curves.flat().filter((p) => p.flux_50 !== null);
+  if (!curves.length) return; // not computed yet: that waits until the sliders rest
   if (!points.length) {
     draw(svg, "text", { x: W / 2, y: H / 2, class: "sla1-axis", "text-anchor": "middle" }, "50 % is reached at no setting");
     return;
