@@ -8,6 +8,7 @@ Residuals are kept as integers: `numerator / denominator` counts, with one denom
 pixels are then ties of counts; scaling to electrons happens once, in table columns and pictures.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Literal
@@ -167,19 +168,17 @@ class DarkReference:
         if self.method == "average":
             return self.frames * counts.astype(np.int64) - exact[0]
         own = counts.astype(np.int32)
-        doubled = self.denominator_of(reference) == 2
-        if reference == "leave_one_out":
-            left = np.minimum(np.maximum(counts, exact[0]), exact[-1]).astype(np.int32)
-            for value in exact:
-                left -= value
-            left += own
-            return left + own if doubled else left
-        if doubled:
+        if self.denominator_of(reference) == 2:
             own += own
-            own -= exact[0]
-            own -= exact[1]
+        others: Iterable[np.ndarray]
+        if reference == "all":
+            others = exact if self.frames % 2 == 0 else exact[1:2]
         else:
-            own -= exact[1]
+            clipped = np.minimum(np.maximum(counts, exact[0]), exact[-1])
+            # what is left of two middle values is one count: 16 bits hold it, whatever overflows on the way
+            others = (exact[0] - clipped + exact[1],) if len(exact) == 2 else (-clipped.astype(np.int32), *exact)
+        for value in others:
+            own -= value
         return own
 
 
@@ -254,20 +253,19 @@ def characterize(night, step: int = 1) -> DarkModel:
     """
     parameters = night.parameters
     n, (ny, _) = len(night.frames), night.shape
-    parts, exact = [], []
+    method = parameters.combination_method
+    parts, exact, levels = [], [], []
     for top in range(0, ny, TILE_ROWS):
         band = night.band(top, min(top + TILE_ROWS, ny))
         parts.append(pixel_statistics(band))
-        exact.append(_combined(band, parameters.combination_method))
+        middle = middle_counts(band)
+        exact.append(middle if method == "median" else band.sum(axis=0, dtype=np.uint32)[None])
+        levels.append(np.rint(DarkReference(n, "median", middle).master).astype(np.uint16))
     statistics = join_statistics(parts)
-    reference = DarkReference(n, parameters.combination_method, np.concatenate(exact, axis=1))
-    level = np.rint(reference.master).astype(np.uint16)
-    model = fit_noise_model(level, statistics.variance, n, parameters.combination_method, parameters.scale)
+    reference = DarkReference(n, method, np.concatenate(exact, axis=1))
+    level = np.concatenate(levels)  # the median, for the average too: a bright star must not raise its own noise
+    model = fit_noise_model(level, statistics.variance, n, method, parameters.scale)
     prior = model.variance(level)
     known = read_known_pixels(parameters)
     classes = classify(night.band, statistics, level, prior, model, parameters.scale, parameters.top_code, known, step)
     return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)
-
-
-def _combined(band: np.ndarray, method) -> np.ndarray:
-    return middle_counts(band) if method == "median" else band.sum(axis=0, dtype=np.uint32)[None]

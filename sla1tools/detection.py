@@ -12,16 +12,17 @@ from astropy.table import MaskedColumn, Table, vstack
 
 from sla1tools.cosmic import bright_pixels, cosmic_rays
 from sla1tools.darks import DarkModel, Reference
-from sla1tools.leaders import compare_neighbors, cut_stamps
+from sla1tools.leaders import STAMP_RADIUS, above, cut_stamps, leading_pixels
 from sla1tools.parameters import Parameters
 from sla1tools.pixels import BLOCKING, PixelClass
-from sla1tools.psf import MatchedFilter, fit_stamps, greatest_snr, pixel_integrated_gaussian
+from sla1tools.psf import MatchedFilter, fit_stamps, greatest_snr, grid_share, pixel_integrated_gaussian
 
 SNR_FLOOR = 4.0
 PEAK_FLOOR = 120.0
-NOISE_MARGIN = 0.75  # noise may favour the fitted place of a star over the middle of its pixel
-GRID_MARGIN = 0.88  # what the nodes of a 0.2 px grid see of the best place between them
+NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel
+MOST_SHARE = 0.76  # a wide star reaches beyond its stamp: its filter at the stamp's rim is not that of the next pixel
 MOST_ROWS = 200_000
+BLIND = np.float32(1e6)  # electrons of noise that leave a pixel no weight
 
 UNITS = {"x": "pix", "y": "pix", "x_fit": "pix", "y_fit": "pix"} | dict.fromkeys(
     ("peak", "neighbor_min", "flux"), "electron"
@@ -49,7 +50,7 @@ class Floors:
 
 @dataclass(frozen=True)
 class FirstLook:
-    """The matched filter centred on every pixel, and the cut that loses no star above the floor.
+    """The matched filter centred on every pixel, and the cut that loses no leader above the floor.
 
     Attributes
     ----------
@@ -59,6 +60,11 @@ class FirstLook:
         With the noise that a pixel's level suggests.
     share : float
         Response that a star in the corner of its pixel keeps, less a margin for noise.
+
+    Notes
+    -----
+    A fit may place its star up to a pixel away from the leader. So a leader is looked at if the filter responds on any
+    of the nine pixels around it, which is where a star that near has its brightest response.
     """
 
     usable: np.ndarray
@@ -71,7 +77,20 @@ class FirstLook:
         usable = dark.classes.dq & BLOCKING == 0
         middle, corner = pixel_integrated_gaussian([0.0, 0.5], [0.0, 0.5], fwhm)
         kept = np.sum(middle * corner) / np.sqrt(np.sum(middle**2) * np.sum(corner**2))
-        return cls(usable, MatchedFilter(dark.level_sigma(reference), usable, fwhm), NOISE_MARGIN * kept)
+        share = float(min(NOISE_MARGIN * kept, MOST_SHARE))
+        # a fit may place its star on a pixel that it leaves out: the filter looks there too, at what is around it
+        noise = np.where(usable, dark.level_sigma(reference), BLIND)
+        return cls(usable, MatchedFilter(noise, np.ones_like(usable), fwhm), share)
+
+    def near(self, residual: np.ndarray, snr_floor: float) -> np.ndarray:
+        """Tell which pixels, or a neighbour of which, may belong to a fit above the floor, (ny, nx) bool."""
+        y, x = np.divmod(np.flatnonzero(self.matched(residual) > self.share * snr_floor), residual.shape[1])
+        ny, nx = residual.shape
+        near = np.zeros((ny, nx), bool)
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                near[np.clip(y + dy, 0, ny - 1), np.clip(x + dx, 0, nx - 1)] = True
+        return near
 
 
 def detect(
@@ -100,7 +119,7 @@ def detect(
     floors : Floors
         What a leader must exceed.
     parameters : Parameters
-        For `neighbors`, `fwhm` and `top_code`.
+        For `neighbors` and `fwhm`.
 
     Returns
     -------
@@ -109,82 +128,88 @@ def detect(
     """
     numerator = dark.reference.residual(counts, reference)
     factor = dark.scale / dark.reference.denominator_of(reference)
-    residual = numerator * np.float32(factor)
-    above = numerator > np.floor(floors.peak / factor) - 1  # whole counts: the floor itself is applied to the rows
-    y, x = np.nonzero(above | (first_look.matched(residual) > first_look.share * floors.snr))
-    leads, neighbor_min = compare_neighbors(numerator, y, x, numerator[y, x], parameters.neighbors)
-    y, x, neighbor_min = y[leads], x[leads], neighbor_min[leads]
-    stamps = cut_stamps(numerator, y, x) * factor
-    noise = dark.sigma(cut_stamps(counts, y, x, 0), _stamp_places(y, x, counts.shape), reference)
+    near = first_look.near(numerator.astype(np.float32) * np.float32(factor), floors.snr)
+    # whole counts: the floor itself is applied to the rows
+    asked = near | above(numerator, floors.peak / factor - 1)
+    y, x, neighbor_min = leading_pixels(numerator, asked, parameters.neighbors)
+    looked = np.flatnonzero(near[y, x])
+    places = _stamp_places(y[looked], x[looked], counts.shape)
     columns = {
+        "frame": np.full(len(x), frame),
         "x": x,
         "y": y,
+        "reference": np.full(len(x), reference),
         "peak": numerator[y, x] * factor,
         "neighbor_min": neighbor_min * factor,
         "dq": dark.classes.dq[y, x],
     }
-    valid = cut_stamps(first_look.usable, y, x, False)
-    leaders = measured(columns, stamps, noise, valid, floors, parameters.fwhm)
-    leaders["frame"], leaders["reference"] = frame, reference
-    return leaders[*LEADER_COLUMNS, "stamp"]
+    stamps = cut_stamps(numerator, y, x) * factor
+    valid = cut_stamps(first_look.usable, y[looked], x[looked], False)
+    noise = dark.sigma(counts[places], places, reference)
+    return measured(columns, stamps, looked, noise, valid, floors, parameters.fwhm)
 
 
 def _stamp_places(y, x, shape):
     """Rows and columns of stamps, (n, 5, 5) each, cut to the frame: what lies beyond is masked by its caller."""
-    reach = np.arange(-2, 3)
+    reach = np.arange(-STAMP_RADIUS, STAMP_RADIUS + 1)
     rows = np.clip(y[:, None, None] + reach[:, None], 0, shape[0] - 1)
     columns = np.clip(x[:, None, None] + reach, 0, shape[1] - 1)
     return np.broadcast_arrays(rows, columns)
 
 
-def measured(columns: dict, stamps, noise, valid, floors: Floors, fwhm: float) -> Table:
+def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, fwhm: float) -> Table:
     """Fit the PSF to the bright leaders and keep those above either floor.
 
     Parameters
     ----------
     columns : dict
-        `x`, `y`, `peak`, `neighbor_min`, `dq` and any further columns, (n,) arrays.
-    stamps, noise, valid : (n, 5, 5) arrays
-        As `psf.fit_stamps` takes them.
+        `frame`, `x`, `y`, `reference`, `peak`, `neighbor_min`, `dq` and any further columns, (n,) arrays.
+    stamps : (n, 5, 5) array
+        Residuals in electrons.
+    looked : (m,) int array
+        Which leaders may reach the floor in snr; no others are fitted.
+    noise, valid : (m, 5, 5) arrays
+        Of these leaders, as `psf.fit_stamps` takes them.
     floors : Floors
         What is kept.
     fwhm : float
         Of the PSF, pixels.
     """
-    bright = greatest_snr(stamps, noise, valid, fwhm) > GRID_MARGIN * floors.snr
-    fit = fit_stamps(stamps[bright], noise[bright], valid[bright], fwhm)
+    bright = greatest_snr(stamps[looked], noise, valid, fwhm) > grid_share(fwhm) * floors.snr
+    looked = looked[bright]
+    fit = fit_stamps(stamps[looked], noise[bright], valid[bright], fwhm)
+    row_of_fit = np.full(len(stamps), -1)
+    row_of_fit[looked] = np.arange(len(looked))
     snr = np.full(len(stamps), np.nan)
-    snr[bright] = fit["snr"]
+    snr[looked] = fit["snr"]
     kept = np.flatnonzero(floors.keep(columns["peak"], snr))
     fitted = snr[kept] > floors.snr
-    source = (np.cumsum(bright) - 1)[kept[fitted]]
-    table = Table({name: values[kept] for name, values in columns.items()})
-    for name in ("x", "y"):
-        table[name] = table[name].astype(np.int32)
-    peak = np.asarray(table["peak"])
-    table["neighbor_ratio"] = np.divide(table["neighbor_min"], peak, out=np.full(len(peak), np.nan), where=peak != 0)
+    source = row_of_fit[kept[fitted]]
+    rows = {name: np.asarray(values)[kept] for name, values in columns.items()}
+    rows |= {name: rows[name].astype(np.int32) for name in ("x", "y", "dq")}
+    peak = rows["peak"]
+    ratio = np.divide(rows["neighbor_min"], peak, out=np.full(len(peak), np.nan), where=peak != 0)
     for name in PSF_COLUMNS:
-        column = MaskedColumn(np.zeros(len(kept), _type_of(name)), name=name, mask=~fitted)
-        column[fitted] = fit[name][source]
-        table[name] = column
-    table["x_fit"] += table["x"]
-    table["y_fit"] += table["y"]
-    table["dq"] = table["dq"].astype(np.int32)
-    table["stamp"] = np.where(np.isfinite(stamps[kept]), stamps[kept], np.nan).astype(np.float32)
-    for name, unit in UNITS.items():
-        table[name].unit = unit
-    return table
+        values = np.zeros(len(kept), _type_of(name))
+        values[fitted] = np.asarray(fit[name])[source]
+        rows[name] = MaskedColumn(values, mask=~fitted)
+    for axis in ("x", "y"):
+        rows[f"{axis}_fit"] += rows[axis]
+    rows |= {"neighbor_ratio": ratio, "stamp": np.where(np.isfinite(stamps[kept]), stamps[kept], np.nan)}
+    rows["stamp"] = rows["stamp"].astype(np.float32)
+    order = dict.fromkeys((*LEADER_COLUMNS, *rows))
+    return Table({name: rows[name] for name in order}, units=UNITS, copy=False)
 
 
 def _type_of(name: str):
     return {"dof": np.int32, "best_rival": "U12"}.get(name, np.float64)
 
 
-def find_hits(dark: DarkModel, frame: str, counts: np.ndarray) -> Table:
-    """Find the cosmic-ray-like hits of one frame, held out; see `cosmic.cosmic_rays`."""
+def find_hits(dark: DarkModel, frame: str, counts: np.ndarray, sigma: np.ndarray) -> Table:
+    """Find the cosmic-ray-like hits of one frame, held out, over `dark.level_sigma`; see `cosmic.cosmic_rays`."""
     factor = dark.scale / dark.reference.denominator_of("leave_one_out")
-    residual = dark.reference.residual(counts, "leave_one_out") * np.float32(factor)
-    hits = cosmic_rays(bright_pixels(residual, dark.level_sigma("leave_one_out")), dark.classes.dq)
+    residual = dark.reference.residual(counts, "leave_one_out").astype(np.float32) * np.float32(factor)
+    hits = cosmic_rays(bright_pixels(residual, sigma), dark.classes.dq)
     hits["frame"] = np.full(len(hits), frame)
     return hits
 
@@ -219,29 +244,37 @@ def detect_night(night, dark: DarkModel) -> tuple[Table, Table, Floors]:
     """
     parameters = night.parameters
     floors = Floors.of(parameters)
-    parts: dict[str, list[Table]] = {"leave_one_out": [], "all": []}
-    hits = []
+    parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
+    hits, sigma = [], dark.level_sigma("leave_one_out")
     looks = {reference: FirstLook.of(dark, reference, parameters.fwhm) for reference in parts}
     for k, name in enumerate(night.names):
         counts = night.rows(k, 0, night.shape[0])
-        hits.append(find_hits(dark, name, counts))
+        hits.append(find_hits(dark, name, counts, sigma))
         for reference, tables in parts.items():
             tables.append(detect(dark, looks[reference], name, counts, reference, floors, parameters))
             flag_hits(tables[-1], hits[-1])
-        floors = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
-        for tables in parts.values():
-            tables[:] = [_above(table, floors) for table in tables]
+        raised = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
+        if raised != floors:
+            floors = raised
+            for tables in parts.values():
+                tables[:] = [_above(table, floors) for table in tables]
     leaders = vstack([*parts["leave_one_out"], *parts["all"]], metadata_conflicts="silent")
     return leaders, vstack(hits, metadata_conflicts="silent"), floors
 
 
 def _above(table: Table, floors: Floors) -> Table:
-    kept = floors.keep(np.asarray(table["peak"]), np.ma.filled(table["snr"], np.nan))
-    return table if kept.all() else table[kept]
+    snr = np.ma.filled(table["snr"], np.nan)
+    kept = floors.keep(np.asarray(table["peak"]), snr)
+    table = table if kept.all() else table[kept]
+    for name in PSF_COLUMNS:
+        table[name].mask |= ~(snr[kept] > floors.snr)
+    return table
 
 
 def _affordable(floors: Floors, tables: list[Table], parameters: Parameters) -> Floors:
     """Raise the floors until the rows fit, by what the rows so far show."""
+    if sum(map(len, tables)) <= MOST_ROWS:
+        return floors
     peak = np.concatenate([np.asarray(table["peak"]) for table in tables])
     snr = np.concatenate([np.ma.filled(table["snr"], np.nan) for table in tables])
     while np.count_nonzero(floors.keep(peak, snr)) > MOST_ROWS:
@@ -269,7 +302,7 @@ def detect_patches(dark: DarkModel, patches: "Patches", reference: Reference, fl
         patch.
     """
     ny, nx = dark.classes.dq.shape
-    inside = (patches.rows >= 0) & (patches.rows < ny) & (patches.columns >= 0) & (patches.columns < nx)
+    inside = patches.inside((ny, nx))
     places = (np.clip(patches.rows, 0, ny - 1), np.clip(patches.columns, 0, nx - 1))
     factor = dark.scale / dark.reference.denominator_of(reference)
     residual = np.where(inside, patches.numerator, np.nan)
@@ -283,15 +316,15 @@ def detect_patches(dark: DarkModel, patches: "Patches", reference: Reference, fl
     dq = dark.classes.dq[places[0][place], places[1][place]] | np.where(saturated[place], PixelClass.SATURATED, 0)
     columns = {
         "star": star,
+        "frame": star,
+        "reference": np.full(len(star), reference),
         "x": patches.columns[place],
         "y": patches.rows[place],
         "peak": peak * factor,
         "neighbor_min": neighbor_min * factor,
         "dq": dq,
     }
-    leaders = measured(columns, stamps, noise, valid, floors, parameters.fwhm)
-    leaders["frame"], leaders["reference"] = leaders["star"], reference
-    return leaders
+    return measured(columns, stamps, np.arange(len(star)), noise, valid, floors, parameters.fwhm)
 
 
 @dataclass(frozen=True)
@@ -313,6 +346,10 @@ class Patches:
     original: np.ndarray
     counts: np.ndarray
     numerator: np.ndarray
+
+    def inside(self, shape: tuple[int, int]) -> np.ndarray:
+        """Tell which pixels lie within a frame of this shape, (n, 7, 7) bool."""
+        return (self.rows >= 0) & (self.rows < shape[0]) & (self.columns >= 0) & (self.columns < shape[1])
 
 
 def _patch_leaders(residual: np.ndarray, neighbors: int):

@@ -11,6 +11,7 @@ from sla1tools.criteria import candidates
 from sla1tools.darks import DarkModel, DarkReference, middle_counts
 from sla1tools.detection import LEADER_COLUMNS, UNITS, Floors, Patches, detect_patches
 from sla1tools.errors import ParametersError
+from sla1tools.leaders import STAMP_SIZE
 from sla1tools.pixels import BLOCKING, PixelClass
 from sla1tools.psf import pixel_integrated_gaussian
 
@@ -40,6 +41,11 @@ def put_fake(residual: np.ndarray, x: int = 150, y: int = 250) -> np.ndarray:
     for dx, dy, value in FAKE:
         faked[y + dy, x + dx] = value
     return faked
+
+
+def holds_a_stamp(shape: tuple[int, int]) -> bool:
+    """Tell whether a frame is large enough for injection to mean anything: 5x5 pixels."""
+    return min(shape) >= STAMP_SIZE
 
 
 def random_stars(parameters, frames: int, shape: tuple[int, int]) -> Table:
@@ -107,7 +113,7 @@ def inject(night, dark: DarkModel, floors: Floors, stars: Table | None = None) -
     floors : Floors
         The leader table's.
     stars : Table, optional
-        As `random_stars` draws them, which is the default.
+        As `random_stars` draws them, which is the default; none in a frame that does not hold a stamp.
 
     Returns
     -------
@@ -116,21 +122,18 @@ def inject(night, dark: DarkModel, floors: Floors, stars: Table | None = None) -
         `x_true` to `fwhm_true`, `recovered_neighbor_ratio`, `recovered_psf_chi2`, `miss_reason` (of the configured
         criterion, empty if recovered), and `prior`: a candidate stood there before. No rows for no stars.
 
-    Raises
-    ------
-    ParametersError
-        Where the frame is smaller than a stamp.
-
     Notes
     -----
     A star is recovered if a leader within 1 px (Chebyshev) of its pixel passes, and no leader there passed before. Its
-    row is that of a leader that passes, else of the brightest.
+    row is that of a leader that passes, else of the brightest above the floors. The reason for a miss is the first cut
+    that its leader, above the floors or not, fails: 'below threshold', 'ratio'; 'saturated', 'flagged', 'snr', 'chi2'.
+    Where no pixel there leads it is 'out-led' ('below threshold' if none is above it either), and where a candidate
+    stood before, 'already there'.
     """
     parameters = night.parameters
-    if min(night.shape) < 5:
-        raise ParametersError(f"frame_shape: {list(night.shape)} is smaller than a 5x5 stamp: injection is not tested")
     if stars is None:
         stars = random_stars(parameters, len(night.frames), night.shape)
+        stars = stars if holds_a_stamp(night.shape) else stars[:0]
     order = np.argsort(stars["frame_number"], kind="stable")
     rng = np.random.default_rng([parameters.random_seed, 1])
     trials = _empty_trials(stars)
@@ -204,7 +207,8 @@ def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> None:
     """Fill the trials' rows of one frame."""
     reference = parameters.reference
     trials["reference"][rows] = reference
-    found = detect_patches(dark, after, reference, floors, parameters)
+    # leaders below the peak floor too: they pass no cut, but tell why their star is missed
+    found = detect_patches(dark, after, reference, Floors(-np.inf, floors.snr), parameters)
     there = detect_patches(dark, before, reference, floors, parameters)
     passes = {criterion: candidates(found, parameters, criterion) for criterion in CRITERIA}
     for criterion in CRITERIA:
@@ -215,24 +219,35 @@ def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> None:
         trials[f"recovered_{criterion}"][rows] = recovered & ~prior
         if criterion == parameters.criterion:
             trials["prior"][rows] = prior
-    first = _choose(found, passes[parameters.criterion])
+    above = floors.keep(np.asarray(found["peak"]), np.ma.filled(found["snr"], np.nan))
+    first = _choose(found, passes[parameters.criterion], above)
     chosen = found[first]
+    trials["miss_reason"][rows] = _reasons_without_leader(dark, after, parameters)
+    trials["miss_reason"][rows[chosen["star"]]] = _reasons(chosen, parameters)
+    trials["miss_reason"][rows[trials["prior"][rows]]] = "already there"
+    trials["miss_reason"][rows[trials[f"recovered_{parameters.criterion}"][rows]]] = ""
+    chosen = chosen[above[first]]
     at = rows[chosen["star"]]
     for name in (*LEADER_COLUMNS[1:3], *LEADER_COLUMNS[4:], "stamp"):
         trials[name][at] = chosen[name]
         if name != "stamp" and hasattr(chosen[name], "mask"):
             trials[name].mask[at] = chosen[name].mask
-    trials["miss_reason"][at] = _reasons(chosen, parameters)
-    missed = ~trials[f"recovered_{parameters.criterion}"][rows]
-    trials["miss_reason"][rows[trials["prior"][rows]]] = "already there"
-    trials["miss_reason"][rows[~missed]] = ""
 
 
-def _choose(found: Table, passes: np.ndarray) -> np.ndarray:
-    """Row of each star's leader: one that passes, else the brightest."""
-    order = np.lexsort((-np.asarray(found["peak"]), ~passes, found["star"]))
+def _choose(found: Table, passes: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Row of each star's leader: one that passes, else the brightest above the floors, else the brightest."""
+    order = np.lexsort((-np.asarray(found["peak"]), ~above, ~passes, found["star"]))
     star = np.asarray(found["star"])[order]
     return order[np.flatnonzero(np.diff(star, prepend=-1))]
+
+
+def _reasons_without_leader(dark, after: Patches, parameters) -> np.ndarray:
+    """Say why a star is missed where no pixel within 1 px of it leads."""
+    factor = dark.scale / dark.reference.denominator_of(parameters.reference)
+    values = np.where(after.inside(dark.classes.dq.shape), after.numerator, -np.inf)
+    brightest = values[:, 2:5, 2:5].max(axis=(1, 2)) * factor
+    dim = (parameters.criterion == "neighbor_ratio") & (brightest <= parameters.threshold)
+    return np.where(dim, "below threshold", "out-led")
 
 
 def _reasons(leaders: Table, parameters) -> np.ndarray:

@@ -11,10 +11,10 @@ from astropy.table import Table
 from sla1tools.capture import Night, judge_night
 from sla1tools.counts import CountsAudit, audit_counts
 from sla1tools.criteria import candidates
-from sla1tools.darks import DarkModel, characterize
+from sla1tools.darks import DarkModel, Reference, characterize
 from sla1tools.demo import ensure_demo_night
 from sla1tools.detection import Floors, detect_night
-from sla1tools.injection import inject
+from sla1tools.injection import holds_a_stamp, inject
 from sla1tools.operating import CRITERIA, operating_point, tradeoff
 from sla1tools.parameters import Parameters
 from sla1tools.rates import (
@@ -68,7 +68,7 @@ class Measurement:
         """The night's parameters."""
         return self.night.parameters
 
-    def residual(self, k: int, reference: str | None = None) -> np.ndarray:
+    def residual(self, k: int, reference: Reference | None = None) -> np.ndarray:
         """Frame k minus its reference (the configured one by default), (ny, nx) float64 electrons."""
         reference = reference or self.parameters.reference
         counts = self.night.rows(k, 0, self.night.shape[0])
@@ -122,9 +122,6 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     trials = inject(night, dark, floors)
     step("stars injected")
     grid = tradeoff(leaders, trials, night.names, floors, parameters)
-    audit = audit_counts(
-        night.histogram, parameters.top_code, parameters.scale_due_to_padding, _declared_padding(night)
-    )
     summary = summarize(night, dark, leaders, trials, floors, grid, audit)
     step("night summed up")
     return Measurement(night, dark, leaders, trials, hits, floors, grid, audit, summary)
@@ -146,15 +143,16 @@ def open_night(parameters: Parameters) -> Measurement:
 
 def _declared_padding(night: Night) -> float | None:
     """Return the padding that the files themselves declare: EGAIN is at the ADC's depth, EGAINSAV at the saved one."""
-    header = night.frames[0].header
-    true, saved, bits = (header.get(key) for key in ("EGAIN", "EGAINSAV", "ADCBITS"))
-    if _positive(true) and _positive(saved):
-        return float(true) / float(saved)
-    return 2.0 ** (16 - bits) if isinstance(bits, int) and 1 <= bits <= 16 else None
+    true, saved, bits = (_positive(night.frames[0].header.get(key)) for key in ("EGAIN", "EGAINSAV", "ADCBITS"))
+    if true and saved:
+        return true / saved
+    return 2.0 ** (16 - bits) if bits and bits <= 16 else None
 
 
-def _positive(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+def _positive(value) -> float | None:
+    """Return a header's value if it is a positive number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and value > 0 else None
 
 
 def summarize(night, dark, leaders, trials, floors, grid, audit) -> dict:
@@ -164,12 +162,14 @@ def summarize(night, dark, leaders, trials, floors, grid, audit) -> dict:
     rejected = Counter(item.reason.value for item in night.rejected)
     reasons = [f"{count} frame{'s' * (count > 1)} rejected: {reason}" for reason, count in rejected.items()]
     reasons += [f"pixel class {name} could not be tested" for name, tested in dark.classes.tested.items() if not tested]
+    if not holds_a_stamp(night.shape):
+        reasons.append(f"completeness could not be tested: a frame of {list(night.shape)} is smaller than a 5x5 stamp")
     per_criterion = {name: _criterion_numbers(name, night, dark, leaders, trials, grid) for name in CRITERIA}
     return {
         "night": {key: getattr(parameters, key) for key in ("capture_date", "capture_time", "object_name")},
         "verdict": "degraded" if reasons else "ok",
         "reasons": reasons,
-        "notes": [*night.notes, *_notes(parameters, transfer, audit)],
+        "notes": [*night.notes, *_notes(parameters, transfer, audit, floors)],
         "floors": asdict(floors),
         "frames": {
             "used": night.names,
@@ -199,8 +199,15 @@ def summarize(night, dark, leaders, trials, floors, grid, audit) -> dict:
     }
 
 
-def _notes(parameters, transfer, audit) -> list[str]:
+def _notes(parameters, transfer, audit, floors) -> list[str]:
     notes = [] if audit.padding_holds else [audit.verdict]
+    if floors != Floors.of(parameters):
+        notes.append(
+            f"too many leaders for one table: its floors were raised to {floors.peak:.0f} e- or S/N {floors.snr:.1f}; "
+            "the configured cuts lie above them still"
+        )
+    if parameters.injections == 0:
+        notes.append("no star was injected: completeness is not tested")
     if transfer.agrees_with(parameters.scale) is False:
         notes.append(
             f"photon transfer measures {transfer.gain:.4f} ± {transfer.gain_error:.4f} electrons per count, "
@@ -243,7 +250,7 @@ def _criterion_numbers(criterion, night, dark, leaders, trials, grid) -> dict:
         "completeness": {
             "flux_50": asdict(flux_limit(curve, 0.5)),
             "flux_90": asdict(flux_limit(curve, 0.9)),
-            "curve": [{name: _finite(row[name]) for name in curve.colnames} for row in curve],
+            "curve": [{name: _finite(row[name]) for name in curve.colnames} for row in curve] if len(trials) else [],
         },
         "operating_point": None if point is None else asdict(point),
     }

@@ -8,6 +8,8 @@ from astropy.stats import binom_conf_interval
 from astropy.table import Table
 from scipy import special
 
+from sla1tools.psf import pixel_integrated_gaussian
+
 CONFIDENCE = 0.95
 FRAMES_PER_NIGHT = 960  # an 8 h night of 30 s exposures
 FLUX_BINS = 40
@@ -231,7 +233,7 @@ def flux_limit(curve: Table, level: float, seed: int = 0) -> FluxLimit:
         Of the binomial draws.
     """
     curve = curve[np.asarray(curve["injected"]) > 0]
-    if len(curve) == 0:
+    if len(curve) < 2:
         return FluxLimit(None, None, None)
     flux, injected = np.asarray(curve["flux"]), np.asarray(curve["injected"])
     found = np.asarray(curve["recovered"])
@@ -297,23 +299,32 @@ def _rising(curves: np.ndarray) -> np.ndarray:
 
 
 def gaussian_peaks(shape: tuple[int, int], snr_min: float, fwhm: float) -> float:
-    """Peaks of the matched filter above `snr_min` expected in one frame from Gaussian noise alone.
+    """Peaks of the fitted matched filter above `snr_min` expected in one frame from Gaussian noise alone.
 
     Parameters
     ----------
     shape : (int, int)
         Rows and columns.
     snr_min : float
-        Cut; the formula holds for cuts of about 3 and more.
+        Cut; the formula holds for cuts of about 4 and more.
     fwhm : float
-        Of the Gaussian filter, pixels.
+        Of the Gaussian before it is integrated over pixels, pixels.
 
     Returns
     -------
     expected : float
-        Pixels times ``(2 pi)**-1.5 * k * u * exp(-u**2 / 2)``, with k = 1 / (2 sigma**2) the curvature of the filtered
-        noise's autocorrelation (Adler 1981, The Geometry of Random Fields, 6.9).
+        Pixels times ``(2 pi)**-1.5 * u * exp(-u**2 / 2) * L**2``, with u the cut and L the length of the path that the
+        normalised 5-pixel profile takes while its star moves by one pixel (Adler 1981, The Geometry of Random Fields,
+        6.9; for a profile sampled finely L is 1 / (sqrt(2) sigma)).
+
+    Notes
+    -----
+    Simulated noise gives 0.8 to 1.0 of it for stars of 0.5 to 2.5 px: the position is fitted with a background, which
+    is not where the filter responds most. Wider stars do not fit into a stamp, and neighbouring stamps then count as
+    peaks of their own: 1.3 times as many at 3 px, three times at 5 px.
     """
-    sigma = fwhm / math.sqrt(8 * math.log(2))
-    density = snr_min * math.exp(-(snr_min**2) / 2) / (2 * math.pi) ** 1.5 / (2 * sigma**2)
-    return shape[0] * shape[1] * density
+    profile = pixel_integrated_gaussian(np.linspace(-0.5, 0.5, 201), 0.0, fwhm).sum(axis=1)
+    path = profile / np.linalg.norm(profile, axis=1, keepdims=True)
+    length = np.linalg.norm(np.diff(path, axis=0), axis=1).sum()
+    density = snr_min * math.exp(-(snr_min**2) / 2) / (2 * math.pi) ** 1.5 * length**2
+    return float(shape[0] * shape[1] * density)

@@ -36,12 +36,12 @@ def paint(shapes):
 
 @cache
 def _rival_pixels():
-    """Return the name of every template, and (k, 5) arrays of its pixels, padded, and of their weights (0: padding)."""
+    """Return the name of every template, and (5, k) arrays of its pixels, padded, and of their weights (0: padding)."""
     shapes = rival_templates()
     names = np.repeat(list(shapes), [len(templates) for templates in shapes.values()])
     flat = np.concatenate(list(shapes.values())).reshape(len(names), -1)
     pixels = np.argsort(-flat, axis=1, kind="stable")[:, :SIZE]
-    return names, pixels, np.take_along_axis(flat, pixels, 1)
+    return names, pixels.T, np.take_along_axis(flat, pixels, 1).T
 
 
 def best_rival(level, weights):
@@ -49,7 +49,7 @@ def best_rival(level, weights):
 
     Parameters
     ----------
-    level, weights : (n, 25) arrays
+    level, weights : (25, n) arrays
         Electrons, of weighted mean zero, and inverse variances; 0 where a pixel does not count.
 
     Returns
@@ -58,20 +58,23 @@ def best_rival(level, weights):
         Sums run over a shape's few pixels, and over the rest by subtraction.
     """
     names, pixels, shape = _rival_pixels()
-    inside, value = weights[:, pixels] * (shape > 0), level[:, pixels]
-    outside = weights.sum(1)[:, None] - inside.sum(2)
-    outside_value = -(inside * value).sum(2)  # the weighted sum of all pixels is 0
-    outside_square = np.einsum("np,np,np->n", weights, level, level)[:, None] - (inside * value**2).sum(2)
-    current = inside
-    for _ in range(3):
-        total = outside + current.sum(2)
-        mean = (outside_value + np.einsum("nkp,nkp->nk", current, value)) / total
-        square = outside_square + np.einsum("nkp,nkp,nkp->nk", current, value, value) - total * mean**2
-        template = np.einsum("nkp,kp->nk", current, shape)
-        overlap = np.einsum("nkp,nkp,kp->nk", current, value, shape) - mean * template
-        power = np.einsum("nkp,kp->nk", current, shape**2) - template**2 / total
+    shape = shape[:, :, None]
+    inside, value = weights[pixels] * (shape > 0), level[pixels]
+    current, weighted = inside, inside * value
+    outside = weights.sum(0) - inside.sum(0)
+    outside_value = -weighted.sum(0)  # the weighted sum of all pixels is 0
+    outside_square = (weights * level**2).sum(0) - (weighted * value).sum(0)
+    for variance_known in (False, False, True):
+        total = outside + current.sum(0)
+        mean = (outside_value + weighted.sum(0)) / total
+        template = (current * shape).sum(0)
+        overlap = (weighted * shape).sum(0) - mean * template
+        power = (current * shape**2).sum(0) - template**2 / total
         amplitude = np.divide(overlap, power, out=np.zeros_like(power), where=power > 1e-9 * template)
-        chi2 = square - amplitude * overlap
-        current = inside / (1 + inside * np.maximum(amplitude[:, :, None] * shape, 0))
-    best = chi2.argmin(1)
-    return names[best], np.maximum(chi2[np.arange(len(best)), best], 0)
+        if not variance_known:
+            current = inside / (1 + inside * np.maximum(amplitude * shape, 0))
+            weighted = current * value
+    square = outside_square + (weighted * value).sum(0) - total * mean**2
+    chi2 = square - amplitude * overlap
+    best = chi2.argmin(0)
+    return names[best], np.maximum(chi2[best, np.arange(len(best))], 0)

@@ -138,6 +138,8 @@ def sample_rows(level, variance):
     """Own level, variance and the four row neighbours' median level of up to SAMPLE_PIXELS pixels, whole rows."""
     rows = slice(None, None, max(1, level.size // SAMPLE_PIXELS))
     wide = np.asarray(level)[rows].astype(np.float32)
+    if wide.shape[1] < 5:  # too narrow for neighbours: each pixel stands for itself
+        return wide.ravel(), np.asarray(variance)[rows].astype(np.float32).ravel(), wide.ravel()
     low, high = wide[:, :-4], wide[:, 4:]
     inner_low, inner_high = wide[:, 1:-3], wide[:, 3:-1]
     largest = np.maximum(np.maximum(low, high), np.maximum(inner_low, inner_high))

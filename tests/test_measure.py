@@ -1,0 +1,237 @@
+"""The one pure function: the same night gives the same tables, and a summary in the contract's shape."""
+
+import hashlib
+import json
+import pickle
+
+import numpy as np
+import pytest
+from small_nights import parameters_of, write_small_night
+
+from sla1tools import measure
+from sla1tools.criteria import candidates
+from sla1tools.detection import LEADER_COLUMNS
+from sla1tools.errors import NightError
+from sla1tools.injection import CRITERIA
+from sla1tools.measure import PICKLE, measure_night, open_night
+from sla1tools.parameters import Parameters
+from sla1tools.rates import gaussian_expectation, poisson_rate
+from sla1tools.simulate import Star
+
+SHAPE = {
+    "night": {"capture_date", "capture_time", "object_name"},
+    "verdict": None,
+    "reasons": None,
+    "notes": None,
+    "floors": {"peak", "snr"},
+    "frames": {"used", "rejected", "ignored"},
+    "counts": {"low_bit_use", "step", "top_code_seen", "padding_holds"},
+    "dark": {"level", "noise", "gain_measured", "gain_configured", "pedestal"},
+    "pixels": None,
+    "candidates": {"held_out", "in_sample", "per_frame"},
+    "false_alarms_per_frame": {"rate", "low", "high", "confidence", "gaussian_expectation"},
+    "completeness": {"flux_50", "flux_90", "curve"},
+    "operating_point": {"criterion", "cuts", "flux_50", "chosen_on", "quoted_on", "keeps_budget"},
+}
+PER_CRITERION = ("candidates", "false_alarms_per_frame", "completeness", "operating_point")
+STARS = [Star(5000.0, 2.0, 40.2 + 17 * k, 60.4 + 9 * k, frame=k) for k in range(5)]
+
+
+@pytest.fixture(scope="module")
+def parameters(tmp_path_factory):
+    """Six frames with bad pixels, muons and five stars, one file that is none and one to ignore."""
+    directory = tmp_path_factory.mktemp("night")
+    night, _ = write_small_night(
+        directory, 6, (144, 128), 3, clean=False, noise=37.0, stars=STARS, changes={"injections": 1500}
+    )
+    folder = night.parameters.capture_directory
+    (folder / "00007.fits").write_bytes(b"")
+    (folder / "notes.txt").write_text("cloudy")
+    return night.parameters
+
+
+@pytest.fixture(scope="module")
+def measured(parameters):
+    return measure_night(parameters)
+
+
+def bytes_of(table):
+    parts = []
+    for name in table.colnames:
+        values, mask = np.ma.getdata(table[name]), np.ma.getmaskarray(np.ma.asarray(table[name]))
+        parts += [name.encode(), str(values.dtype).encode(), np.asarray(values).tobytes(), mask.tobytes()]
+    return b"|".join(parts)
+
+
+def test_the_summary_has_the_contracts_keys_and_no_others(measured):
+    summary = measured.summary
+    assert list(summary) == list(SHAPE)
+    for key, keys in SHAPE.items():
+        if key in PER_CRITERION:
+            assert set(summary[key]) == set(CRITERIA)
+            for criterion in CRITERIA:
+                numbers = summary[key][criterion]  # bright stars in every choosing frame leave nothing to recommend
+                assert (numbers is None and key == "operating_point") or set(numbers) == keys
+        elif keys:
+            assert set(summary[key]) == keys
+    text = json.dumps(summary, allow_nan=False)
+    assert json.loads(text) == summary, "plain types alone"
+
+
+def test_the_summarys_numbers_are_the_tables(measured):
+    summary, parameters = measured.summary, measured.parameters
+    assert summary["floors"] == {"peak": 120.0, "snr": 4.0}
+    for criterion in CRITERIA:
+        passing = measured.leaders[candidates(measured.leaders, parameters, criterion)]
+        held_out = passing[passing["reference"] == "leave_one_out"]
+        told = summary["candidates"][criterion]
+        assert told["held_out"] == len(held_out) == len(measured.selected(criterion)) == sum(told["per_frame"])
+        assert told["in_sample"] == len(passing) - len(held_out) == len(measured.selected(criterion, "all"))
+        assert told["per_frame"] == [np.count_nonzero(held_out["frame"] == name) for name in measured.night.names]
+        rate = poisson_rate(len(held_out), 6)
+        alarms = summary["false_alarms_per_frame"][criterion]
+        assert (alarms["rate"], alarms["low"], alarms["high"]) == (rate.rate, rate.low, rate.high)
+        curve = summary["completeness"][criterion]["curve"]
+        assert sum(point["recovered"] for point in curve) == measured.trials[f"recovered_{criterion}"].sum()
+    noise = measured.dark.level_sigma("leave_one_out")
+    expected = summary["false_alarms_per_frame"]["neighbor_ratio"]["gaussian_expectation"]
+    assert expected == gaussian_expectation(noise, 200.0, 0.3)
+    assert summary["dark"]["noise"] == pytest.approx(np.median(measured.dark.noise))
+
+
+def test_the_verdict_is_degraded_by_a_rejected_frame_and_not_by_a_note(measured, parameters):
+    summary = measured.summary
+    assert summary["verdict"] == "degraded"
+    assert summary["reasons"] == ["1 frame rejected: empty"]
+    assert summary["frames"]["rejected"] == {"empty": ["00007.fits"]}
+    assert "notes.txt" in summary["frames"]["ignored"]
+    assert len(summary["frames"]["used"]) == 6
+    assert summary["notes"]
+    sound = measure_night(parameters.model_copy(update={"file_pattern": "0000[1-6].fits"}))
+    assert sound.summary["verdict"] == "ok"
+    assert sound.summary["reasons"] == []
+    assert sound.summary["notes"], "low bits in use, times without a lock: told, and no reason"
+
+
+def test_two_runs_agree_to_the_byte_and_touch_nothing(measured, parameters):
+    folder = parameters.capture_directory
+    before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    steps = []
+    again = measure_night(parameters, progress=steps.append)
+    assert steps == [
+        "frames judged",
+        "darks characterized",
+        "leaders measured",
+        "stars injected",
+        "night summed up",
+    ]
+    for name in ("leaders", "trials", "hits", "grid"):
+        assert bytes_of(getattr(again, name)) == bytes_of(getattr(measured, name)), name
+    assert again.summary == measured.summary
+    assert again.dark.noise.tobytes() == measured.dark.noise.tobytes()
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()} == before
+
+
+def test_a_stored_night_is_the_one_measured_on_the_spot(measured, parameters, tmp_path, monkeypatch):
+    (tmp_path / PICKLE).write_bytes(pickle.dumps(measured, protocol=pickle.HIGHEST_PROTOCOL))
+    on_the_spot = open_night(parameters)
+    with monkeypatch.context() as patched:
+        patched.setattr(measure, "measure_night", lambda _: pytest.fail("a stored night is not measured again"))
+        stored = open_night(parameters.model_copy(update={"products_directory": str(tmp_path)}))
+    for name in ("leaders", "trials", "hits", "grid"):
+        assert bytes_of(getattr(stored, name)) == bytes_of(getattr(on_the_spot, name)), name
+    assert stored.summary == on_the_spot.summary
+    moved = open_night(parameters.model_copy(update={"products_directory": str(tmp_path / "gone")}))
+    assert moved.summary == on_the_spot.summary, "a folder that is no longer there is no error"
+
+
+def test_stars_of_the_night_are_found_by_the_psf_in_their_own_frame(measured):
+    found = measured.selected("psf_chi2")
+    for k, star in enumerate(STARS):
+        near = (found["frame"] == f"{k + 1:05d}.fits") & (
+            np.hypot(found["x_fit"] - star.x, found["y_fit"] - star.y) < 0.3
+        )
+        assert near.sum() == 1
+        (row,) = found[near]
+        assert row["flux"] == pytest.approx(5000, rel=0.15)
+        elsewhere = (found["frame"] != f"{k + 1:05d}.fits") & (np.abs(found["x"] - star.x) < 2)
+        assert not (elsewhere & (np.abs(found["y"] - star.y) < 2)).any()
+
+
+def test_residuals_and_stories_are_the_definitions(measured):
+    night = measured.night
+    stack = np.stack([frame.rows(0, 144) for frame in night.frames]).astype(float)
+    for reference, others in (("leave_one_out", np.delete(stack, 2, axis=0)), ("all", stack)):
+        wanted = (stack[2] - np.median(others, axis=0)) * night.parameters.scale
+        np.testing.assert_allclose(measured.residual(2, reference), wanted, atol=1e-9)
+    np.testing.assert_array_equal(measured.residual(2), measured.residual(2, "leave_one_out"))
+    x, y = np.array([5, 74, 127]), np.array([0, 78, 143])
+    stories = measured.stories(x, y)
+    assert stories.shape == (3, 6)
+    sigma = measured.dark.sigma(night.rows(2, 0, 144), np.s_[:, :], "leave_one_out")
+    np.testing.assert_allclose(stories[:, 2], (measured.residual(2) / sigma)[y, x], rtol=1e-5)
+    assert stories[1].argmax() == 2, "the third star is in the third frame"
+
+
+def test_tables_have_the_contracts_columns(measured):
+    assert measured.leaders.colnames == [*LEADER_COLUMNS, "stamp"]
+    assert set(measured.leaders["reference"]) == {"leave_one_out", "all"}
+    assert measured.trials.colnames[: len(LEADER_COLUMNS)] == list(LEADER_COLUMNS)
+    kinds = {"x": "i4", "y": "i4", "dq": "i4", "dof": "i4", "peak": "f8", "snr": "f8", "p_value": "f8"}
+    for table in (measured.leaders, measured.trials):
+        assert {name: table[name].dtype.str[1:] for name in kinds} == kinds
+        assert {name: str(table[name].unit) for name in ("x", "peak", "flux", "x_fit")} == {
+            "x": "pix",
+            "peak": "electron",
+            "flux": "electron",
+            "x_fit": "pix",
+        }
+        assert table["stamp"].dtype == np.float32
+        assert len(table) == len(table["stamp"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"combination_method": "average"},
+        {"reference": "all"},
+        {"level_correction": True},
+        {"neighbors": 8, "threshold": 90.0, "ratio": 0.1},
+        {"criterion": "psf_chi2", "snr_min": 3.5, "p_min": 0.0},
+        {"seeing_fwhm": 1.8},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_setting_is_measured(parameters, changes):
+    measured = measure_night(parameters.model_copy(update={"injections": 200} | changes))
+    assert len(measured.trials) == 200
+    assert len(measured.leaders) > 0
+    assert measured.summary["floors"]["peak"] <= measured.parameters.threshold
+    assert measured.summary["floors"]["snr"] <= measured.parameters.snr_min
+    assert sum(measured.summary["candidates"]["psf_chi2"]["per_frame"]) == len(measured.selected("psf_chi2"))
+
+
+def test_three_frames_are_measured_and_what_they_cannot_tell_is_said(tmp_path):
+    night, _ = write_small_night(tmp_path, 3, (96, 96), 3, clean=False, noise=37.0)
+    summary = measure_night(night.parameters).summary
+    assert summary["verdict"] == "degraded"
+    assert "pixel class noisy could not be tested" in summary["reasons"]
+    point = summary["operating_point"]["psf_chi2"]
+    assert point is None or not point["keeps_budget"]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_two_frames_are_not_tested(tmp_path):
+    night, _ = write_small_night(tmp_path, 2, (32, 32), 3)
+    with pytest.raises(NightError, match="not tested: 2 usable frames"):
+        measure_night(night.parameters)
+    with pytest.raises(NightError, match="cannot be listed"):
+        measure_night(parameters_of(tmp_path / "nowhere", (32, 32)))
+
+
+def test_the_defaults_name_the_demo_night_and_it_is_made_on_first_use(monkeypatch):
+    asked = []
+    monkeypatch.setattr(measure, "ensure_demo_night", asked.append)
+    monkeypatch.setattr(measure, "measure_night", lambda parameters: ("measured", parameters))
+    assert open_night(Parameters()) == ("measured", Parameters())
+    assert asked == [Parameters()]
