@@ -142,7 +142,7 @@ def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> F
         color = CRITERION_COLORS[criterion]
         ax.fill_between(curve["flux"], curve["low"], curve["high"], color=color, alpha=0.2, lw=0)
         flux = limits[criterion]
-        told = "never 50 %" if flux is None else f"50 % at {flux:.0f} e-"
+        told = "no 50 % crossing" if flux is None else f"50 % at {flux:.0f} e-"
         ax.plot(curve["flux"], curve["completeness"], color=color, label=f"{CRITERION_NAMES[criterion]}: {told}")
         if flux is not None:
             ax.plot(flux, 0.5, "o", color=color, markersize=5)

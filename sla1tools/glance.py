@@ -164,6 +164,8 @@ def _flux(completeness: Mapping, name: str) -> str:
     limit = completeness.get(name)
     if not isinstance(limit, Mapping):
         return quantity(limit, "e-")
+    if limit.get("flux") is None and limit.get("high") and not limit.get("low"):
+        return f"below {quantity(limit['high'], 'e-')}, the faintest injected"
     if limit.get("flux") is None and completeness.get("curve"):
         return NOT_REACHED
     return quantity({**limit, "value": limit.get("flux")}, "e-")

@@ -13,6 +13,7 @@ from sla1tools.psf import pixel_integrated_gaussian
 CONFIDENCE = 0.95
 FRAMES_PER_NIGHT = 960  # an 8 h night of 30 s exposures
 FLUX_BINS = 40
+BAND_ROWS = 128
 DRAWS = 400  # bootstrap draws for an interval of a crossing: its ends scatter by a few per cent of its width
 
 
@@ -82,34 +83,43 @@ def gaussian_expectation(noise: np.ndarray, threshold: float, ratio: float, neig
     Pixels are grouped by their own noise and the mean noise of their neighbours, in steps of 1 %: the product over
     neighbours differs from the power of their mean only in second order of their differences.
     """
-    own, around, count = _noise_neighborhoods(noise, neighbors)
-    steps = np.stack([np.rint(np.log(own) * 100), np.rint(np.log(around) * 100), count]).astype(np.int64)
-    least = steps.min(axis=1, keepdims=True)
-    shape = tuple(np.ptp(steps, axis=1) + 1)
-    key = np.ravel_multi_index(tuple(steps - least), shape)
-    pixels = np.bincount(key)
+    usable = np.isfinite(noise) & (noise > 0)
+    if not usable.any():
+        return 0.0
+    least, most = (int(np.rint(np.log(end(noise[usable])) * 100)) for end in (np.min, np.max))
+    shape = (most - least + 1, most - least + 1, neighbors + 1)
+    pixels, own_sum, around_sum = np.zeros((3, math.prod(shape)))
+    padded = np.pad(np.where(usable, noise, 0), 1)
+    for top in range(0, len(noise), BAND_ROWS):  # a band stays in a core's cache
+        own, around, count = _noise_neighborhoods(padded[top : top + BAND_ROWS + 2], neighbors)
+        steps = (np.rint(np.log(values) * 100).astype(np.int64) - least for values in (own, around))
+        key = np.ravel_multi_index((*steps, count), shape, mode="clip")
+        for total, weights in ((pixels, None), (own_sum, own), (around_sum, around)):
+            total += np.bincount(key, weights, minlength=len(total))
     groups = np.flatnonzero(pixels)
-    mean_own, mean_around = (np.bincount(key, weights)[groups] / pixels[groups] for weights in (own, around))
-    neighbors_there = np.unravel_index(groups, shape)[2] + least[2]
+    mean_own, mean_around = own_sum[groups] / pixels[groups], around_sum[groups] / pixels[groups]
+    neighbors_there = np.unravel_index(groups, shape)[2]
     each = _leading_probability(mean_own, mean_around, neighbors_there, threshold, ratio)
     return float(pixels[groups] @ each)
 
 
-def _noise_neighborhoods(noise, neighbors):
-    """Own noise, mean noise of the neighbours within the frame and their number, for every usable pixel."""
+def _noise_neighborhoods(padded, neighbors):
+    """Own noise, mean noise of the neighbours within the frame and their number, for every usable pixel.
+
+    `padded` is a band of the noise with one row and column more on each side, 0 where there is no usable pixel.
+    """
     from sla1tools.leaders import OFFSETS
 
-    ny, nx = noise.shape
-    usable = np.isfinite(noise) & (noise > 0)
-    padded = np.pad(np.where(usable, noise, 0.0), 1)
-    counted = np.pad(usable.astype(np.int8), 1)
-    total, count = np.zeros(noise.shape), np.zeros(noise.shape, np.int8)
+    ny, nx = padded.shape[0] - 2, padded.shape[1] - 2
+    total, count = np.zeros((ny, nx), padded.dtype), np.zeros((ny, nx), np.int8)
     for dy, dx in OFFSETS[neighbors]:
-        place = np.s_[1 + dy : 1 + dy + ny, 1 + dx : 1 + dx + nx]
-        total += padded[place]
-        count += counted[place]
-    own = noise[usable].astype(np.float64)
-    return own, np.where(count[usable] > 0, total[usable] / np.maximum(count[usable], 1), own), count[usable]
+        neighbor = padded[1 + dy : 1 + dy + ny, 1 + dx : 1 + dx + nx]
+        total += neighbor
+        count += neighbor > 0
+    own = padded[1:-1, 1:-1]
+    around = np.divide(total, count, out=own.copy(), where=count > 0)
+    usable = own > 0
+    return own[usable], around[usable], count[usable]
 
 
 def _leading_probability(own, around, count, threshold, ratio):
@@ -212,7 +222,7 @@ class FluxLimit:
     """The flux at which completeness first rises through a level, with its 95 % interval, in electrons.
 
     `flux` is None if the curve never rises through the level; `low` or `high` is None if that end lies outside the
-    fluxes injected.
+    fluxes injected. Where even the faintest stars are found more often than that, only `high` is given: their flux.
     """
 
     flux: float | None
@@ -237,6 +247,8 @@ def flux_limit(curve: Table, level: float, seed: int = 0) -> FluxLimit:
         return FluxLimit(None, None, None)
     flux, injected = np.asarray(curve["flux"]), np.asarray(curve["injected"])
     found = np.asarray(curve["recovered"])
+    if found[0] >= level * injected[0]:
+        return FluxLimit(None, None, float(flux[0]))
     crossing = crossings(np.log(flux), (found / injected)[None], level)[0]
     draws = np.random.default_rng(seed).binomial(injected, (found + 0.5) / (injected + 1), (DRAWS, len(flux)))
     spread = np.nan_to_num(crossings(np.log(flux), draws / injected, level), nan=np.inf)

@@ -126,7 +126,9 @@ def depth(night: Measurement) -> Markdown:
     """How much deeper the PSF criterion goes than the observers' rule."""
     flux = {name: limits["flux_50"]["flux"] for name, limits in night.summary["completeness"].items()}
     if not all(flux.values()):
-        return Markdown("At least one criterion never finds half of the stars injected: see the curve.")
+        return Markdown(
+            "At least one criterion finds half of the stars at no flux injected, or at all of them: see the curve."
+        )
     ratio = flux["neighbor_ratio"] / flux["psf_chi2"]
     return Markdown(
         f"Half of the stars are found from **{flux['neighbor_ratio']:.0f} e-** by the observers' rule and from "

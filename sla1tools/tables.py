@@ -203,7 +203,7 @@ def depth(night: Measurement) -> HTML:
 
 def _interval(limit: dict) -> str:
     if limit["flux"] is None:
-        return "never reached"
+        return f"below {limit['high']:.0f}" if limit["high"] and not limit["low"] else "never reached"
     low, high = (f"{limit[key]:.0f}" if limit[key] else "?" for key in ("low", "high"))
     return f"{limit['flux']:.0f} ({low} to {high})"
 

@@ -427,3 +427,12 @@ def test_at_equal_false_alarms_the_psf_finds_stars_of_three_quarters_of_the_flux
     assert ratio.flux == pytest.approx(1050, rel=0.05)
     assert psf.flux == pytest.approx(700, rel=0.03)
     assert psf.flux <= 0.75 * ratio.flux
+
+
+def test_flux_below_the_faintest_injected_is_said_to_be_below():
+    edges = flux_bins((300.0, 3000.0))
+    flux = np.geomspace(300, 3000, 4000)
+    curve = completeness_curve(flux, np.ones(4000, bool), edges)
+    limit = flux_limit(curve, 0.5)
+    assert (limit.flux, limit.low) == (None, None)
+    assert limit.high == curve["flux"][0]
