@@ -37,9 +37,9 @@ $(UV):
 	.uv/bin/python -m pip install --quiet "uv>=0.8"
 
 .venv/.complete: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --frozen --compile-bytecode --python $(PYTHON)
+	$(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
 	touch $@
 
 .venv/.bench: .venv/.complete
-	$(UV) sync --frozen --compile-bytecode --python $(PYTHON) --group bench
+	$(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON) --group bench
 	touch $@
