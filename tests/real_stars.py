@@ -34,7 +34,7 @@ WINGS = ((5.0, 0.0), (12.0, 30_000.0))  # px, and e- of a star: what lies nearer
 BLEND = (6.0, 0.1)  # a neighbour this near (px), of this share of the star's flux or more
 SIGMAS = 200 / 40  # the observers' threshold over the held-out noise of their camera
 SNR_MIN, P_MIN, RATIO = 6.0, 1e-3, 0.3
-BRIGHT = 20.0  # snr from which no rival of the list is taken for a star
+BRIGHT = 20.0  # snr from which chi2 tells a clean rival from a star
 EDGES = np.array([700, 1000, 1400, 2000, 3000, 5000, 10_000, 30_000, 100_000, 1_000_000.0])  # electrons
 
 
@@ -217,8 +217,7 @@ def measure(image, sigma, usable, saturated, threshold, fwhm) -> Table:
     stamps = cut_stamps(image, y, x), cut_stamps(sigma, y, x, 1.0), cut_stamps(usable, y, x, False)
     bright = np.flatnonzero(greatest_snr(*stamps, fwhm) > GRID_MARGIN * SNR_MIN)
     fit = fit_stamps(*(values[bright] for values in stamps), fwhm)
-    fit["beats"] = fit["rival_chi2"] - fit["chi2"]  # positive: more like a star than like any rival
-    for name in ("snr", "p_value", "beats"):
+    for name in ("snr", "p_value"):
         leaders[name] = np.full(len(leaders), np.nan)
         leaders[name][bright] = fit[name]
     blocked = np.where(saturated[y, x], PixelClass.SATURATED, PixelClass.HOT)
@@ -241,19 +240,11 @@ def detections(field: Field, k: int, leaders: Table, fwhm: float) -> dict[str, n
         "neighbor_ratio, 200 e-": criteria.neighbor_ratio(leaders, 200.0, RATIO),
         "neighbor_ratio, 5 sigma": criteria.neighbor_ratio(leaders, SIGMAS * noise, RATIO),
         "psf_chi2": criteria.psf_chi2(leaders, SNR_MIN, P_MIN),
-        "psf_chi2 or beats rivals": criteria.psf_chi2(bright_excused(leaders), SNR_MIN, P_MIN),
         "psf_chi2, any p": criteria.psf_chi2(leaders, SNR_MIN, 0.0),
     }
     found = {name: np.column_stack([leaders["x"], leaders["y"]])[rows] for name, rows in passes.items()}
     found["DAOStarFinder"] = positions(DAOStarFinder(threshold=SNR_MIN * noise, fwhm=fwhm)(field.stars[k]))
     return found
-
-
-def bright_excused(leaders: Table) -> Table:
-    """Give a leader above `BRIGHT` that is more like a star than like any rival the probability 1, on a copy."""
-    excused = leaders.copy()
-    excused["p_value"][(leaders["snr"] > BRIGHT) & (leaders["beats"] > 0)] = 1.0
-    return excused
 
 
 def sep_detections(field: Field, k: int, fwhm: float, clean: bool = False) -> np.ndarray:

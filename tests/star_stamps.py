@@ -2,7 +2,7 @@
 
 import numpy as np
 from astropy.table import Table, vstack
-from real_stars import P_MIN, RATIO, SIGMAS, SNR_MIN, Field, measure, reference_stars, stamps_of
+from real_stars import P_MIN, RATIO, REACH, SIGMAS, SNR_MIN, Field, measure, reference_stars, stamps_of
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -14,6 +14,7 @@ from sla1tools.rivals import rival_templates
 
 PATCH = 4  # radius of a real star's stamp, px
 OVERSAMPLING = 7
+SHARE = 0.14  # of the model's light that a misfit term would excuse
 SHAPES = {  # FWHM along two axes (px), angle of the first from x (rad), Moffat's beta: what isolated stars fit best
     "Gaussian, round": (1.88, 1.88, 0.0, np.inf),
     "Gaussian, elliptical": (1.84, 2.00, 0.52, np.inf),
@@ -47,7 +48,7 @@ def excused(stamps, sigma, fwhm: float, share: float) -> Table:
     """Fit once, then again with a share of the first model's light, pixel by pixel, added to the noise."""
     fits = fit_stamps(stamps, sigma, True, fwhm)
     model = np.asarray(fits["flux"])[:, None, None] * pixel_integrated_gaussian(fits["x_fit"], fits["y_fit"], fwhm)
-    return fit_stamps(stamps, np.hypot(sigma, share * model), True, fwhm)
+    return fit_stamps(stamps, np.hypot(sigma, share * np.maximum(model, 0)), True, fwhm)
 
 
 def rival_stamps(name: str, snr: float, sigma: float, n: int, rng) -> np.ndarray:
@@ -167,12 +168,13 @@ def inject_stamps(field: Field, stamps, fluxes, fwhm: float, seed: int, k: int =
 
 
 def dark_hits(field: Field, fwhm: float) -> Table:
-    """What leads by snr 6 in the night's darks, held out, on unflagged pixels, and in one dark only: cosmic rays mostly.
+    """What leads by snr 6 in the darks, held out, on unflagged pixels, and in one dark only: cosmic rays mostly.
 
     Returns
     -------
     hits : Table
-        `frame`, `x`, `y`, `snr`, `p_value`, `beats`, and `neighbor_ratio` (5 sigma): whether that rule passes it.
+        `frame`, `x`, `y`, `snr`, `neighbor_ratio` (5 sigma: whether that rule passes it), `stamp` (NaN where flagged)
+        and `sigma`, its noise.
     """
     night, dark = field.night, field.dark
     usable = dark.classes.dq & BLOCKING == 0
@@ -186,10 +188,23 @@ def dark_hits(field: Field, fwhm: float) -> Table:
         leaders = measure(residual, sigma, usable, np.zeros_like(usable), 2.5 * noise, fwhm)
         leaders["neighbor_ratio"] = criteria.neighbor_ratio(leaders, SIGMAS * noise, RATIO)
         leaders["frame"] = k
-        parts.append(leaders[criteria.psf_chi2(leaders, SNR_MIN, 0.0)])
+        leaders = leaders[criteria.psf_chi2(leaders, SNR_MIN, 0.0)]
+        leaders["stamp"] = cut_stamps(np.where(usable, residual, np.nan), leaders["y"], leaders["x"])
+        leaders["sigma"] = cut_stamps(sigma, leaders["y"], leaders["x"], 1.0)
+        parts.append(leaders)
     hits = vstack(parts)
     places = np.column_stack([hits["x"], hits["y"]])
-    pairs = cKDTree(places).query_pairs(1.5, output_type="ndarray")
-    again = np.unique(pairs[hits["frame"][pairs[:, 0]] != hits["frame"][pairs[:, 1]]])
-    hits.remove_rows(again)
+    pairs = cKDTree(places).query_pairs(REACH, output_type="ndarray")
+    hits.remove_rows(np.unique(pairs[hits["frame"][pairs[:, 0]] != hits["frame"][pairs[:, 1]]]))
     return hits
+
+
+def rules(stamps, sigma, fwhm: float) -> dict[str, np.ndarray]:
+    """Which stamps other rules than p >= 0.001 would take for stars: all the rules that were tried."""
+    fits = fit_stamps(stamps, sigma, True, fwhm)
+    passed = {f"p ≥ {p_min:g}": fits["p_value"] >= p_min for p_min in (P_MIN, 1e-6)}
+    for share in (SHARE, 0.25):
+        passed[f"{100 * share:.0f} % excused, p ≥ 0.001"] = excused(stamps, sigma, fwhm, share)["p_value"] >= P_MIN
+    for times in (1, 2, 3, 5):
+        passed[f"{times} χ² below the best rival's"] = times * fits["chi2"] < fits["rival_chi2"]
+    return passed
