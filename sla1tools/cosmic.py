@@ -51,7 +51,7 @@ def bright_pixels(residual: np.ndarray, sigma: np.ndarray, top: int = 0) -> Brig
     top : int
         The band's first row.
     """
-    y, x = np.nonzero(residual > FAINT_SIGMA * sigma)
+    y, x = np.divmod(np.flatnonzero(residual > FAINT_SIGMA * sigma), residual.shape[1])
     signal = residual[y, x]
     return BrightPixels(y + top, x, signal, signal / sigma[y, x])
 

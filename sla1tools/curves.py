@@ -5,7 +5,7 @@ import math
 import numpy as np
 from astropy.table import Table
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from sla1tools.figures import ACCENT, CRITERION_COLORS, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, blank_axes
 
@@ -81,6 +81,7 @@ def deviations(histogram) -> Figure:
     shown = histogram.gaussian > 0.1
     ax.plot(middle[shown], histogram.gaussian[shown], color=IN_SAMPLE, label=f"Gaussian, {histogram.sigma:.1f} e-")
     ax.set(xlabel="level above the surroundings [e-]", ylabel="pixels per bin", yscale="log")
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.set_title("Dark signal nonuniformity")
     ax.set_ylim(bottom=0.5)
     ax.legend(frameon=False)

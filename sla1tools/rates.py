@@ -60,21 +60,23 @@ def frame_area(shape: tuple[int, int], pixel_scale: float) -> float:
     return shape[0] * shape[1] * (pixel_scale / 3600) ** 2
 
 
-def gaussian_expectation(noise: np.ndarray, threshold: float, ratio: float, neighbors: int = 4) -> float:
+def gaussian_expectation(noise: np.ndarray, threshold, ratio: float, neighbors: int = 4):
     """Candidates of `neighbor_ratio` expected in one frame from Gaussian noise alone.
 
     Parameters
     ----------
     noise : (ny, nx) array
         1-sigma of the residual, in electrons; pixels that are not finite or not positive are left out.
-    threshold, ratio : float
-        The observers' cuts; threshold in electrons.
+    threshold : float or (n,) array
+        The observers' cut, in electrons; several cost little more than one.
+    ratio : float
+        The observers' other cut.
     neighbors : {4, 8}
         Neighbours that count.
 
     Returns
     -------
-    expected : float
+    expected : float, or (n,) array for n thresholds
         Sum over pixels of the integral above the threshold of the pixel's density times the probability that each
         neighbour within the frame lies between ratio times the value and the value.
 
@@ -84,8 +86,9 @@ def gaussian_expectation(noise: np.ndarray, threshold: float, ratio: float, neig
     neighbours differs from the power of their mean only in second order of their differences.
     """
     usable = np.isfinite(noise) & (noise > 0)
+    thresholds = np.atleast_1d(threshold)
     if not usable.any():
-        return 0.0
+        return 0.0 if np.ndim(threshold) == 0 else np.zeros(len(thresholds))
     least, most = (int(np.rint(np.log(end(noise[usable])) * 100)) for end in (np.min, np.max))
     shape = (most - least + 1, most - least + 1, neighbors + 1)
     pixels, own_sum, around_sum = np.zeros((3, math.prod(shape)))
@@ -99,8 +102,9 @@ def gaussian_expectation(noise: np.ndarray, threshold: float, ratio: float, neig
     groups = np.flatnonzero(pixels)
     mean_own, mean_around = own_sum[groups] / pixels[groups], around_sum[groups] / pixels[groups]
     neighbors_there = np.unravel_index(groups, shape)[2]
-    each = _leading_probability(mean_own, mean_around, neighbors_there, threshold, ratio)
-    return float(pixels[groups] @ each)
+    each = (_leading_probability(mean_own, mean_around, neighbors_there, cut, ratio) for cut in thresholds)
+    expected = np.array([pixels[groups] @ probability for probability in each])
+    return float(expected[0]) if np.ndim(threshold) == 0 else expected
 
 
 def _noise_neighborhoods(padded, neighbors):

@@ -285,8 +285,7 @@ def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:
         counts[label] = (thresholds, len(passing) - np.searchsorted(passing, thresholds, side="right"))
     noise = night.dark.level_sigma(parameters.reference)
     cuts = np.geomspace(night.floors.peak, max(250.0, 1.2 * parameters.threshold), 8)
-    expected = [gaussian_expectation(noise, cut, parameters.ratio, parameters.neighbors) for cut in cuts]
-    return counts, (cuts, expected)
+    return counts, (cuts, gaussian_expectation(noise, cuts, parameters.ratio, parameters.neighbors))
 
 
 def tradeoff_points(night: Measurement) -> tuple[dict, dict]:
