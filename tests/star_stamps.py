@@ -206,5 +206,5 @@ def rules(stamps, sigma, fwhm: float) -> dict[str, np.ndarray]:
     for share in (SHARE, 0.25):
         passed[f"{100 * share:.0f} % excused, p ≥ 0.001"] = excused(stamps, sigma, fwhm, share)["p_value"] >= P_MIN
     for times in (1, 2, 3, 5):
-        passed[f"{times} χ² below the best rival's"] = times * fits["chi2"] < fits["rival_chi2"]
+        passed[f"{times} × χ² below the best rival's"] = times * fits["chi2"] < fits["rival_chi2"]
     return passed

@@ -196,7 +196,7 @@ def test_hits_of_the_darks_beat_the_rivals_too(analysis):
     assert len(bright) > 150
     passed = rules(bright["stamp"], bright["sigma"], analysis.fwhm)
     assert limits(passed["p ≥ 0.001"])[1] < 0.05
-    assert limits(passed["1 χ² below the best rival's"])[0] > 0.25
+    assert limits(passed["1 × χ² below the best rival's"])[0] > 0.25
     assert limits(bright["neighbor_ratio"])[1] < 0.06
 
 
@@ -205,7 +205,7 @@ def test_no_rule_that_was_tried_keeps_bright_stars_and_rejects_all_hits(analysis
     of_stars, of_hits = (rules(table["stamp"], table["sigma"], analysis.fwhm) for table in (stars, hits))
     for name in of_stars:
         assert np.mean(of_stars[name]) < 0.9 or np.mean(of_hits[name]) > 5 * P_MIN, name
-    thrice = "3 χ² below the best rival's"
+    thrice = "3 × χ² below the best rival's"
     assert np.mean(of_stars[thrice]) > np.mean(of_stars["14 % excused, p ≥ 0.001"]) + 0.1
     assert np.sum(of_hits[thrice]) <= 1.3 * np.sum(of_hits["14 % excused, p ≥ 0.001"])
 
