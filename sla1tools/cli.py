@@ -171,3 +171,31 @@ def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) ->
         raise Sla1Error(f"the night failed; what there is of it is in {result.directory or 'no file'}")
     click.echo(f"{result.verdict}: {result.directory / 'index.html'}")
     return result
+
+
+@main.command()
+@click.argument("nights", nargs=-1, type=click.Path(), metavar="[NIGHT]...")
+@click.option("--sessions", type=click.Path(path_type=Path), metavar="DIR", help="Find every night of darks below DIR.")
+@click.option("-f", "files", multiple=True, type=click.Path(), metavar="FILE", help="Parameters below every night's.")
+@OVERRIDES
+@OUTPUTS
+@click.option("--workers", type=click.IntRange(min=1), help="Nights at a time on this machine.  [one a core]")
+@click.option("--scheduler", metavar="ADDRESS", help="Use the workers of a dask scheduler, as tcp://host:8786.")
+@click.option("--force", is_flag=True, help="Run nights again whose outputs are current.")
+def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force) -> None:
+    """Run many nights; those whose inputs, parameters and version have not changed are skipped."""
+    from sla1tools.terminal import nights_of, run_and_tell
+
+    if workers and scheduler:
+        raise click.UsageError("--workers and --scheduler exclude one another: the scheduler has its own workers")
+    found = nights_of(nights, sessions, files, overrides)
+    raise click.exceptions.Exit(run_and_tell(found, outputs, workers=workers, scheduler=scheduler, force=force))
+
+
+@main.command()
+@OUTPUTS
+def trends(outputs) -> None:
+    """Show all nights of the outputs on one page: what changed, and which pixels flash again and again."""
+    from sla1tools.overview import write_trends
+
+    click.echo(write_trends(outputs))
