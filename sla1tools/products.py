@@ -232,7 +232,7 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def provenance(night: Night) -> dict[str, Any]:
-    """Cards that say what a product was made of: camera, times (UTC), scale, names of the first 999 frames."""
+    """Cards that say what a product was made of: camera, times (UTC), temperature, scale, the first 999 frames."""
     frames, parameters = night.frames, night.parameters
     cards: dict[str, Any] = {
         "ORIGIN": (f"sla1tools {importlib.metadata.version('sla1tools')}", "program that wrote this file"),
@@ -252,6 +252,9 @@ def provenance(night: Night) -> dict[str, Any]:
         if times:
             time = Time(end(times), scale="utc")
             cards |= {f"DATE-{name}": time.isot, f"MJD-{name}": time.mjd}
+    temperatures = [frame.temperature for frame in frames if frame.temperature is not None]
+    if temperatures:
+        cards["CCD-TEMP"] = (round(float(np.median(temperatures)), 3), "degree Celsius, median of the frames")
     return cards | {f"FRAME{number:03d}": frame.name for number, frame in enumerate(frames[:999], start=1)}
 
 

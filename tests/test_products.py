@@ -108,6 +108,7 @@ def test_master_dark_units_planes_and_checksums(master):
         assert all("CHECKSUM" in hdu.header and "DATASUM" in hdu.header for hdu in hdus)
         first = hdus[0].header
         assert first["NCOMBINE"] == 2
+        assert first["CCD-TEMP"] == -20.0
         assert first["DATE-BEG"] == "2024-05-08T03:38:18.700"
         assert first["DATE-END"] == "2024-05-08T03:39:18.700"
         assert "\\n" in first["FRAME002"]

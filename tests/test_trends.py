@@ -11,9 +11,14 @@ from astropy.table import Table
 from browser import browser, offline  # noqa: F401
 from made_up_nights import SHAPE, fail, night_keys, publish
 
+from sla1tools import night as night_module
+from sla1tools.capture import read_known_pixels
 from sla1tools.errors import ParametersError
+from sla1tools.night import run_night
 from sla1tools.overview import nights_table, summed_up, write_trends
+from sla1tools.parameters import Parameters
 from sla1tools.recurrence import PixelHistory, candidate_pixels, follow_pixels, recurrent_pixels
+from sla1tools.simulate import simulate_night
 from sla1tools.trends import LEAST_NIGHTS, METRICS, control_limits, read_nights
 
 HOSTILE = "<script>alert(1)</script> $\\foo$"
@@ -275,3 +280,48 @@ def test_charts_and_table_raise_no_warning(season):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         write_trends(season.parent)
+
+
+def flash(path, x, y, flux=8000.0, sigma=0.85):
+    """Add a star-like flash to a frame on disk, as a sick pixel's neighbourhood might; electrons."""
+    steps = np.arange(-3, 4)
+    profile = np.exp(-(steps**2) / (2 * sigma**2))
+    star = np.outer(profile, profile) / profile.sum() ** 2 * flux * 16 / 1.39
+    with fits.open(path, mode="update", memmap=False) as hdus:
+        counts = hdus[0].data.astype(float)
+        counts[y - 3 : y + 4, x - 3 : x + 4] += star
+        hdus[0].data = counts.round().clip(0, 65535).astype(np.uint16)
+
+
+def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monkeypatch):
+    """From raw frames: no number of the page is missing, and the pixel that flashed twice is left out afterwards."""
+    monkeypatch.setattr(night_module, "TITLES", {})
+    shape, outputs, nights = (96, 112), tmp_path / "outputs [1]", []
+    for number in (1, 2):
+        night = Parameters(
+            sessions_directory=str(tmp_path / "2024 SLA Sessions"),
+            capture_date=f"2024-05-{number:02d}",
+            object_name="Dark 30 s",
+            frame_shape=shape,
+            injections=300,
+            criterion="psf_chi2",
+        )
+        frames = simulate_night(night.capture_directory, frames=6, shape=shape, seed=number, clean=True)
+        flash(frames[2 * number - 1], 60, 40)
+        nights.append(night)
+        assert run_night(night, outputs).verdict == "ok"
+    (_, second) = records = read_nights(outputs)
+    assert all(record.values[name] is not None for record in records for name in [m.name for m in METRICS])
+    assert second.values["temperature"] == pytest.approx(-20, abs=1)
+    assert second.recommended
+    write_trends(outputs)
+    known = outputs / "known_pixels.fits"
+    assert np.argwhere(fits.getdata(known)).tolist() == [[40, 60]]
+    listed = nights[1].model_copy(update={"known_pixels": str(known)})
+    assert np.argwhere(read_known_pixels(listed)).tolist() == [[40, 60]]
+    folder = outputs.joinpath(*read_nights(outputs)[1].path.split("/"))
+    assert (60, 40) in candidate_pixels(folder / "candidates.ecsv")
+    assert run_night(listed, outputs).verdict == "ok"
+    assert (60, 40) not in candidate_pixels(folder / "candidates.ecsv")
+    write_trends(outputs)
+    assert np.argwhere(fits.getdata(known)).tolist() == [[40, 60]]
