@@ -276,7 +276,7 @@ def run_one(job: Job) -> Outcome:
         verdict, reasons = BUSY, ("someone else is running it",)
     except Exception as error:
         text = str(error) if isinstance(error, Sla1Error) else f"{type(error).__name__}: {error}"
-        verdict, reasons = "failed", (text,)
+        verdict, reasons = "failed", (text.removeprefix(f"{job.parameters.capture_directory}: "),)
     return Outcome(job.night, verdict, tuple(reasons), candidates, time.monotonic() - start)
 
 

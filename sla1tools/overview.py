@@ -19,7 +19,7 @@ from sla1tools.manifest import printable
 from sla1tools.publish import recover
 from sla1tools.recurrence import CACHE, follow_pixels
 from sla1tools.report import TEMPLATES, page_css, policy
-from sla1tools.trends import METRICS, Metric, NightRecord, read_nights, shown
+from sla1tools.trends import METRICS, Metric, NightRecord, counted, read_nights, shown
 
 
 def write_trends(outputs: str | Path) -> Path:
@@ -53,8 +53,8 @@ def write_trends(outputs: str | Path) -> Path:
 def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRecord | None) -> str:
     """Return the page of all nights: self-contained, and asking nothing of the network."""
     script = (TEMPLATES / "trends.js").read_text(encoding="utf-8")
-    charts = ((metric.label, control_chart(records, metric)) for metric in METRICS)
-    figures = [(label, base64.b64encode(png(chart)).decode()) for label, chart in charts if chart]
+    charts = ((metric, control_chart(records, metric)) for metric in METRICS)
+    figures = [(caption(records, metric), base64.b64encode(png(chart)).decode()) for metric, chart in charts if chart]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     environment.filters["address"] = lambda target: quote(target, safe="/.")
     return environment.get_template("trends.html.j2").render(
@@ -64,6 +64,7 @@ def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
         records=list(reversed(records)),
         metrics=METRICS,
         shown=shown,
+        counted=counted,
         figures=figures,
         recurrent=recurrent,
         latest=latest,
@@ -72,7 +73,7 @@ def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
 
 
 def control_chart(records: Sequence[NightRecord], metric: Metric) -> Figure | None:
-    """Draw a number over time with the limits that the nights before each set; None where no night has it.
+    """Draw a number over time with the limits that the nights before each set; None for fewer than two nights.
 
     Nights that are not comparable are drawn in series of their own. A night without a time is left out.
     """
@@ -80,27 +81,38 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Figure | No
     for record in records:
         if record.values.get(metric.name) is not None and record.when:
             series.setdefault(record.series(metric), []).append(record)
-    if not series:
+    if sum(map(len, series.values())) < 2:
         return None
     figure, ax = blank_axes(6.4, 2.7)
     for nights in series.values():
         when = [night.when for night in nights]
         values = np.array([night.values[metric.name] for night in nights])
         spans = np.array([night.intervals.get(metric.name, (np.nan, np.nan)) for night in nights])
+        crowded = len(nights) > 100
         limits = np.array([night.limits.get(metric.name, (np.nan, np.nan)) for night in nights])
-        outside = (values < limits[:, 0]) | (values > limits[:, 1])
+        outside = np.array([night.outside(metric) for night in nights])
         ax.fill_between(when, *limits.T, step="mid", color=NEUTRAL, alpha=0.15, linewidth=0)
-        ax.vlines(when, *spans.T, color=HELD_OUT, alpha=0.35, linewidth=1)
-        ax.plot(when, values, "-o", color=HELD_OUT, markersize=3, linewidth=0.6, alpha=0.9)
+        ax.vlines(when, *spans.T, color=HELD_OUT, alpha=0.12 if crowded else 0.5, linewidth=1)
+        ax.plot(when, values, "-o", color=HELD_OUT, markersize=1.5 if crowded else 3, linewidth=0.6)
         ax.plot(np.array(when)[outside], values[outside], "D", color=IN_SAMPLE, markersize=6)
     everything = [value for night in records for value in _drawn(night, metric)]
     margin = 0.5 * (max(everything) - min(everything)) or 0.1 * abs(everything[0]) or 1.0
-    ax.set_ylim(min(everything) - margin, max(everything) + margin)  # the first limits are far wider than the values
+    bottom = min(everything) - margin  # the first limits are far wider than the values
+    ax.set_ylim(max(bottom, -0.05 * max(everything)) if min(everything) >= 0 else bottom, max(everything) + margin)
     locator = AutoDateLocator()
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     ax.set_ylabel(f"{metric.label} [{metric.unit}]" if metric.unit else metric.label)
     return figure
+
+
+def caption(records: Sequence[NightRecord], metric: Metric) -> str:
+    """Say what a chart shows: how many nights, how many outside their limits, and the latest."""
+    tested = [night for night in records if night.values.get(metric.name) is not None]
+    outside = sum(night.outside(metric) for night in tested)
+    unit = f" {metric.unit}" if metric.unit else ""
+    latest = f"{shown(tested[-1].values[metric.name])}{unit}" if tested else "not tested"
+    return f"{metric.label}: {counted(len(tested), 'night')}, {outside} outside; latest {latest}"
 
 
 def _drawn(night: NightRecord, metric: Metric) -> tuple[float, ...]:
@@ -125,14 +137,17 @@ def summed_up(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
         return Markdown("**There is no night yet**: `sla1 run` or `sla1 batch` makes one.")
     failed = sum(night.verdict == "failed" for night in records)
     differing = [night for night in records if night.differs]
-    lines = [f"**{len(records)} nights**, {failed} failed, {len(differing)} that differ from the nights before."]
+    lines = [
+        f"**{counted(len(records), 'night')}**, {failed} failed, {len(differing)} that "
+        f"differ{'s' * (len(differing) == 1)} from the nights before."
+    ]
     lines += [f"- `{_code(night.night)}`: {'; '.join(night.differs)}" for night in differing[-10:]]
     if latest.changes:
         new, returned, vanished = (len(getattr(latest.changes, name)) for name in ("new", "returned", "vanished"))
         lines.append(
-            f"\nOf the latest night's {latest.changes.bad:,} bad pixels {new:,} were never bad before and {returned:,} "
-            f"came back; {vanished:,} of the night before are gone. {len(recurrent):,} pixels made candidates on two "
-            "or more nights."
+            f"\nOf the latest night's {counted(latest.changes.bad, 'bad pixel')} {new:,} never bad before and "
+            f"{returned:,} came back; {vanished:,} of the night before gone. {counted(len(recurrent), 'pixel')} made "
+            "candidates on two or more nights."
         )
     return Markdown("\n".join(lines))
 

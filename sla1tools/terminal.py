@@ -14,6 +14,7 @@ from sla1tools.errors import ParametersError
 from sla1tools.manifest import printable
 from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters
 from sla1tools.sessions import find_nights, night_in
+from sla1tools.trends import counted
 
 WORDS = {
     "ok": "ok",
@@ -64,7 +65,7 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
     outcomes: list[Outcome] = []
     nights = list(dict.fromkeys(nights))
     _quieten()
-    with tqdm(total=len(nights), unit="night", disable=None, dynamic_ncols=True) as bar:
+    with tqdm(total=len(nights), unit="night", disable=None, dynamic_ncols=True, smoothing=0.1) as bar:
 
         def tell(outcome: Outcome) -> None:
             outcomes.append(outcome)
@@ -77,7 +78,10 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
             run_batch(nights, outputs, tell=tell, step=lambda text: bar.set_postfix_str(printable(text)), **options)
         except KeyboardInterrupt:
             bar.close()
-            click.echo(f"\ninterrupted after {len(outcomes)} nights; the same command goes on with the rest", err=True)
+            click.echo(
+                f"\ninterrupted after {counted(len(outcomes), 'night')}; the same command goes on with the rest",
+                err=True,
+            )
             raise
     _close(outcomes, outputs)
     from sla1tools.overview import write_trends
@@ -87,7 +91,7 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
 
 
 def _line(outcome: Outcome) -> str:
-    found = "" if outcome.candidates is None else f"{outcome.candidates} candidate{'s' * (outcome.candidates != 1)}"
+    found = "" if outcome.candidates is None else counted(outcome.candidates, "candidate")
     line = f"{outcome.verdict:8}  {outcome.night}  {found:>14}  {outcome.seconds:6.1f} s  {'; '.join(outcome.reasons)}"
     return printable(line.rstrip())
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,14 +60,14 @@ def _chance_per_frame(median: float, frames: int) -> float:
 
 METRICS = (
     Metric("level", "dark level", "e-", SENSOR_KEYS, _share(0.015)),
-    Metric("noise", "noise of a residual", "e-", SENSOR_KEYS, _share(0.015)),
-    Metric("gain", "gain, measured", "e-/count", SENSOR_KEYS, _share(0.03)),
+    Metric("noise", "noise", "e-", SENSOR_KEYS, _share(0.015)),
+    Metric("gain", "gain", "e-/count", SENSOR_KEYS, _share(0.03)),
     Metric("hot", "hot pixels", "", SENSOR_KEYS, _chance),
     Metric("warm", "warm pixels", "", SENSOR_KEYS, _chance),
     Metric("unstable", "unstable pixels", "", SENSOR_KEYS, _chance),
     Metric("alarms", "false alarms a frame", "", SENSOR_KEYS + CUT_KEYS, _chance_per_frame),
     Metric("flux_50", "50 % flux", "e-", SENSOR_KEYS + CUT_KEYS, _share(0.06)),
-    Metric("temperature", "sensor temperature", "°C", SENSOR_KEYS, lambda median, frames: 1.0),
+    Metric("temperature", "temperature", "°C", SENSOR_KEYS, lambda median, frames: 1.0),
 )
 
 
@@ -98,8 +99,8 @@ class NightRecord:
         Low and high that the nights before it set, where they are enough.
     differs : list of str
         What differs from the nights before, in words.
-    recommended : str
-        Operating point.
+    recommended : tuple of str
+        The cuts of the operating point.
     instrument : str
         As headers name it.
     sha256 : str or None
@@ -119,7 +120,7 @@ class NightRecord:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     limits: dict[str, tuple[float, float]] = field(default_factory=dict)
     differs: list[str] = field(default_factory=list)
-    recommended: str = ""
+    recommended: tuple[str, ...] = ()
     instrument: str = ""
     sha256: str | None = None
     changes: Any = None
@@ -136,6 +137,11 @@ class NightRecord:
         if isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and 0 < n < 65536 for n in shape):
             return shape[0], shape[1]
         return None
+
+    def outside(self, metric: Metric) -> bool:
+        """Whether its value lies outside the limits that the nights before it set."""
+        value, (low, high) = self.values.get(metric.name), self.limits.get(metric.name, (-math.inf, math.inf))
+        return value is not None and not low <= value <= high
 
     def series(self, metric: Metric) -> tuple:
         """What must be equal for this night's value to be compared with another's."""
@@ -171,12 +177,15 @@ def _record(outputs: Path, path: Path) -> NightRecord:
     header = {} if failed else cards(outputs / path / "master_dark.fits", ("DATE-BEG", "INSTRUME", "CCD-TEMP"))
     date, time, name = path.parts[-3:]
     reasons, parameters = _at(manifest, "reasons"), _at(manifest, "parameters")
+    here = f"{os.path.join(time, name)}: "  # ends the capture folder, which some reasons begin with
     record = NightRecord(
         path=path.as_posix(),
         night=f"{date} {time} {name}",
         when=_moment(header.get("DATE-BEG", "")) or _moment(f"{date}T{time.replace('_', ':')}"),
         verdict="failed" if failed or not manifest else str(manifest.get("verdict", "failed")),
-        reasons=tuple(map(str, reasons)) if isinstance(reasons, list) else ("its manifest cannot be read",),
+        reasons=tuple(str(text).rpartition(here)[2] for text in reasons)
+        if isinstance(reasons, list)
+        else ("its manifest cannot be read",),
         parameters=parameters if isinstance(parameters, dict) else {},
         instrument=header.get("INSTRUME", ""),
         sha256=_at(manifest, "outputs", "master_dark.fits"),
@@ -207,7 +216,7 @@ def _fill(record: NightRecord, summary: Any, header: Mapping[str, str]) -> None:
             record.intervals[name] = low, high
     cuts = _at(summary, "operating_point", criterion, "cuts")
     if isinstance(cuts, dict):
-        record.recommended = ", ".join(f"{name} {shown(_number(value))}" for name, value in cuts.items())
+        record.recommended = tuple(f"{name} {shown(_number(value))}" for name, value in cuts.items())
 
 
 def _at(value: Any, *keys: str) -> Any:
@@ -260,7 +269,7 @@ def _set_limits(records: Sequence[NightRecord], metric: Metric) -> None:
             low, high = middle - half, middle + half
             low = low if metric.unit == "°C" else max(low, 0.0)
             record.limits[metric.name] = low, high
-            if not low <= value <= high:
+            if record.outside(metric):
                 record.differs.append(
                     f"{metric.label} {shown(value)}, {'above' if value > high else 'below'} the "
                     f"{shown(low)} to {shown(high)} of the {min(len(earlier), WINDOW)} nights before"
@@ -277,3 +286,12 @@ def shown(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    >>> counted(1, "night"), counted(1204, "night")
+    ('1 night', '1,204 nights')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"

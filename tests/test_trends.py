@@ -170,9 +170,16 @@ def test_candidates_as_astropy_reads_them(tmp_path):
     assert len(recurrent_pixels({})) == 0
 
 
+def one_night(outputs):
+    publish(outputs, 0)
+    records = read_nights(outputs)
+    return records, *follow_pixels(records, outputs)
+
+
 def test_nothing_there_and_nothing_writable(tmp_path):
     page = write_trends(tmp_path / "new")
     assert "There is no night here yet" in page.read_text(encoding="utf-8")
+    assert "**1 night**, 0 failed, 0 that differ from" in summed_up(*one_night(tmp_path / "one")).data
     assert "no night yet" in summed_up([], recurrent_pixels({}), None).data
     assert len(nights_table([])) == 0
     (tmp_path / "file").touch()
@@ -212,9 +219,9 @@ def test_page_in_a_browser(season, offline, tmp_path):  # noqa: F811
     page = watched.open(season)
     rows = rows_of(page)
     assert len(rows) == 42
-    assert rows[0][0] == "2024-02-14 03_38_48 Dark30s"
-    assert rows[1][0] == "2024-02-13 03_38_48 <b onclick=alert(1)>Dark"
-    assert HOSTILE in rows[1][2]
+    assert rows[0][0].startswith("2024-02-14 03_38_48 Dark30s\n02_candidate_finding: ")
+    assert rows[1][0].startswith("2024-02-13 03_38_48 <b onclick=alert(1)>Dark\n")
+    assert HOSTILE in rows[1][0]
     level = page.locator("th").all_inner_texts().index("dark level [e-]")
     for wanted in (False, True):
         page.get_by_role("button", name="dark level").click()
@@ -224,8 +231,8 @@ def test_page_in_a_browser(season, offline, tmp_path):  # noqa: F811
         assert rows_of(page)[-1][level] == "–"
     page.get_by_label("only nights that differ").check()
     (differing,) = rows_of(page)
-    assert "dark level 1,500, above the" in differing[2]
-    assert page.locator("#tally").inner_text() == "1 of 42 nights shown"
+    assert "dark level 1,500, above the" in differing[0]
+    assert page.locator("#tally").inner_text() == "1 of 42 shown"
     page.get_by_label("only nights that differ").uncheck()
     page.get_by_label("Verdict").select_option("failed")
     assert len(rows_of(page)) == 1
@@ -236,6 +243,55 @@ def test_page_in_a_browser(season, offline, tmp_path):  # noqa: F811
     assert page.inner_text("body") == "the night"
     assert watched.requests == []
     assert watched.complaints == []
+
+
+@pytest.mark.parametrize("width", [1100, 600])
+def test_narrow_page_by_keyboard(season, offline, width):  # noqa: F811
+    """The table alone scrolls, sideways and down, under a header and beside names that stay; keys sort and filter."""
+    page = offline(width=width).open(season)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    table = page.get_by_role("region", name="Nights")
+    page.get_by_label("only nights that differ").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "all"
+    page.keyboard.press("End")
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => { const all = document.activeElement; return all.scrollTop > 100 && all.scrollLeft > 100; }"
+    )
+    frame, corner = table.bounding_box(), page.get_by_role("columnheader", name="night", exact=True).bounding_box()
+    name = page.get_by_role("rowheader").last.bounding_box()
+    assert abs(corner["x"] - frame["x"]) < 2
+    assert abs(corner["y"] - frame["y"]) < 2
+    assert abs(name["x"] - frame["x"]) < 2
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    head = page.get_by_role("columnheader", name="night", exact=True)
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert rows_of(page)[0][0].startswith("2024-01-01")
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    assert rows_of(page)[0][0].startswith("2024-02-14")
+    page.get_by_label("Verdict").focus()
+    page.keyboard.press("f")
+    assert len(rows_of(page)) == 1
+
+
+def test_page_of_one_night_is_sound(tmp_path):
+    """No chart over a time of one moment, and no plural."""
+    publish(tmp_path, 0)
+    text = write_trends(tmp_path).read_text(encoding="utf-8")
+    assert "<p>1 night, 0 failed" in text
+    assert "<figure>" not in text
+    assert "Over time" not in text
+
+
+def test_charts_have_words(season):
+    """The caption is the image's alternative text."""
+    text = season.read_text(encoding="utf-8")
+    assert "<figcaption>dark level: 41 nights, 1 outside; latest 1,300 e-</figcaption>" in text
+    assert 'alt="Over time: dark level: 41 nights, 1 outside; latest 1,300 e-"' in text
 
 
 def test_page_without_javascript_shows_all(season, offline):  # noqa: F811

@@ -19,7 +19,7 @@ function filter() {
     );
     shown += !row.hidden;
   });
-  tally.textContent = `${shown} of ${rows.length} nights shown`;
+  tally.textContent = `${shown} of ${rows.length} shown`;
 }
 
 function keyOf(row, column) {
