@@ -145,9 +145,9 @@ def summed_up(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
     if latest.changes:
         new, returned, vanished = (len(getattr(latest.changes, name)) for name in ("new", "returned", "vanished"))
         lines.append(
-            f"\nOf the latest night's {counted(latest.changes.bad, 'bad pixel')} {new:,} never bad before and "
-            f"{returned:,} came back; {vanished:,} of the night before gone. {counted(len(recurrent), 'pixel')} made "
-            "candidates on two or more nights."
+            f"\n{counted(latest.changes.bad, 'bad pixel')} on the latest night: {new:,} new, {returned:,} returned, "
+            f"{vanished:,} vanished since the night before. {counted(len(recurrent), 'pixel')} made candidates on two "
+            "or more nights."
         )
     return Markdown("\n".join(lines))
 
