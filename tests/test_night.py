@@ -201,14 +201,12 @@ def test_ended_from_outside(tmp_path, end):
 def test_measurement_for_the_notebooks_is_the_measured_one(tmp_path, made_up_night, monkeypatch):
     seen = {}
 
-    class Notebooks:
-        def __init__(self, parameters, staging, timeout, side_by_side):
-            seen["measurement"] = pickle.loads((staging / "measurement.pickle").read_bytes())
+    def write_products(measurement, staging):
+        seen["measurement"] = pickle.loads((staging / "measurement.pickle").read_bytes())
+        raise NightError("enough")
 
-        def finish(self, progress):
-            raise NightError("enough")
-
-    monkeypatch.setattr(night_module, "_NotebookRun", Notebooks)
+    monkeypatch.setattr(night_module, "TITLES", {})
+    monkeypatch.setattr(night_module, "write_products", write_products)
     with pytest.raises(NightError, match="enough"):
         run_night(PARAMETERS, tmp_path)
     assert seen["measurement"].summary["verdict"] == "degraded"
