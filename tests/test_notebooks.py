@@ -12,6 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 from seed_rule import find_hot_pixel_leaders, find_psf_candidates
 
+from sla1tools.execution import OPENS_NIGHT
 from sla1tools.measure import measure_night
 from sla1tools.night import TITLES, run_night
 from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, to_yaml
@@ -55,6 +56,15 @@ def test_notebooks_are_short_and_clean(path):
         if "parameters" not in cell.metadata.get("tags", []):
             assert len(cell.source.splitlines()) <= 8, cell.source
             assert not re.search(r"^\s*(def |!|%|class )|warnings|/home|open\(", cell.source, re.M), cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_cell_that_opens_the_night_says_so(path):
+    """Its kernel starts while the night is measured: untagged, it would look for the measurement too early."""
+    cells = nbformat.read(path, as_version=4).cells
+    tagged = [cell.source for cell in cells if OPENS_NIGHT in cell.metadata.get("tags", [])]
+    assert tagged == [cell.source for cell in cells if "open_night(" in cell.source]
+    assert len(tagged) == 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
