@@ -62,7 +62,7 @@ def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
         css=page_css(with_explorer=False) + (TEMPLATES / "trends.css").read_text(encoding="utf-8"),
         script=script,
         records=list(reversed(records)),
-        metrics=METRICS,
+        metrics=[metric for metric in METRICS if any(r.values.get(metric.name) is not None for r in records)],
         shown=shown,
         figures=figures,
         recurrent=recurrent,
@@ -95,7 +95,9 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Figure | No
         ax.plot(np.array(when)[outside], values[outside], "D", color=IN_SAMPLE, markersize=6)
     everything = [value for night in records for value in _drawn(night, metric)]
     margin = 0.5 * (max(everything) - min(everything)) or 0.1 * abs(everything[0]) or 1.0
-    ax.set_ylim(min(everything) - margin, max(everything) + margin)  # the first limits are far wider than the values
+    lowest = -0.05 * margin if min(everything) >= 0 else -np.inf  # no room for what cannot be
+    # the first limits are far wider than the values
+    ax.set_ylim(max(min(everything) - margin, lowest), max(everything) + margin)
     locator = AutoDateLocator()
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
@@ -125,7 +127,9 @@ def summed_up(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
         return Markdown("**There is no night yet**: `sla1 run` or `sla1 batch` makes one.")
     failed = sum(night.verdict == "failed" for night in records)
     differing = [night for night in records if night.differs]
-    lines = [f"**{len(records)} nights**, {failed} failed, {len(differing)} that differ from the nights before."]
+    nights = "1 night" if len(records) == 1 else f"{len(records):,} nights"
+    differ = "differs" if len(differing) == 1 else "differ"
+    lines = [f"**{nights}**, {failed} failed, {len(differing)} that {differ} from the nights before."]
     lines += [f"- `{_code(night.night)}`: {'; '.join(night.differs)}" for night in differing[-10:]]
     if latest.changes:
         new, returned, vanished = (len(getattr(latest.changes, name)) for name in ("new", "returned", "vanished"))
