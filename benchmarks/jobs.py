@@ -119,7 +119,7 @@ def _cell_seconds(path) -> dict:
 
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    opening = next(i for i, cell in enumerate(cells) if "open_night" in cell.source)
+    opening = next(i for i, cell in enumerate(cells) if "open_night(" in cell.source)
     seconds = [cell.metadata.papermill["duration"] for cell in cells]
     begun = [datetime.fromisoformat(part.papermill["start_time"]) for part in (notebook.metadata, cells[0].metadata)]
     return {

@@ -19,7 +19,9 @@ from sla1tools.capture import read_known_pixels
 from sla1tools.noise import NoiseModel, fit_noise_model, join_statistics, pixel_statistics, residual_factor
 from sla1tools.pixels import PixelClasses, classify
 
-TILE_ROWS = 40  # ten frames of such a tile stay in a core's cache
+BAND_ROWS = 40  # ten frames of such a band stay in a core's cache
+CACHED_ROWS = 2400  # of all frames together, in the cache that cores share
+LEAST_ROWS = 12  # of a frame at a time: with fewer the calls cost more than the work
 
 Reference = Literal["leave_one_out", "all"]
 REFERENCES: tuple[Reference, ...] = ("leave_one_out", "all")
@@ -88,8 +90,9 @@ def middle_counts(band: np.ndarray) -> np.ndarray:
     """
     n = len(band)
     middle = np.empty((len(middle_places(n)), *band.shape[1:]), band.dtype)
-    for top in range(0, band.shape[1], TILE_ROWS):
-        tile = slice(top, top + TILE_ROWS)
+    rows = min(max(CACHED_ROWS // n, LEAST_ROWS), BAND_ROWS)
+    for top in range(0, band.shape[1], rows):
+        tile = slice(top, top + rows)
         values = list(band[:, tile].copy())
         spare = np.empty_like(values[0])
         for i, j, keep_low, keep_high in median_network(n):
@@ -255,8 +258,8 @@ def characterize(night, step: int = 1) -> DarkModel:
     n, (ny, _) = len(night.frames), night.shape
     method = parameters.combination_method
     parts, exact, levels = [], [], []
-    for top in range(0, ny, TILE_ROWS):
-        band = night.band(top, min(top + TILE_ROWS, ny))
+    for top in range(0, ny, BAND_ROWS):
+        band = night.band(top, min(top + BAND_ROWS, ny))
         parts.append(pixel_statistics(band))
         middle = middle_counts(band)
         exact.append(middle if method == "median" else band.sum(axis=0, dtype=np.uint32)[None])

@@ -308,10 +308,9 @@ def detect_patches(dark: DarkModel, patches: "Patches", reference: Reference, fl
     residual = np.where(inside, patches.numerator, np.nan)
     saturated = patches.counts >= parameters.top_code
     usable = inside & ~saturated & (dark.classes.dq[places] & BLOCKING == 0)
-    sigma = dark.sigma(patches.original, places, reference)
     star, dy, dx, peak, neighbor_min = _patch_leaders(residual, parameters.neighbors)
     stamps = _inner_stamps(residual, star, dy, dx) * factor
-    valid, noise = (_inner_stamps(values, star, dy, dx) for values in (usable, sigma))
+    valid, noise = (_inner_stamps(values, star, dy, dx) for values in (usable, patches.noise))
     place = (star, 3 + dy, 3 + dx)
     dq = dark.classes.dq[places[0][place], places[1][place]] | np.where(saturated[place], PixelClass.SATURATED, 0)
     columns = {
@@ -329,23 +328,25 @@ def detect_patches(dark: DarkModel, patches: "Patches", reference: Reference, fl
 
 @dataclass(frozen=True)
 class Patches:
-    """7x7 surroundings of pixels in one frame, whole even at the edges.
+    """7x7 surroundings of pixels, of any frames, whole even at the edges.
 
     Attributes
     ----------
     rows, columns : (n, 7, 7) int arrays
         Where the pixels are; beyond the frame they are negative or too large.
-    original, counts : (n, 7, 7) uint16 arrays
-        Raw counts of the frame, and what is to be searched: the same, or with a star in it.
+    counts : (n, 7, 7) uint16 array
+        Counts to be searched: the frame's, or with a star in it.
     numerator : (n, 7, 7) int array
         Residual of `counts`, as `DarkReference.residual` gives it.
+    noise : (n, 7, 7) array
+        1-sigma of the residual in electrons, of the frame without a star.
     """
 
     rows: np.ndarray
     columns: np.ndarray
-    original: np.ndarray
     counts: np.ndarray
     numerator: np.ndarray
+    noise: np.ndarray
 
     def inside(self, shape: tuple[int, int]) -> np.ndarray:
         """Tell which pixels lie within a frame of this shape, (n, 7, 7) bool."""

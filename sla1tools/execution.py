@@ -2,6 +2,7 @@
 
 import base64
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from traitlets import default
 from sla1tools.errors import Sla1Error
 
 GLANCE = "glance"  # tag of the cells whose figures the index page shows
+OPENS_NIGHT = "opens-night"  # tag of the cell that needs the measurement
 INJECTED = "injected-parameters"  # tag of the cell that papermill adds
 
 
@@ -32,7 +34,13 @@ class QuietKernelManager(AsyncKernelManager):
         await super().start_kernel(stderr=subprocess.DEVNULL, **options)
 
 
-def execute(source: Path, target: Path, values: dict[str, Any], timeout: int | None = None) -> None:
+def execute(
+    source: Path,
+    target: Path,
+    values: dict[str, Any],
+    timeout: int | None = None,
+    before_cell: Callable[[bool], Any] = lambda opens_night: None,
+) -> None:
     """Execute a notebook with parameters; whatever happens, `target` holds as much of it as ran.
 
     Parameters
@@ -43,6 +51,9 @@ def execute(source: Path, target: Path, values: dict[str, Any], timeout: int | N
         Parameters. In `target`, `products_directory` reads None again: the folder does not outlive the run.
     timeout : int, optional
         Seconds that a cell may take.
+    before_cell : callable
+        Called before each cell, with True if it is tagged as the one that opens the night; it may wait, or raise to
+        end the notebook.
 
     Raises
     ------
@@ -65,6 +76,8 @@ def execute(source: Path, target: Path, values: dict[str, Any], timeout: int | N
             progress_bar=False,
             execution_timeout=timeout,
             kernel_manager_class=QuietKernelManager,
+            shutdown_kernel="immediate",
+            on_cell_start=lambda cell, cell_index: before_cell(OPENS_NIGHT in cell.metadata.get("tags", [])),
         )
     except papermill.PapermillExecutionError as error:
         problem = f"{error.ename}: {error.evalue}"

@@ -4,6 +4,8 @@ Only a star's 7x7 surroundings need computing again. Held out, that is exact: a 
 own frame. In sample it does, and the reference of those pixels is combined anew.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
@@ -16,6 +18,7 @@ from sla1tools.pixels import BLOCKING, PixelClass
 from sla1tools.psf import pixel_integrated_gaussian
 
 PATCH_RADIUS = 3
+_CHUNK = 4000  # stars: some 25 MB, and in sample 0.4 MB more for each of the night's frames
 CRITERIA = ("neighbor_ratio", "psf_chi2")
 FAKE = ((0, 0, 300.0), (-1, 0, 100.0), (1, 0, 100.0), (0, -1, 100.0), (0, 1, 100.0))
 
@@ -137,43 +140,53 @@ def inject(night, dark: DarkModel, floors: Floors, stars: Table | None = None) -
     order = np.argsort(stars["frame_number"], kind="stable")
     rng = np.random.default_rng([parameters.random_seed, 1])
     trials = _empty_trials(stars)
-    for k in np.unique(stars["frame_number"]):
-        rows = order[np.asarray(stars["frame_number"])[order] == k]
-        patches = _patches(night, int(k), stars[rows])
-        starred = add_stars(patches.counts, stars[rows], dark.scale, parameters.top_code, rng)
-        before, after = (_with_residual(night, dark, int(k), patches, counts) for counts in (patches.counts, starred))
+    for start in range(0, len(stars), _CHUNK):
+        rows = order[start : start + _CHUNK]
+        before, after = _patches(night, dark, stars[rows], rng)
         _judge_stars(trials, rows, dark, before, after, floors, parameters)
-        trials["frame"][rows] = night.names[k]
+    trials["frame"] = np.array([*night.names, ""])[np.asarray(stars["frame_number"], int)].astype("U80")
     return trials
 
 
-def _patches(night, k: int, stars: Table) -> Patches:
+def _patches(night, dark: DarkModel, stars: Table, rng: np.random.Generator) -> tuple[Patches, Patches]:
+    """Cut the surroundings of stars, in the order of their frames, out of these; and put the stars in."""
     reach = np.arange(-PATCH_RADIUS, PATCH_RADIUS + 1)
-    rows = np.rint(stars["y_true"]).astype(int)[:, None, None] + reach[:, None]
-    columns = np.rint(stars["x_true"]).astype(int)[:, None, None] + reach
-    rows, columns = np.broadcast_arrays(rows, columns)
-    counts = night.frames[k].rows(0, night.shape[0])[_within(rows, columns, night.shape)]
-    return Patches(rows, columns, night.correct(k, counts), counts, np.zeros(0))
+    rows, columns = np.broadcast_arrays(
+        np.rint(stars["y_true"]).astype(int)[:, None, None] + reach[:, None],
+        np.rint(stars["x_true"]).astype(int)[:, None, None] + reach,
+    )
+    where = np.clip(rows, 0, night.shape[0] - 1), np.clip(columns, 0, night.shape[1] - 1)
+    parts = list(_by_frame(stars))
+    raw = np.concatenate([night.frames[k].rows(0, night.shape[0])[where[0][part], where[1][part]] for k, part in parts])
+    starred = add_stars(raw, stars, dark.scale, night.parameters.top_code, rng)
+    raw, starred = (np.concatenate([night.correct(k, counts[part]) for k, part in parts]) for counts in (raw, starred))
+    noise = dark.sigma(raw, where, night.parameters.reference)
+    without, having = _residuals(night, dark, stars, where, raw, starred)
+    return Patches(rows, columns, raw, without, noise), Patches(rows, columns, starred, having, noise)
 
 
-def _within(rows, columns, shape):
-    return np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
+def _by_frame(stars: Table) -> Iterator[tuple[int, slice]]:
+    frames, first = np.unique(stars["frame_number"], return_index=True)
+    for k, start, stop in zip(frames.tolist(), first, [*first[1:], len(stars)], strict=True):
+        yield k, slice(start, stop)
 
 
-def _with_residual(night, dark, k, patches, counts) -> Patches:
+def _residuals(night, dark, stars, where, raw, starred) -> tuple[np.ndarray, np.ndarray]:
+    """Numerators of the residuals of patches without and with their stars."""
     reference = night.parameters.reference
-    counts = night.correct(k, counts)
-    where = _within(patches.rows, patches.columns, night.shape)
     if reference == "leave_one_out":
         # what the others say rests on the count that was there: the star only adds to it
-        added = counts.astype(np.int64) - patches.original
-        numerator = dark.reference.residual(patches.original, reference, where)
-        numerator = numerator + added * dark.reference.denominator_of(reference)
-    else:
-        stack = np.stack([night.rows(j, 0, night.shape[0])[where] for j in range(len(night.frames))])
-        stack[k] = counts
-        numerator = _combine(stack, dark.reference.method).residual(counts, reference, (slice(None),) * 3)
-    return Patches(patches.rows, patches.columns, patches.original, counts, numerator)
+        numerator = dark.reference.residual(raw, reference, where)
+        added = starred.astype(np.int64) - raw
+        return numerator, numerator + added * dark.reference.denominator_of(reference)
+    stack = np.stack([night.rows(k, 0, night.shape[0])[where] for k in range(len(night.frames))])
+    own = np.asarray(stars["frame_number"]), np.arange(len(stars))
+    numerators = []
+    for counts in (raw, starred):
+        stack[own] = counts
+        combined = _combine(stack, dark.reference.method)
+        numerators.append(combined.residual(counts, reference, (slice(None),) * 3))
+    return numerators[0], numerators[1]
 
 
 def _combine(stack: np.ndarray, method) -> DarkReference:
@@ -204,7 +217,7 @@ def _empty_trials(stars: Table) -> Table:
 
 
 def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> None:
-    """Fill the trials' rows of one frame."""
+    """Fill the trials' rows of a chunk of stars."""
     reference = parameters.reference
     trials["reference"][rows] = reference
     # leaders below the peak floor too: they pass no cut, but tell why their star is missed

@@ -13,7 +13,6 @@ from typing import Any
 from sla1tools import manifest as record
 from sla1tools.capture import judge_night
 from sla1tools.errors import NightError, Sla1Error
-from sla1tools.execution import execute, tagged_figures
 from sla1tools.measure import PICKLE, measure_night
 from sla1tools.parameters import CHECKOUT, Parameters
 from sla1tools.products import write_products, write_summary
@@ -111,15 +110,25 @@ def run_night(
 
 def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> None:
     """Fill the staging folder; the manifest, written last, makes it publishable."""
+    with _NotebookRun(parameters, staging, timeout, side_by_side) as notebooks:
+
+        def step(word: str) -> None:
+            if side_by_side:
+                notebooks.start()  # once the frames are judged: an unusable night needs no kernel
+            progress(word)
+
+        measurement = measure_night(parameters, step)
+        manifest["inputs"] = record.judged_files(measurement.night)
+        (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
+        notebooks.start()
+        notebooks.measured.set()
+        write_products(measurement, staging)
+        progress("products written")
+        notebooks.finish()
+    progress("notebooks run")
+    from sla1tools.execution import tagged_figures
     from sla1tools.report import export_html, write_index
 
-    measurement = measure_night(parameters, progress)
-    manifest["inputs"] = record.judged_files(measurement.night)
-    (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
-    notebooks = _NotebookRun(parameters, staging, timeout, side_by_side)
-    write_products(measurement, staging)
-    progress("products written")
-    notebooks.finish(progress)
     (staging / PICKLE).unlink()
     for name in TITLES:
         export_html(staging / f"{name}.ipynb", staging / f"{name}.html", home="index.html")
@@ -133,21 +142,48 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
 
 
 class _NotebookRun:
-    """The three notebooks, running in threads of their own from the start.
+    """The three notebooks, run in threads; side by side, their kernels start while the night is still being measured.
 
     The threads are daemons, so that Ctrl-C ends the program at once; the kernels end when their parent is gone.
     """
 
     def __init__(self, parameters: Parameters, staging: Path, timeout: int | None, side_by_side: bool):
         self.failures: dict[str, Exception] = {}
+        self.measured = threading.Event()
+        self.cancelled = False
         values = parameters.model_dump(mode="json") | {"products_directory": str(staging)}
-        jobs = {name: (NOTEBOOKS / f"{name}.ipynb", staging / f"{name}.ipynb", values, timeout) for name in TITLES}
+        jobs = {
+            name: (NOTEBOOKS / f"{name}.ipynb", staging / f"{name}.ipynb", values, timeout, self._before_cell)
+            for name in TITLES
+        }
         groups = [{name: job} for name, job in jobs.items()] if side_by_side else [jobs]
         self.threads = [threading.Thread(target=self._run, args=(group,), daemon=True) for group in groups]
+
+    def __enter__(self) -> "_NotebookRun":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        """End the notebooks with what failed beside them; a program that is interrupted does not wait for them."""
+        self.cancelled = True
+        self.measured.set()
+        if kind and issubclass(kind, Exception):
+            self._join()
+
+    def start(self) -> None:
+        """Start the kernels; a second time, do nothing."""
         for thread in self.threads:
-            thread.start()
+            if thread.ident is None:
+                thread.start()
+
+    def _before_cell(self, opens_night: bool) -> None:
+        if opens_night:
+            self.measured.wait()
+        if self.cancelled:
+            raise Sla1Error("the run failed elsewhere")
 
     def _run(self, jobs: Mapping[str, tuple]) -> None:
+        from sla1tools.execution import execute  # most of a run's imports: here they cost no time
+
         for name, job in jobs.items():
             try:
                 execute(*job)
@@ -155,15 +191,17 @@ class _NotebookRun:
                 self.failures[name] = error
                 return
 
-    def finish(self, progress) -> None:
-        """Wait for all; raise the first notebook's failure."""
+    def _join(self) -> None:
         for thread in self.threads:
             while thread.is_alive():
                 thread.join(0.5)  # without a limit, Windows would not see Ctrl-C
+
+    def finish(self) -> None:
+        """Wait for all; raise the first notebook's failure."""
+        self._join()
         for name in TITLES:
             if name in self.failures:
                 raise self.failures[name]
-        progress("notebooks run")
 
 
 def _publish_failure(claimed: Claim, manifest: dict, error: Exception, exit_status: int = 1) -> Path | None:

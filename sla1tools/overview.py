@@ -62,7 +62,7 @@ def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
         css=page_css(with_explorer=False) + (TEMPLATES / "trends.css").read_text(encoding="utf-8"),
         script=script,
         records=list(reversed(records)),
-        metrics=METRICS,
+        metrics=[metric for metric in METRICS if any(r.values.get(metric.name) is not None for r in records)],
         shown=shown,
         counted=counted,
         figures=figures,
@@ -97,8 +97,9 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Figure | No
         ax.plot(np.array(when)[outside], values[outside], "D", color=IN_SAMPLE, markersize=6)
     everything = [value for night in records for value in _drawn(night, metric)]
     margin = 0.5 * (max(everything) - min(everything)) or 0.1 * abs(everything[0]) or 1.0
-    bottom = min(everything) - margin  # the first limits are far wider than the values
-    ax.set_ylim(max(bottom, -0.05 * max(everything)) if min(everything) >= 0 else bottom, max(everything) + margin)
+    lowest = -0.05 * margin if min(everything) >= 0 else -np.inf  # no room for what cannot be
+    # the first limits are far wider than the values
+    ax.set_ylim(max(min(everything) - margin, lowest), max(everything) + margin)
     locator = AutoDateLocator()
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))

@@ -6,7 +6,7 @@ byte. Texts that come from file names or headers are made printable first.
 
 import importlib.metadata
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,25 @@ def fixed_columns(table: Table, columns: Mapping[str, tuple[str, str | None, str
     for name, (kind, unit, description) in columns.items():
         values, mask = np.ma.getdata(table[name]), np.ma.getmaskarray(table[name])
         if kind == "U":
-            texts = [printable(text) for text in np.where(mask, "", values)]
-            fixed[name] = Column(texts, dtype=f"U{max(map(len, texts), default=1) or 1}", description=description)
+            texts = _translated(np.where(mask, "", values), printable)
+            fixed[name] = Column(texts, dtype=f"U{_longest(texts)}", description=description)
         elif mask.any():
             null = NULL if kind == "i4" else np.nan
             fixed[name] = MaskedColumn(values, name, mask, null, kind, unit=unit, description=description)
         else:
             fixed[name] = Column(values, dtype=kind, unit=unit, description=description)
     return fixed
+
+
+def _translated(texts: np.ndarray, change: Callable[[str], Any]) -> list:
+    """Change each different text once: a table has few of them, in very many rows."""
+    rows = texts.tolist()
+    changed = {text: change(text) for text in set(rows)}
+    return [changed[text] for text in rows]
+
+
+def _longest(texts: list) -> int:
+    return max(map(len, texts), default=1) or 1
 
 
 def write_products(measurement: Measurement, directory: Path) -> None:
@@ -180,8 +191,8 @@ def write_table(path: Path, table: Table, name: str, columns: Mapping, cards: Ma
     """
     fixed = fixed_columns(table, columns)
     for column in (name for name, (kind, _, _) in columns.items() if kind == "U"):
-        texts = [text.encode("ascii", "backslashreplace") for text in fixed[column]]
-        fixed[column] = Column(texts, dtype=f"S{max(map(len, texts), default=1) or 1}")
+        texts = _translated(np.asarray(fixed[column]), lambda text: text.encode("ascii", "backslashreplace"))
+        fixed[column] = Column(texts, dtype=f"S{_longest(texts)}")
     first = fits.PrimaryHDU()
     _add_cards(first.header, cards)
     for column in fixed.itercols():

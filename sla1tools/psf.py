@@ -20,6 +20,7 @@ FREE_PARAMETERS = 4  # flux, background, x and y
 
 _CENTRE = SIZE * SIZE // 2
 _CHUNK = 512
+_BLAS_COLUMNS = 64
 _FILTER_ROWS = 64  # such a tile stays in a core's cache
 _GRID_STEP = POSITION_BOUND / 5
 _MAX_STEPS = 12
@@ -166,7 +167,7 @@ def greatest_snr(stamps, noise, valid, fwhm):
     _, psf = _grid(float(fwhm))
     snr = np.full(len(stamps), np.nan)
     for start, values, weights in _chunks(stamps, noise, valid):
-        response = _ratio(psf @ (values * weights), np.sqrt(psf**2 @ weights)).max(axis=0)
+        response = _ratio(_product(psf, values * weights), np.sqrt(_product(psf**2, weights))).max(axis=0)
         snr[start : start + _CHUNK] = np.where(weights[_CENTRE] > 0, response, np.nan)
     return snr
 
@@ -287,6 +288,19 @@ def _fit_chunk(values, weights, fwhm):
     return star | dict(zip(("best_rival", "rival_chi2"), best_rival(level, weights), strict=True))
 
 
+def _product(templates, stamps):
+    """Multiply (m, 25) by (25, n), a few columns at a time.
+
+    BLAS would split the whole among threads, whose waiting for one another costs ten times the product, and more where
+    other processes keep the cores busy.
+    """
+    product = np.empty((len(templates), stamps.shape[1]))
+    for start in range(0, stamps.shape[1], _BLAS_COLUMNS):
+        part = slice(start, start + _BLAS_COLUMNS)
+        np.matmul(templates, stamps[:, part], out=product[:, part])
+    return product
+
+
 def _products(along_x, along_y):
     """Return the (25, n) images of the (5, n) profiles along rows and columns."""
     return (along_y[:, None] * along_x).reshape(SIZE * SIZE, -1)
@@ -307,9 +321,10 @@ def _grid(fwhm):
 def _best_node(level, weights, fwhm):
     """Return position (2, n) and flux of the grid node where a positive star lowers chi2 most, for the noise alone."""
     positions, psf = _grid(float(fwhm))
-    total, share = weights.sum(0), psf @ weights
-    power = np.maximum(psf**2 @ weights - share**2 / total, 1e-9 * total)  # 0 where no pixel tells star from sky
-    overlap = psf @ (weights * level)  # the weighted mean of level is 0
+    total, share = weights.sum(0), _product(psf, weights)
+    # 0 where no pixel tells star from sky
+    power = np.maximum(_product(psf**2, weights) - share**2 / total, 1e-9 * total)
+    overlap = _product(psf, weights * level)  # the weighted mean of level is 0
     best = (overlap * np.abs(overlap) / power).argmax(0), np.arange(level.shape[1])
     return positions[:, best[0]], overlap[best] / power[best]
 

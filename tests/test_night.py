@@ -120,6 +120,37 @@ def test_unusable_night_is_recorded_and_raised(tmp_path):
     assert (manifest["verdict"], manifest["exit_status"], manifest["inputs"]) == ("failed", 3, [])
 
 
+def test_kernels_that_wait_for_a_measurement_end_where_it_fails(tmp_path, made_up_night, monkeypatch):
+    def measure(parameters, progress):
+        progress("frames judged")
+        staging = tmp_path / publish.STAGING / publish.night_path(parameters)
+        while not (staging / "good.ipynb").is_file():
+            time.sleep(0.02)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(night_module, "measure_night", measure)
+    result = run_night(PARAMETERS, tmp_path)
+    assert (result.verdict, result.reasons) == ("failed", (str(OSError(errno.EIO, os.strerror(errno.EIO))),))
+    partial = (result.directory / "good.ipynb").read_bytes()
+    assert not [word for word in (b"measurement found: True", b"measurement found: False") if word in partial]
+    assert not kernels_of(os.getpid())
+
+
+def test_an_unusable_night_starts_no_kernel(tmp_path, monkeypatch):
+    monkeypatch.setattr(night_module._NotebookRun, "start", lambda _: pytest.fail("a kernel is started"))
+    (tmp_path / "sessions").mkdir()
+    with pytest.raises(NightError):
+        run_night(Parameters(sessions_directory=str(tmp_path / "sessions")), tmp_path / "outputs")
+
+
+def kernels_of(pid):
+    return [
+        child
+        for child in psutil.Process(pid).children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE and "ipykernel" in " ".join(child.cmdline())
+    ]
+
+
 @pytest.mark.parametrize("step", ["write_products", "publish"])
 def test_full_disk_leaves_the_good_night(tmp_path, made_up_night, monkeypatch, step):
     before = sources(run_night(PARAMETERS, tmp_path).directory)
@@ -201,14 +232,12 @@ def test_ended_from_outside(tmp_path, end):
 def test_measurement_for_the_notebooks_is_the_measured_one(tmp_path, made_up_night, monkeypatch):
     seen = {}
 
-    class Notebooks:
-        def __init__(self, parameters, staging, timeout, side_by_side):
-            seen["measurement"] = pickle.loads((staging / "measurement.pickle").read_bytes())
+    def write_products(measurement, staging):
+        seen["measurement"] = pickle.loads((staging / "measurement.pickle").read_bytes())
+        raise NightError("enough")
 
-        def finish(self, progress):
-            raise NightError("enough")
-
-    monkeypatch.setattr(night_module, "_NotebookRun", Notebooks)
+    monkeypatch.setattr(night_module, "TITLES", {})
+    monkeypatch.setattr(night_module, "write_products", write_products)
     with pytest.raises(NightError, match="enough"):
         run_night(PARAMETERS, tmp_path)
     assert seen["measurement"].summary["verdict"] == "degraded"
