@@ -55,7 +55,7 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
     Returns
     -------
     status : int
-        1 if a night failed, else 0.
+        1 if a night failed or the page could not be written, else 0.
 
     Notes
     -----
@@ -86,7 +86,11 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
     _close(outcomes, outputs)
     from sla1tools.overview import write_trends
 
-    click.echo(f"all nights: {write_trends(outputs)}")
+    try:
+        click.echo(f"all nights: {write_trends(outputs)}")
+    except ParametersError as error:  # a disk that filled meanwhile: the nights themselves are told of
+        click.echo(f"sla1: {printable(error)}", err=True)
+        return 1
     return int(any(outcome.verdict == "failed" for outcome in outcomes))
 
 
