@@ -527,3 +527,42 @@ def test_a_scheduler_that_is_lost(site, cluster):
     _output, complaints = run.communicate(timeout=120)
     assert run.returncode == 1
     assert complaints.count("the scheduler was lost") >= 2
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "suffix"),
+    [("N.I.N.A [1]/2024-05-08/DARK", "DARK", ".fits"), ("MaxIm DL/2024 05 08/raw", "Dark Frame", ".fit")],
+)
+def test_nights_of_other_programs_are_found_by_header_and_run(tmp_path, monkeypatch, folder, kind, suffix):
+    monkeypatch.setattr(night_module, "TITLES", {})
+    tree, outputs = tmp_path / "tree", tmp_path / "outputs"
+    for place, stated in ((folder, kind), (f"{folder} of the sky", "Light Frame")):
+        for path in simulate_night(tree / place, frames=5, shape=SHAPE, seed=1):
+            fits.setval(path, "IMAGETYP", value=stated)
+            fits.setval(path, "OBJECT", value="M 17")
+            path.rename(path.with_name(f"M 17 {path.stem}{suffix}"))
+    (found,) = find_nights(tree)
+    assert found == tree / folder
+    night = night_in(found, Parameters(frame_shape=SHAPE, injections=50))
+    assert run_one(Job(night, outputs, False, moment(), __version__, "")).verdict == "ok"
+    assert (outputs / folder / "index.html").is_file()
+
+
+def test_a_worker_that_does_not_see_the_outputs_is_refused(tmp_path):
+    """Each worker looks for a file of this very batch; what cannot even answer is refused, too."""
+
+    class Client:
+        def __init__(self, answer):
+            self.answer = answer
+
+        def run(self, introduce, sign, on_error):
+            return {"tcp://10.0.0.7:40000": self.answer(introduce, sign)}
+
+    sign = tmp_path / "sign"
+    sign.touch()
+    batch_module._refuse_strangers(Client(lambda introduce, sign: introduce(sign)), tmp_path, sign)
+    with pytest.raises(ParametersError, match=r"worker tcp://10.0.0.7:40000: does not see .*: use a folder that all"):
+        batch_module._refuse_strangers(Client(lambda introduce, sign: introduce(sign + "?")), tmp_path, sign)
+    lost = ModuleNotFoundError("No module named 'sla1tools'")
+    with pytest.raises(ParametersError, match="cannot run nights: ModuleNotFoundError: No module named 'sla1tools'"):
+        batch_module._refuse_strangers(Client(lambda *_: lost), tmp_path, sign)
