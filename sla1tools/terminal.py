@@ -22,6 +22,7 @@ WORDS = {
     "failed": "failed",
     CURRENT: "current already",
 }
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the state fits 80 columns
 
 
 def nights_of(
@@ -65,7 +66,7 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
     outcomes: list[Outcome] = []
     nights = list(dict.fromkeys(nights))
     _quieten()
-    with tqdm(total=len(nights), unit="night", disable=None, dynamic_ncols=True, smoothing=0.1) as bar:
+    with tqdm(total=len(nights), disable=None, dynamic_ncols=True, smoothing=0.1, bar_format=BAR) as bar:
 
         def tell(outcome: Outcome) -> None:
             outcomes.append(outcome)
