@@ -1,6 +1,7 @@
 """Run one night: measure once, write every product, run the notebooks on them, publish the folder whole."""
 
 import json
+import os
 import pickle
 import threading
 from collections.abc import Callable, Mapping
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sla1tools import manifest as record
-from sla1tools.capture import judge_night
-from sla1tools.errors import NightError, Sla1Error
+from sla1tools.capture import judge_night, read_known_pixels
+from sla1tools.errors import NightError, ParametersError, Sla1Error
 from sla1tools.execution import execute, tagged_figures
 from sla1tools.measure import PICKLE, measure_night
 from sla1tools.parameters import CHECKOUT, Parameters
@@ -78,12 +79,14 @@ def run_night(
     Raises
     ------
     ParametersError
-        If the outputs folder cannot be used; nothing was read.
+        If the outputs folder cannot be used, or the known pixels; no frame was read.
     BusyError
         If someone else is running this night.
     NightError
         If the night is unusable.
     """
+    _refuse_to_mix(parameters, outputs)
+    read_known_pixels(parameters)
     with claim(outputs, night_path(parameters)) as claimed:
         manifest: dict[str, Any] = {
             "parameters": parameters.model_dump(mode="json") | {"products_directory": None},
@@ -101,12 +104,23 @@ def run_night(
                 manifest["inputs"] = record.judged_files(judge_night(parameters))
             _publish_failure(claimed, manifest, error, exit_status=3)
             raise
-        except (Sla1Error, OSError) as error:
+        except OSError as error:
+            told = Sla1Error(f"{error.filename or claimed.staging}: {error.strerror or error}")
+            return NightResult("failed", (str(told),), _publish_failure(claimed, manifest, told))
+        except Sla1Error as error:
             return NightResult("failed", (str(error),), _publish_failure(claimed, manifest, error))
         except Exception as error:
             _publish_failure(claimed, manifest, error)
             raise
         return NightResult(manifest["verdict"], tuple(manifest["reasons"]), directory)
+
+
+def _refuse_to_mix(parameters: Parameters, outputs: str | Path) -> None:
+    """Refuse outputs that would lie among the night's raw files, or take their place."""
+    places = (Path(outputs) / night_path(parameters), parameters.capture_directory)
+    place, capture = (Path(os.path.realpath(path)) for path in places)
+    if place.is_relative_to(capture) or capture.is_relative_to(place):
+        raise ParametersError(f"{outputs}: would mix the night's outputs with its raw files in {capture}")
 
 
 def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> None:
