@@ -12,6 +12,7 @@ from pathlib import Path
 
 from small_nights import parameters_of
 
+import sla1tools.overview
 import sla1tools.report  # noqa: F401  # here and not in every fork
 from sla1tools import cli, night
 from sla1tools.manifest import MANIFEST, sha256_of
@@ -32,6 +33,10 @@ class Run:
     def wait(self) -> int:
         """Wait for its end; its exit status, or minus the signal that ended it."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def told(self) -> str:
         """What it has said since this was last asked, on both streams."""
@@ -67,11 +72,11 @@ def begin(*arguments, notebooks="good", before=lambda: None) -> Run:
         os._exit(status)
 
 
-def write_night(root: Path, frames: int = 5) -> Path:
+def write_night(root: Path, date: str = "2024-05-08", seed: int = 1) -> Path:
     """Simulate a small night below the folder; returns its parameters file."""
-    parameters = parameters_of(root / "sessions", SHAPE, injections=50)
-    simulate_night(parameters.capture_directory, frames=frames, shape=SHAPE)
-    path = root / "night.yaml"
+    parameters = parameters_of(root / "sessions", SHAPE, injections=50, capture_date=date)
+    simulate_night(parameters.capture_directory, frames=5, shape=SHAPE, seed=seed)
+    path = root / f"{date}.yaml"
     path.write_text(to_yaml(parameters), encoding="utf-8")
     return path
 
