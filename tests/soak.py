@@ -82,12 +82,18 @@ class Soak:
             self.kills += 1
             self.stages[self.stage(date, told)] += 1
         self.settle()
-        end = self.verdict(date, setting, before)
-        self.ends[end] += told is not None
-        if end == "new":
+        after = {other: contents(self.place(other)) for other in self.files}
+        complaints = [f"{other} changed" for other in self.files if other != date and after[other] != before[other]]
+        complaints += [f"left over: {name}" for name in self.leftovers()]
+        new = self.lasting(date) == self.expected[date, setting] | self.own and is_whole(self.place(date))
+        if new:
             self.setting[date] = setting
-        if end == "lost":
-            self.losses.append(f"kill {self.kills}, seen after {told!r}: {date}, {contents(self.outputs)}")
+        elif after[date] != before[date]:
+            complaints.append(
+                f"{date} is neither old nor new: {sorted(set(after[date].items()) ^ set(before[date].items()))}"
+            )
+        self.ends["new" if new else "old"] += told is not None
+        self.losses += [f"after kill {self.kills}, {told!r}: {complaint}" for complaint in complaints]
 
     def wait_for_a_moment(self, date: str, run: Run) -> None:
         moment = self.random.choice(MOMENTS)
@@ -133,22 +139,14 @@ class Soak:
         if (run := begin("trends", "--outputs", self.outputs)).wait():
             self.losses.append(f"the next command failed: {run.told()}")
 
-    def verdict(self, date: str, setting: str, before: dict[str, dict[str, str]]) -> str:
-        after = {other: contents(self.place(other)) for other in self.files}
-        if any(after[other] != before[other] for other in self.files if other != date) or self.leftovers():
-            return "lost"
-        if after[date] == before[date]:
-            return "old"
-        whole = self.lasting(date) == self.expected[date, setting] | self.own and is_whole(self.place(date))
-        return "new" if whole else "lost"
-
     def leftovers(self) -> list[str]:
         """Files that are neither a night's, nor locks, nor the verdict of a night's last failed run."""
         of_nights = (*self.files, f"{publish.LOCKS}/", f"{publish.FAILED}/", ".trends/")
         left = [name for name in contents(self.outputs) if not name.startswith(of_nights) and name not in OF_ALL_NIGHTS]
         failed = [path for path in (self.outputs / publish.FAILED).glob("*/*/*/*") if path.suffix not in KEPT]
-        below = [path for slot in (publish.STAGING, publish.ASIDE) for path in (self.outputs / slot).glob("*/*/*")]
-        return [*left, *map(str, failed), *map(str, below)]
+        staging, aside = self.outputs / publish.STAGING, self.outputs / publish.ASIDE
+        folders = [*staging.glob("*/*/*"), *aside.glob("[!.]*/*/*"), *aside.glob(f"{publish.FAILED}/*/*/*")]
+        return [*left, *map(str, failed), *map(str, folders)]
 
     def report(self) -> str:
         lines = [f"{self.kills} kills over {len(self.files)} nights ({self.late} runs had ended before their kill)"]
