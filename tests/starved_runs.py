@@ -13,6 +13,7 @@ from pathlib import Path
 
 from forked_runs import begin, contents, is_whole, write_night
 
+from sla1tools import publish
 from sla1tools.measure import PICKLE
 
 PLACE = Path("2024-05-08", "03_38_48", "Dark30s")
@@ -84,8 +85,19 @@ def full_disk(here):
     mount("-o", "remount,rw", here.outputs)
 
 
+def two_at_once(here):
+    """Both begin, one is told that the other is at it."""
+    impatient = partial(setattr, publish, "LOCK_PATIENCE", 0.1)
+    runs = [begin("run", here.file, "--outputs", here.outputs, before=impatient) for _ in range(2)]
+    print(json.dumps({"case": "two at once", "status": sorted(run.wait() for run in runs)}), flush=True)
+    assert is_whole(here.outputs / PLACE)
+    assert (here.outputs / PLACE / "notes.txt").read_text() == "mine"
+    here.good = contents(here.outputs / PLACE)
+
+
 def main(root):
     here = Night(root, root / "outputs")
+    two_at_once(here)
     no_file_can_grow(here)
     assert here.run() == 0, here.said
     assert is_whole(here.outputs / PLACE)
