@@ -1,7 +1,6 @@
 """Run one night: measure once, write every product, run the notebooks on them, publish the folder whole."""
 
 import json
-import os
 import pickle
 import threading
 from collections.abc import Callable, Mapping
@@ -13,12 +12,12 @@ from typing import Any
 
 from sla1tools import manifest as record
 from sla1tools.capture import judge_night, read_known_pixels
-from sla1tools.errors import NightError, ParametersError, Sla1Error
+from sla1tools.errors import NightError, Sla1Error
 from sla1tools.execution import execute, tagged_figures
 from sla1tools.measure import PICKLE, measure_night
 from sla1tools.parameters import CHECKOUT, Parameters
 from sla1tools.products import write_products, write_summary
-from sla1tools.publish import Claim, claim, night_path
+from sla1tools.publish import Claim, claim, night_path, refuse_to_mix
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 TITLES = {
@@ -85,7 +84,7 @@ def run_night(
     NightError
         If the night is unusable.
     """
-    _refuse_to_mix(parameters, outputs)
+    refuse_to_mix(parameters, outputs)
     read_known_pixels(parameters)
     with claim(outputs, night_path(parameters)) as claimed:
         manifest: dict[str, Any] = {
@@ -113,14 +112,6 @@ def run_night(
             _publish_failure(claimed, manifest, error)
             raise
         return NightResult(manifest["verdict"], tuple(manifest["reasons"]), directory)
-
-
-def _refuse_to_mix(parameters: Parameters, outputs: str | Path) -> None:
-    """Refuse outputs that would lie among the night's raw files, or take their place."""
-    places = (Path(outputs) / night_path(parameters), parameters.capture_directory)
-    place, capture = (Path(os.path.realpath(path)) for path in places)
-    if place.is_relative_to(capture) or capture.is_relative_to(place):
-        raise ParametersError(f"{outputs}: would mix the night's outputs with its raw files in {capture}")
 
 
 def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> None:

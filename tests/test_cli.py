@@ -221,6 +221,9 @@ def test_mistake_in_the_program_is_one_line_and_a_file(night_file, fake_run, mon
 def test_hostile_text_reaches_the_terminal_escaped(night_file, fake_run):
     fake_run(NightError("a\x1b[2Jb\nc\x07"))
     assert sla1("run", night_file).stderr == "sla1: a\\x1b[2Jb\n      c\\x07\n"
+    for outcome in (NightResult("degraded", ("a\x1b[2Jb",), Path("there")), ZeroDivisionError("a\x1b[2Jb")):
+        fake_run(outcome)
+        assert "a\\x1b[2Jb" in sla1("run", night_file).stderr
 
 
 def test_busy_night_is_75(night_file, tmp_path, monkeypatch):

@@ -58,19 +58,20 @@ def sources(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def run(tmp_path, outputs):
-    return CliRunner().invoke(cli.main, ["run", str(tmp_path / "night.yaml"), "--outputs", str(outputs)])
+def run(tmp_path, outputs, command="run"):
+    return CliRunner().invoke(cli.main, [command, str(tmp_path / "night.yaml"), "--outputs", str(outputs)])
 
 
+@pytest.mark.parametrize("command", ["run", "batch"])
 @pytest.mark.parametrize("link", [False, True], ids=["itself", "a link to it"])
 @pytest.mark.parametrize("inside", [".", "2024-05-08/03_38_48/Dark30s", "2024-05-08/03_38_48/Dark30s/out"])
-def test_outputs_among_the_raw_files_are_refused(night, tmp_path, inside, link):
+def test_outputs_among_the_raw_files_are_refused(night, tmp_path, inside, link, command):
     """Outputs equal to the sessions folder would put the night in the place of its own raw files."""
     sessions = tmp_path / "sessions"
     if link:
         (tmp_path / "linked").symlink_to(sessions, target_is_directory=True)
     before = sources(tmp_path)
-    result = run(tmp_path, (tmp_path / "linked" if link else sessions) / inside)
+    result = run(tmp_path, (tmp_path / "linked" if link else sessions) / inside, command)
     assert result.exit_code == 2
     assert f"would mix the night's outputs with its raw files in {night.capture_directory}" in result.stderr
     assert sources(tmp_path) == before
