@@ -41,7 +41,7 @@ class Soak:
         self.root, self.outputs, self.random = root, root / "outputs [1] {a}", random.Random(seed)
         self.files = {f"2024-05-{day:02d}": None for day in range(1, nights + 1)}
         self.stages, self.ends, self.losses, self.kernels = Counter(), Counter(), [], set()
-        self.kills, self.late = 0, 0
+        self.kills, self.kills_of_settling, self.late = 0, 0, 0
         self.expected, self.setting = {}, {}
         for number, date in enumerate(self.files, start=1):
             self.files[date] = write_night(root, date, seed=number)
@@ -133,9 +133,7 @@ class Soak:
         while self.random.random() < 0.25:
             run = begin("trends", "--outputs", self.outputs)
             time.sleep(self.random.uniform(0, 0.05))
-            if self.kill(run, "sla1") is not None:
-                self.kills += 1
-                self.stages["in the next command"] += 1
+            self.kills_of_settling += self.kill(run, "sla1") is not None
         if (run := begin("trends", "--outputs", self.outputs)).wait():
             self.losses.append(f"the next command failed: {run.told()}")
 
@@ -149,9 +147,12 @@ class Soak:
         return [*left, *map(str, failed), *map(str, folders)]
 
     def report(self) -> str:
-        lines = [f"{self.kills} kills over {len(self.files)} nights ({self.late} runs had ended before their kill)"]
+        lines = [f"{self.kills} runs killed over {len(self.files)} nights; {self.late} had ended before their kill"]
         lines += [f"{count:6}  {stage}" for stage, count in sorted(self.stages.items())]
-        lines += [f"after the next command: {self.ends['old']} nights wholly old, {self.ends['new']} wholly new"]
+        lines += [
+            f"{self.kills_of_settling:6}  more kills, of the next command",
+            f"after the next command: {self.ends['old']} nights wholly old, {self.ends['new']} wholly new",
+        ]
         return "\n".join([*lines, f"losses = {len(self.losses)}", *self.losses])
 
 
@@ -166,7 +167,8 @@ def main(kills: int, seed: int) -> int:
             soak.kill_one()
         _gone, alive = psutil.wait_procs(soak.kernels, timeout=30)
         soak.losses += [f"a kernel outlives its run: {kernel}" for kernel in alive]
-        print(f"{soak.report()}\n{len(soak.kernels)} kernels, none left\n{time.monotonic() - begun:.0f} s, seed {seed}")
+        print(soak.report())
+    print(f"{len(soak.kernels)} kernels seen, {len(alive)} left alone\n{time.monotonic() - begun:.0f} s, seed {seed}")
     return int(bool(soak.losses))
 
 
