@@ -80,7 +80,8 @@ def execute(
             on_cell_start=lambda cell, cell_index: before_cell(OPENS_NIGHT in cell.metadata.get("tags", [])),
         )
     except papermill.PapermillExecutionError as error:
-        problem = f"{error.ename}: {error.evalue}"
+        silent = error.ename == "CellExecutionError"  # so papermill calls a failure that the kernel could not report
+        problem = "failed and could not say why; out of memory?" if silent else f"{error.ename}: {error.evalue}"
     except TimeoutError:
         problem = f"took longer than {timeout} s" if timeout else "timed out"
     except Exception as error:
