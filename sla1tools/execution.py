@@ -88,9 +88,10 @@ def execute(
         problem = str(error) or type(error).__name__
     finally:
         loop.close()
-    if not target.is_file():
-        raise NotebookError(f"{source.name}: {problem}")
-    notebook = nbformat.read(target, as_version=4)
+    try:
+        notebook = nbformat.read(target, as_version=4)
+    except (OSError, ValueError):  # it was never written, or the disk is full
+        raise NotebookError(f"{source.name}: {problem or 'its executed copy is gone'}") from None
     failure = _failure(notebook, problem)
     _tidy(notebook)
     nbformat.write(notebook, target)
