@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: demo test lab bench lint
+.PHONY: demo test soak lab bench lint
 .DELETE_ON_ERROR:
 
 demo: .venv/.complete
@@ -18,6 +18,9 @@ demo: .venv/.complete
 
 test: .venv/.complete
 	$(BIN)/python -m pytest -n 2
+
+soak: .venv/.complete
+	$(BIN)/python tests/soak.py
 
 lab: .venv/.complete
 	$(BIN)/sla1 lab

@@ -20,7 +20,7 @@ from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.manifest import printable
 from sla1tools.night import run_night
 from sla1tools.parameters import Parameters
-from sla1tools.publish import LOCKS, night_path
+from sla1tools.publish import LOCKS, night_path, refuse_to_mix
 from sla1tools.resume import finished_since, is_current, moment
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def run_batch(
     Raises
     ------
     ParametersError
-        If the outputs cannot be used, the scheduler cannot be reached, or a worker runs another version of this package
-        or does not see the outputs; no night was begun.
+        If the outputs cannot be used or would mix with raw files, the scheduler cannot be reached, or a worker runs
+        another version of this package or does not see the outputs; no night was begun.
 
     Notes
     -----
@@ -125,6 +125,8 @@ def run_batch(
     again when all others are done, until it is free: it is then current, or run here.
     """
     outputs = Path(outputs).absolute()
+    for parameters in nights:
+        refuse_to_mix(parameters, outputs)
     since, topic = moment(), f"sla1-{uuid.uuid4().hex}"
     jobs, clashes = _jobs(nights, outputs, force, since, topic)
     done = {outcome.night: outcome for outcome in clashes}

@@ -18,6 +18,7 @@ from astropy.table import Table
 from sla1tools.counts import code_histogram
 from sla1tools.errors import FrameError, NightError, ParametersError, Reason
 from sla1tools.fitsfile import HEADER_KEYS, Image, Stored, decode, read_bytes
+from sla1tools.manifest import printable
 from sla1tools.parameters import Parameters, from_checkout
 
 LEAST_FRAMES = 3
@@ -265,7 +266,11 @@ def _times(header: dict, exposure: float) -> tuple[datetime | None, datetime | N
     start, end = _sane_time(header.get("DATE-OBS")), _sane_time(header.get("DATE-END"))
     if start is None and end is not None:
         start = end - timedelta(seconds=exposure)
-        return start, end, [f"start is DATE-END minus EXPTIME, as DATE-OBS is not sane: {header.get('DATE-OBS')}"]
+        return (
+            start,
+            end,
+            [f"start is DATE-END minus EXPTIME, as DATE-OBS is not sane: {printable(header.get('DATE-OBS'))}"],
+        )
     if start is None:
         return None, None, ["time unknown, as neither DATE-OBS nor DATE-END is sane"]
     return start, end or start + timedelta(seconds=exposure), []

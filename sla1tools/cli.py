@@ -38,11 +38,13 @@ class _Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt, BrokenPipeError):
             raise
         except Exception as error:
+            from sla1tools.manifest import printable
+
             with tempfile.NamedTemporaryFile(
                 "w", prefix="sla1-", suffix=".txt", delete=False, encoding="utf-8"
             ) as file:
                 traceback.print_exc(file=file)
-            click.echo(f"sla1: {type(error).__name__}: {error} (details: {file.name})", err=True)
+            click.echo(printable(f"sla1: {type(error).__name__}: {error} (details: {file.name})"), err=True)
             ctx.exit(1)
 
 
@@ -165,13 +167,15 @@ def lab(ctx, arguments) -> None:
 
 
 def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) -> "NightResult":
+    from sla1tools.manifest import printable
     from sla1tools.night import run_night
 
     result = run_night(parameters, outputs, timeout=timeout, progress=lambda step: click.echo(step, err=True))
     for reason in result.reasons:
-        click.echo(f"{result.verdict}: {reason}", err=True)
+        click.echo(printable(f"{result.verdict}: {reason}"), err=True)
     if result.verdict == "failed" or result.directory is None:
-        raise Sla1Error(f"the night failed; what there is of it is in {result.directory or 'no file'}")
+        kept = f"what there is of this run is in {result.directory}" if result.directory else "nothing of it is kept"
+        raise Sla1Error(f"the night failed; earlier outputs are untouched, {kept}")
     click.echo(f"{result.verdict}: {result.directory / 'index.html'}")
     return result
 

@@ -80,16 +80,18 @@ def execute(
             on_cell_start=lambda cell, cell_index: before_cell(OPENS_NIGHT in cell.metadata.get("tags", [])),
         )
     except papermill.PapermillExecutionError as error:
-        problem = f"{error.ename}: {error.evalue}"
+        silent = error.ename == "CellExecutionError"  # so papermill calls a failure that the kernel could not report
+        problem = "failed and could not say why; out of memory?" if silent else f"{error.ename}: {error.evalue}"
     except TimeoutError:
         problem = f"took longer than {timeout} s" if timeout else "timed out"
     except Exception as error:
         problem = str(error) or type(error).__name__
     finally:
         loop.close()
-    if not target.is_file():
-        raise NotebookError(f"{source.name}: {problem}")
-    notebook = nbformat.read(target, as_version=4)
+    try:
+        notebook = nbformat.read(target, as_version=4)
+    except (OSError, ValueError):  # it was never written, or the disk is full
+        raise NotebookError(f"{source.name}: {problem or 'its executed copy is gone'}") from None
     failure = _failure(notebook, problem)
     _tidy(notebook)
     nbformat.write(notebook, target)

@@ -17,6 +17,7 @@ from astropy.table import Table
 from sla1tools import criteria, rates
 from sla1tools.detection import Floors
 from sla1tools.leaders import STAMP_SIZE
+from sla1tools.manifest import printable
 from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.pixels import BLOCKING, PixelClass
 
@@ -136,7 +137,7 @@ def payload(
         "show": show,
         "own": int(parameters.reference == HELD_OUT),
         "interactive": True,
-        "frames": [str(name) for name in frames],
+        "frames": [printable(name) for name in frames],
         "shape": list(parameters.frame_shape),
         "exposure": parameters.dark_exposure,
         "budget": parameters.false_alarm_budget,

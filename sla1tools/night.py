@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from sla1tools import manifest as record
-from sla1tools.capture import judge_night
+from sla1tools.capture import judge_night, read_known_pixels
 from sla1tools.errors import NightError, Sla1Error
 from sla1tools.measure import PICKLE, measure_night
 from sla1tools.parameters import CHECKOUT, Parameters
 from sla1tools.products import write_products, write_summary
-from sla1tools.publish import Claim, claim, night_path
+from sla1tools.publish import Claim, claim, night_path, refuse_to_mix
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 TITLES = {
@@ -77,12 +77,14 @@ def run_night(
     Raises
     ------
     ParametersError
-        If the outputs folder cannot be used; nothing was read.
+        If the outputs folder cannot be used, or the known pixels; no frame was read.
     BusyError
         If someone else is running this night.
     NightError
         If the night is unusable.
     """
+    refuse_to_mix(parameters, outputs)
+    read_known_pixels(parameters)
     with claim(outputs, night_path(parameters)) as claimed:
         manifest: dict[str, Any] = {
             "parameters": parameters.model_dump(mode="json") | {"products_directory": None},
@@ -100,7 +102,10 @@ def run_night(
                 manifest["inputs"] = record.judged_files(judge_night(parameters))
             _publish_failure(claimed, manifest, error, exit_status=3)
             raise
-        except (Sla1Error, OSError) as error:
+        except OSError as error:
+            told = Sla1Error(f"{error.filename or claimed.staging}: {error.strerror or error}")
+            return NightResult("failed", (str(told),), _publish_failure(claimed, manifest, told))
+        except Sla1Error as error:
             return NightResult("failed", (str(error),), _publish_failure(claimed, manifest, error))
         except Exception as error:
             _publish_failure(claimed, manifest, error)

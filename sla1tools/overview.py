@@ -4,12 +4,10 @@ import base64
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from astropy.table import Table
 from IPython.display import Markdown
-from jinja2 import Environment, FileSystemLoader
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
@@ -18,7 +16,7 @@ from sla1tools.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, blank_axes, png
 from sla1tools.manifest import printable
 from sla1tools.publish import recover
 from sla1tools.recurrence import CACHE, follow_pixels
-from sla1tools.report import TEMPLATES, page_css, policy
+from sla1tools.report import TEMPLATES, page_css, page_template, policy
 from sla1tools.trends import METRICS, Metric, NightRecord, counted, read_nights, shown
 
 
@@ -55,9 +53,7 @@ def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
     script = (TEMPLATES / "trends.js").read_text(encoding="utf-8")
     charts = ((metric, control_chart(records, metric)) for metric in METRICS)
     figures = [(caption(records, metric), base64.b64encode(png(chart)).decode()) for metric, chart in charts if chart]
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    environment.filters["address"] = lambda target: quote(target, safe="/.")
-    return environment.get_template("trends.html.j2").render(
+    return page_template("trends.html.j2").render(
         policy=policy(script),
         css=page_css(with_explorer=False) + (TEMPLATES / "trends.css").read_text(encoding="utf-8"),
         script=script,

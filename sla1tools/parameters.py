@@ -32,7 +32,7 @@ class Parameters(BaseModel):
     frame_shape: tuple[int, int] = (2048, 2048)
     dark_exposure: float = Field(default=30.0, gt=0)
     filter_name: str | None = None
-    scale_due_to_padding: float = Field(default=16, gt=0)
+    scale_due_to_padding: float = Field(default=16.0, gt=0)
     scale_due_to_gain: float = Field(default=1.39, gt=0)
     top_code: int = Field(default=65535, ge=1, le=65535)
     level_correction: bool = False

@@ -29,6 +29,20 @@ def night_path(parameters: Parameters) -> Path:
     return Path(parameters.capture_date, parameters.capture_time, parameters.object_name)
 
 
+def refuse_to_mix(parameters: Parameters, outputs: str | Path) -> None:
+    """Refuse outputs that would put a night among its raw files, or in their place.
+
+    Raises
+    ------
+    ParametersError
+        If the night's folder of the outputs and its capture folder are one, or lie in one another; links are followed.
+    """
+    places = (Path(outputs) / night_path(parameters), parameters.capture_directory)
+    place, capture = (Path(os.path.realpath(path)) for path in places)
+    if place.is_relative_to(capture) or capture.is_relative_to(place):
+        raise ParametersError(f"{outputs}: would mix the night's outputs with its raw files in {capture}")
+
+
 @dataclass(frozen=True)
 class Claim:
     """A night whose lock is held: where it is built, and where it goes."""

@@ -12,10 +12,14 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sla1tools.glance import night_page
+from sla1tools.manifest import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 GALLERY_MIME = "application/vnd.sla1.gallery+json"
@@ -95,12 +99,7 @@ def write_index(
     links : mapping of str to str
         Text to relative path, for the reports and products beside the page.
     """
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    # A quoted path can hold no scheme: javascript: becomes a file name.
-    environment.filters["address"] = lambda target: quote(target, safe="/.")
-    page = environment.get_template("night.html.j2").render(
+    page = page_template("night.html.j2").render(
         night_page(summary, manifest),
         policy=policy(""),
         css=page_css(with_explorer=False),
@@ -108,6 +107,21 @@ def write_index(
         links=links,
     )
     Path(path).write_text(page, encoding="utf-8")
+
+
+def page_template(name: str) -> "Template":
+    """Return the template of a page: all text that it is given is escaped, control characters too."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # not what is marked as safe
+    )
+    # A quoted path can hold no scheme: javascript: becomes a file name.
+    environment.filters["address"] = lambda target: quote(target, safe="/.")
+    return environment.get_template(name)
 
 
 def policy(script: str) -> str:

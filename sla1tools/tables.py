@@ -13,6 +13,7 @@ from sla1tools.contaminants import contaminant_pass_rates
 from sla1tools.criteria import neighbor_ratio
 from sla1tools.injection import put_fake
 from sla1tools.leaders import caption, cut_stamps, find_leaders
+from sla1tools.manifest import printable
 from sla1tools.measure import Measurement
 from sla1tools.operating import CRITERIA
 from sla1tools.pixels import PixelClass
@@ -30,9 +31,9 @@ REFERENCE_NAMES = {"leave_one_out": "held out", "all": "in sample"}
 
 
 def shown(table: Table) -> HTML:
-    """Show a table without its types and row numbers; texts of the cells are escaped."""
+    """Show a table without its types and row numbers; texts of the cells are escaped, control characters too."""
     unit = any(table[name].unit for name in table.colnames)
-    lines = "".join(table.pformat(max_lines=-1, max_width=-1, show_unit=unit, html=True))
+    lines = "".join(map(printable, table.pformat(max_lines=-1, max_width=-1, show_unit=unit, html=True)))
     return HTML(re.sub(r' id="table\d+"', "", lines))  # an address in memory: no two runs would be alike
 
 
@@ -62,9 +63,10 @@ def brightest(leaders: Table) -> Table:
 
 
 def captions(night: Measurement, leaders: Table) -> list[str]:
-    """Frame name and the observers' caption of each leader."""
+    """Frame name, in letters that every font has, and the observers' caption of each leader."""
     return [
-        f"{frame}\n{caption(int(x), int(y), float(peak), night.night.shape)}"
+        f"{printable(frame).encode('ascii', 'backslashreplace').decode()}\n"
+        f"{caption(int(x), int(y), float(peak), night.night.shape)}"
         for frame, x, y, peak in zip(*(leaders[name] for name in ("frame", "x", "y", "peak")), strict=True)
     ]
 

@@ -358,13 +358,16 @@ def test_batch_resume_failure_and_force(site, tmp_path, monkeypatch):
     assert page.count("data-verdict=") == 4
     for path, contents in frames.items():
         path.write_bytes(contents)
-    output, complaints = here.batch(workers=1)
+    output, complaints = here.batch(workers=2)
     assert [line.split()[0] for line in output.splitlines()] == ["ok", "all"]
     assert "3 current already" in complaints
     assert len(here.published()) == 4
     assert sorted(here.begun()) == sorted([f"2024-05-{n:02d}/03_38_48/Dark 30s" for n in (1, 2, 2, 3, 4)])
+    by_two = [products_of(folder) for folder in here.published()]
     here.batch("--force", workers=1)
     assert len(here.begun()) == 5 + 4
+    assert [products_of(folder) for folder in here.published()] == by_two
+    assert min(map(len, by_two)) == 6
     monkeypatch.setattr(night_module, "TITLES", {})
     first = replace(here.jobs()[0], outputs=tmp_path / "alone")
     assert run_one(first).verdict == "ok"

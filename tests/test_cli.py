@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from astropy.table import Table
 from click.testing import CliRunner
+from test_parameters import QUIETLY_MISREAD
 
 from sla1tools import cli, publish
 from sla1tools.capture import judge_night
@@ -159,6 +160,47 @@ def test_users_mistakes_end_with_2_and_no_traceback(arguments):
     assert "Traceback" not in result.output
 
 
+TRAPS = [
+    *((f"{key}: {text}", key) for key, text, _ in QUIETLY_MISREAD),
+    ("threshold: 1e3", "threshold: .*write 1000.0"),
+    ("threshold: 5.0\nthreshold: 6.0", "line .*: threshold is given twice"),
+    ("threshold: !!float 5", "threshold: line .*: tags"),
+    ("threshold: [200.0]", "threshold: .*got \\[200.0\\]"),
+    ("neighbors: yes", "neighbors: line .*write true or false"),
+    ("thresold: 5.0", "thresold: there is no such parameter; did you mean threshold\\?"),
+    ("- a list", "must hold lines 'key: value'|is not plain YAML"),
+]
+
+
+@pytest.mark.parametrize("command", [["check"], ["run"], ["batch"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(("text", "told"), TRAPS, ids=[text.replace("\n", " ") for text, _ in TRAPS])
+def test_every_trap_of_yaml_ends_with_2_before_anything_is_read(night_file, monkeypatch, command, text, told):
+    monkeypatch.setattr("sla1tools.capture.judge_night", lambda _: pytest.fail("read"))
+    key = text.partition(":")[0]
+    kept = [line for line in night_file.read_text().splitlines() if not line.startswith(key)]
+    night_file.write_text("\n".join([*kept, text, ""]))
+    result = sla1(*command, night_file)
+    assert result.exit_code == 2
+    assert re.match(f"sla1: {re.escape(str(night_file))}: ({told})", result.stderr)
+    assert not (night_file.parent / "outputs").exists()
+
+
+@pytest.mark.parametrize("kind", ["empty", "a frame", "a notebook", "a folder", "not there"])
+def test_a_file_that_is_no_parameters_file_ends_with_2(night_file, kind):
+    folder = night_file.parent / "sessions" / "2024-05-08" / "03_38_48" / "Dark30s"
+    night_file.with_name("empty.yaml").touch()
+    path = {
+        "empty": night_file.with_name("empty.yaml"),
+        "a frame": folder / "00001.fits",
+        "a notebook": CHECKOUT / "notebooks" / "01_dark_characterization.ipynb",
+        "a folder": folder,
+        "not there": folder / "none.yaml",
+    }[kind]
+    result = sla1("run", path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"sla1: {path}: ")
+
+
 def test_outputs_that_is_a_file(night_file, tmp_path):
     (tmp_path / "file").write_text("mine")
     result = sla1("run", night_file, "--outputs", tmp_path / "file")
@@ -179,6 +221,9 @@ def test_mistake_in_the_program_is_one_line_and_a_file(night_file, fake_run, mon
 def test_hostile_text_reaches_the_terminal_escaped(night_file, fake_run):
     fake_run(NightError("a\x1b[2Jb\nc\x07"))
     assert sla1("run", night_file).stderr == "sla1: a\\x1b[2Jb\n      c\\x07\n"
+    for outcome in (NightResult("degraded", ("a\x1b[2Jb",), Path("there")), ZeroDivisionError("a\x1b[2Jb")):
+        fake_run(outcome)
+        assert "a\\x1b[2Jb" in sla1("run", night_file).stderr
 
 
 def test_busy_night_is_75(night_file, tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ FAULTS = {
     "exits_last": r"exits_last.ipynb: cell 3 \(sys.exit\(0\)\): SystemExit: 0",
     "dies": r"dies.ipynb: cell 3 \(os._exit\(9\)\): Kernel died",
     "dies_last": r"dies_last.ipynb: cell 3 \(os._exit\(9\)\): Kernel died",
+    "starves": r"starves.ipynb: cell 3 \(import resource\): (MemoryError|failed .*; out of memory\?)",
+    "slain": r"slain.ipynb: cell 3 \(import os\): Kernel died",
     "hangs": r"hangs.ipynb: cell 3 \(time.sleep\(600\)\): took longer than 1 s",
 }
 

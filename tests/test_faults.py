@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 import time
 import tracemalloc
 import warnings
@@ -215,6 +216,36 @@ def test_file_that_goes_while_the_folder_is_read(night_of, monkeypatch):
     night = judge_night(parameters)
     assert verdicts_of(night)["00007.fits"] == "not_a_file"
     assert len(night.frames) == 6
+
+
+def test_files_that_are_written_while_the_folder_is_read(night_of, counts):
+    """A camera at work: every file that was there gets a verdict, and a frame is used with all its pixels or not."""
+    parameters = night_of()
+    directory = parameters.capture_directory
+    whole = [path.read_bytes() for path in sorted(directory.glob("*.fits"))]
+    done = threading.Event()
+
+    def camera():
+        for number in range(7, 100_000):
+            with open(directory / f"{number:05d}.fits", "wb") as file:
+                for begin in range(0, len(whole[0]), 2000):
+                    file.write(whole[number % 6][begin : begin + 2000])
+                    file.flush()
+                    if done.is_set():
+                        return
+
+    thread = threading.Thread(target=camera)
+    thread.start()
+    try:
+        nights = [judge_night(parameters) for _ in range(3)]
+    finally:
+        done.set()
+        thread.join()
+    for night in nights:
+        verdicts = verdicts_of(night)
+        assert [verdicts[f"{k:05d}.fits"] for k in range(1, 7)] == ["used"] * 6
+        assert set(verdicts.values()) <= {"used", "ignored", "duplicate", "truncated", "empty"}
+    assert len(verdicts) > 7
 
 
 def rewrite(path):

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from sla1tools.errors import NightError
 from sla1tools.injection import CRITERIA
 from sla1tools.measure import PICKLE, measure_night, open_night
 from sla1tools.parameters import Parameters
+from sla1tools.products import write_products
 from sla1tools.rates import gaussian_expectation, poisson_rate
 from sla1tools.simulate import Star
 
@@ -130,6 +134,28 @@ def test_two_runs_agree_to_the_byte_and_touch_nothing(measured, parameters):
     assert again.summary == measured.summary
     assert again.dark.noise.tobytes() == measured.dark.noise.tobytes()
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(("threads", "order"), [("1", "0"), ("4", "12345")])
+def test_another_program_with_other_threads_and_hashes_writes_the_same_bytes(
+    measured, parameters, tmp_path, threads, order
+):
+    write_products(measured, tmp_path)
+    here = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()}
+    (tmp_path / "there").mkdir()
+    (tmp_path / "night.json").write_text(parameters.model_dump_json())
+    program = (
+        "import sys; from pathlib import Path; from sla1tools.parameters import Parameters\n"
+        "from sla1tools.measure import measure_night; from sla1tools.products import write_products\n"
+        "parameters = Parameters.model_validate_json(Path(sys.argv[1]).read_text())\n"
+        "write_products(measure_night(parameters), Path(sys.argv[2]))\n"
+    )
+    settings = {"PYTHONHASHSEED": order, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+    command = [sys.executable, "-c", program, str(tmp_path / "night.json"), str(tmp_path / "there")]
+    subprocess.run(command, env=os.environ | settings, check=True)
+    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "there").iterdir()}
+    assert there == here
+    assert len(here) == 6
 
 
 def test_a_stored_night_is_the_one_measured_on_the_spot(measured, parameters, tmp_path, monkeypatch):

@@ -130,7 +130,8 @@ def test_kernels_that_wait_for_a_measurement_end_where_it_fails(tmp_path, made_u
 
     monkeypatch.setattr(night_module, "measure_night", measure)
     result = run_night(PARAMETERS, tmp_path)
-    assert (result.verdict, result.reasons) == ("failed", (str(OSError(errno.EIO, os.strerror(errno.EIO))),))
+    assert result.verdict == "failed"
+    assert result.reasons[0].endswith(os.strerror(errno.EIO))
     partial = (result.directory / "good.ipynb").read_bytes()
     assert not [word for word in (b"measurement found: True", b"measurement found: False") if word in partial]
     assert not kernels_of(os.getpid())

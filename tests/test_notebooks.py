@@ -100,6 +100,16 @@ def test_products_are_what_is_measured_on_the_spot(published):
     assert fits.getdata(directory / "master_dark.fits", "MASTER").shape == SHAPE
 
 
+def test_another_run_gives_the_same_bytes(published, tmp_path):
+    """Tables, and every figure and explorer of the reports; only what says when it was run may differ."""
+    parameters, directory = published
+    again = run_night(parameters, tmp_path, side_by_side=False)
+    first, second = checksums(directory), checksums(again.directory)
+    differing = {name for name in first | second if first.get(name) != second.get(name)}
+    assert differing <= {"index.html", "manifest.json", *(path.name for path in NOTEBOOKS)}  # and widgets' numbers
+    assert len(first) == len(second) == 14
+
+
 def test_candidates_are_those_of_the_observers_loops(published):
     """From raw files to `candidates.ecsv`, against the plain loops on a residual made with numpy alone."""
     import numpy as np

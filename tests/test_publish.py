@@ -143,6 +143,15 @@ def test_killed_at_random_moments(tmp_path):
         assert len(snapshot(tmp_path)) == len(night) == 6 - (version == "old")
 
 
+@posix_only
+def test_a_short_soak():
+    """`make soak` in small: whole runs killed anywhere, their kernels with them or alone."""
+    command = [sys.executable, str(PROGRAM.with_name("soak.py")), "2", "2"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "losses = 0" in run.stdout
+
+
 def test_swap_that_cannot_finish_is_rolled_back_at_once(tmp_path, monkeypatch):
     publish_night(tmp_path, "old")
     add_own_files(tmp_path / NIGHT)
