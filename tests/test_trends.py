@@ -33,7 +33,7 @@ def places(changes):
 
 
 def test_limits_flag_three_in_a_thousand_sound_nights():
-    """However many predecessors: together to a tenth, and none of their numbers far off."""
+    """However many predecessors: together to a fifth, and none of their numbers far off."""
     each = 3000
     outside = []
     for nights in range(LEAST_NIGHTS, WINDOW + 1):
