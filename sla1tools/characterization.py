@@ -165,7 +165,7 @@ class LaCosmic:
     stars_flagged: int
 
 
-def lacosmic(night: Measurement, k: int = 0, side: int = 768) -> LaCosmic:
+def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> LaCosmic:
     """Run L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) on the middle of a frame's residual, bare and with stars.
 
     The stars, 5000 e- of the night's FWHM, lie on a grid of 32 px; one counts as flagged if any of the 3x3 pixels at

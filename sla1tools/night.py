@@ -13,6 +13,7 @@ from typing import Any
 from sla1tools import manifest as record
 from sla1tools.capture import judge_night, read_known_pixels
 from sla1tools.errors import NightError, Sla1Error
+from sla1tools.execution import execute, tagged_figures
 from sla1tools.measure import PICKLE, measure_night
 from sla1tools.parameters import CHECKOUT, Parameters
 from sla1tools.products import write_products, write_summary
@@ -126,12 +127,11 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
         manifest["inputs"] = record.judged_files(measurement.night)
         (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
         notebooks.start()
-        notebooks.measured.set()
+        notebooks.open(*list(TITLES)[:1])  # the longest: the others would only take its core now
         write_products(measurement, staging)
         progress("products written")
         notebooks.finish()
     progress("notebooks run")
-    from sla1tools.execution import tagged_figures
     from sla1tools.report import export_html, write_index
 
     (staging / PICKLE).unlink()
@@ -154,12 +154,12 @@ class _NotebookRun:
 
     def __init__(self, parameters: Parameters, staging: Path, timeout: int | None, side_by_side: bool):
         self.failures: dict[str, Exception] = {}
-        self.measured = threading.Event()
+        self.opened = {name: threading.Event() for name in TITLES}
         self.cancelled = False
         values = parameters.model_dump(mode="json") | {"products_directory": str(staging)}
         jobs = {
-            name: (NOTEBOOKS / f"{name}.ipynb", staging / f"{name}.ipynb", values, timeout, self._before_cell)
-            for name in TITLES
+            name: (NOTEBOOKS / f"{name}.ipynb", staging / f"{name}.ipynb", values, timeout, self._waiting(opened))
+            for name, opened in self.opened.items()
         }
         groups = [{name: job} for name, job in jobs.items()] if side_by_side else [jobs]
         self.threads = [threading.Thread(target=self._run, args=(group,), daemon=True) for group in groups]
@@ -170,7 +170,7 @@ class _NotebookRun:
     def __exit__(self, kind, *_) -> None:
         """End the notebooks with what failed beside them; a program that is interrupted does not wait for them."""
         self.cancelled = True
-        self.measured.set()
+        self.open(*TITLES)
         if kind and issubclass(kind, Exception):
             self._join()
 
@@ -180,15 +180,21 @@ class _NotebookRun:
             if thread.ident is None:
                 thread.start()
 
-    def _before_cell(self, opens_night: bool) -> None:
-        if opens_night:
-            self.measured.wait()
-        if self.cancelled:
-            raise Sla1Error("the run failed elsewhere")
+    def open(self, *names: str) -> None:
+        """Let notebooks open the measured night."""
+        for opened in [self.opened[name] for name in names if name in self.opened]:
+            opened.set()
+
+    def _waiting(self, opened: threading.Event) -> Callable[[bool], None]:
+        def before_cell(opens_night: bool) -> None:
+            if opens_night:
+                opened.wait()
+            if self.cancelled:
+                raise Sla1Error("the run failed elsewhere")
+
+        return before_cell
 
     def _run(self, jobs: Mapping[str, tuple]) -> None:
-        from sla1tools.execution import execute  # most of a run's imports: here they cost no time
-
         for name, job in jobs.items():
             try:
                 execute(*job)
@@ -202,7 +208,8 @@ class _NotebookRun:
                 thread.join(0.5)  # without a limit, Windows would not see Ctrl-C
 
     def finish(self) -> None:
-        """Wait for all; raise the first notebook's failure."""
+        """Open the rest and wait for all; raise the first notebook's failure."""
+        self.open(*TITLES)
         self._join()
         for name in TITLES:
             if name in self.failures:

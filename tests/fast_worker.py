@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 import sla1tools
-from sla1tools import execution, night, publish
+from sla1tools import night, publish
 from sla1tools.execution import execute
 from sla1tools.measure import measure_night
 
@@ -27,7 +27,7 @@ def dask_setup(worker):
     night.NOTEBOOKS = Path(__file__).parent / "notebooks"
     night.TITLES = {name: name for name in os.environ.get("SLA1_TEST_NOTEBOOKS", "").split()}
     sla1tools.__version__ = os.environ.get("SLA1_TEST_VERSION", sla1tools.__version__)
-    night.measure_night, execution.execute, publish.os = counted, killed_midway, Renaming()
+    night.measure_night, night.execute, publish.os = counted, killed_midway, Renaming()
 
 
 def kernels():
