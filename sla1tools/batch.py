@@ -38,7 +38,8 @@ class Job:
     """What a worker needs to know of a night.
 
     `since` is when the batch began: a run of the night that someone else ended later counts as this batch's. `topic`
-    is where the steps of the night are told.
+    is where the steps of the night are told, and the name of the file by which a worker knows the batch's outputs
+    (empty: they are not in question).
     """
 
     parameters: Parameters
@@ -87,7 +88,7 @@ def run_batch(
     force: bool = False,
     tell: Callable[[Outcome], Any] = lambda outcome: None,
     step: Callable[[str], Any] = lambda text: None,
-) -> list[Outcome]:
+) -> None:
     """Run nights that are not current, each whole or not at all; one night's failure stops no other.
 
     Parameters
@@ -108,11 +109,6 @@ def run_batch(
     step : callable
         Called with a line whenever a worker has done a step.
 
-    Returns
-    -------
-    outcomes : list of Outcome
-        One a night, in the order given.
-
     Raises
     ------
     ParametersError
@@ -129,10 +125,9 @@ def run_batch(
         refuse_to_mix(parameters, outputs)
     since, topic = moment(), f"sla1-{uuid.uuid4().hex}"
     jobs, clashes = _jobs(nights, outputs, force, since, topic)
-    done = {outcome.night: outcome for outcome in clashes}
     for outcome in clashes:
         tell(outcome)
-    with _usable(outputs) as sign, _connect(scheduler, min(workers or _cores(), len(jobs))) as client:
+    with _usable(outputs, topic) as sign, _connect(scheduler, min(workers or _cores(), len(jobs))) as client:
         _refuse_strangers(client, outputs, sign)
         client.subscribe_topic(topic, lambda event: step(event[1]))
         waiting = list(jobs)
@@ -143,13 +138,11 @@ def run_batch(
                     busy.append(job)
                     step(f"{job.night}: {outcome.reasons[0]}; looked at again later")
                 else:
-                    done[job.night] = outcome
                     tell(outcome)
             waiting = busy
             if waiting:
                 time.sleep(REVISIT_SECONDS)
         client.unsubscribe_topic(topic)
-    return [*(done[job.night] for job in jobs), *clashes]
 
 
 def _jobs(nights, outputs, force, since, topic) -> tuple[list[Job], list[Outcome]]:
@@ -165,13 +158,13 @@ def _jobs(nights, outputs, force, since, topic) -> tuple[list[Job], list[Outcome
 
 
 def _whole_path(parameters: Parameters) -> Parameters:
-    return parameters.model_copy(update={"sessions_directory": str(parameters.capture_directory)})
+    return parameters.model_copy(update={"sessions_directory": os.path.abspath(parameters.capture_directory)})
 
 
 @contextmanager
-def _usable(outputs: Path) -> Iterator[Path]:
+def _usable(outputs: Path, topic: str) -> Iterator[Path]:
     """Make sure that the outputs can be written; the file is there for the workers to see."""
-    sign = outputs / LOCKS / BATCH / f"sign-{uuid.uuid4().hex}"
+    sign = _sign(outputs, topic)
     try:
         sign.parent.mkdir(parents=True, exist_ok=True)
         sign.touch()
@@ -180,7 +173,12 @@ def _usable(outputs: Path) -> Iterator[Path]:
     try:
         yield sign
     finally:
-        sign.unlink(missing_ok=True)
+        with suppress(OSError):
+            sign.unlink()
+
+
+def _sign(outputs: Path, topic: str) -> Path:
+    return outputs / LOCKS / BATCH / topic
 
 
 @contextmanager
@@ -267,6 +265,8 @@ def run_one(job: Job) -> Outcome:
     try:
         if sla1tools.__version__ != job.version:  # a worker that came later than the batch's first look
             raise Sla1Error(f"the worker runs sla1tools {sla1tools.__version__}, the batch {job.version}")
+        if job.topic and not _sign(job.outputs, job.topic).is_file():
+            raise Sla1Error(f"the worker does not see {job.outputs}: use a folder that all machines share")
         with _only_batch(job):
             if not job.force and is_current(job.parameters, job.outputs):
                 return Outcome(job.night, CURRENT, seconds=time.monotonic() - start)

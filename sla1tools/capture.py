@@ -188,14 +188,14 @@ def judge_night(parameters: Parameters) -> Night:
         used, pixels = codes[frame.name]
         total[used] += pixels
     notes = _night_notes(frames)
-    return Night(parameters, tuple(frames), tuple(rejected), tuple(map(_readable, ignored)), tuple(notes), total)
+    return Night(parameters, tuple(frames), tuple(rejected), tuple(map(readable, ignored)), tuple(notes), total)
 
 
 def _numbers_by_value(name: str) -> tuple[list[tuple[str, int]], str]:
     return [(text, int(digits or -1)) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)], name
 
 
-def _readable(name: str) -> str:
+def readable(name: str) -> str:
     """Escape the bytes of a file name that are no UTF-8, which no report or table could hold."""
     return name.encode("utf-8", "backslashreplace").decode()
 
@@ -214,7 +214,7 @@ def _judge_file(path: Path, parameters: Parameters, first_with: dict[bytes, str]
         if pixels in first_with:
             raise FrameError(Reason.DUPLICATE, f"the same pixels as {first_with[pixels]}")
     except FrameError as error:
-        return Rejected(_readable(path.name), error.reason, error.detail, sha256), None
+        return Rejected(readable(path.name), error.reason, error.detail, sha256), None
     first_with[pixels] = frame.name
     return frame, histogram
 
@@ -236,7 +236,7 @@ def _frame_of(path: Path, image: Image, parameters: Parameters, sha256: str, lev
     binning = tuple(int(side) for side in (_number(header, f"{axis}BINNING") for axis in "XY") if side is not None)
     start, end, repaired = _times(header, exposure)
     return Frame(
-        name=_readable(path.name),
+        name=readable(path.name),
         path=path,
         shape=parameters.frame_shape,
         exposure=exposure,

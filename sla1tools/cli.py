@@ -1,5 +1,6 @@
 """The command line. What a command needs is imported when it runs, so that help is quick."""
 
+import io
 import json
 import logging
 import os
@@ -75,6 +76,9 @@ OUTPUTS = click.option(
 def main(verbose: bool) -> None:
     """Tell how often the camera alone makes a flash: a night of darks, answered."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal or a file cannot hold must not end a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Before numpy: its threads wait for one another, at several times the cost of the work, wherever cores are shared.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if not verbose:

@@ -127,7 +127,7 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
         manifest["inputs"] = record.judged_files(measurement.night)
         (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
         notebooks.start()
-        notebooks.open(*list(TITLES)[:1])  # the longest: the others would only take its core now
+        notebooks.open(*list(notebooks.opened)[:1])  # the longest: the others would only take its core now
         write_products(measurement, staging)
         progress("products written")
         notebooks.finish()
@@ -170,7 +170,7 @@ class _NotebookRun:
     def __exit__(self, kind, *_) -> None:
         """End the notebooks with what failed beside them; a program that is interrupted does not wait for them."""
         self.cancelled = True
-        self.open(*TITLES)
+        self.open(*self.opened)
         if kind and issubclass(kind, Exception):
             self._join()
 
@@ -182,8 +182,8 @@ class _NotebookRun:
 
     def open(self, *names: str) -> None:
         """Let notebooks open the measured night."""
-        for opened in [self.opened[name] for name in names if name in self.opened]:
-            opened.set()
+        for name in names:
+            self.opened[name].set()
 
     def _waiting(self, opened: threading.Event) -> Callable[[bool], None]:
         def before_cell(opens_night: bool) -> None:
@@ -209,7 +209,7 @@ class _NotebookRun:
 
     def finish(self) -> None:
         """Open the rest and wait for all; raise the first notebook's failure."""
-        self.open(*TITLES)
+        self.open(*self.opened)
         self._join()
         for name in TITLES:
             if name in self.failures:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def write_trends(outputs: str | Path) -> Path:
         records = read_nights(outputs)
         recurrent, latest = follow_pixels(records, outputs, write=True)
         page = outputs / "index.html"
-        unfinished = outputs / CACHE / f"index.html.{os.getpid()}"
+        unfinished = outputs / CACHE / f"index.html.{uuid.uuid4().hex}"
         unfinished.write_text(page_text(records, recurrent, latest), encoding="utf-8", errors="backslashreplace")
         os.replace(unfinished, page)
     except OSError as error:
@@ -125,7 +126,8 @@ def nights_table(records: Sequence[NightRecord]) -> Table:
         for night in reversed(records)
     ]
     names = ["night", "verdict", *labels]
-    return Table(rows=rows or None, names=names, dtype=["U64"] * len(names))
+    width = max((len(text) for row in rows for text in row), default=1)
+    return Table(rows=rows or None, names=names, dtype=[f"U{width}"] * len(names))
 
 
 def summed_up(records: Sequence[NightRecord], recurrent: Table, latest: NightRecord | None) -> Markdown:

@@ -5,7 +5,7 @@ One night's DQ image is in memory at a time; of the others there are lists of ba
 
 import csv
 import os
-import re
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,10 +61,13 @@ def bad_pixels(directory: Path, shape: tuple[int, int], sha256: str | None, cach
     listed : (n, 2) int32 array or None
         Flat index and DQ value, by index; None where there is no DQ image of that shape.
     """
-    stored = cache / f"{sha256}.npy" if cache and re.fullmatch(r"[0-9a-f]{64}", sha256 or "") else None
+    stored = cache / _kept_as(sha256) if cache and sha256 else None
     if stored:
-        with suppress(OSError, ValueError, EOFError):
-            return np.load(stored)
+        with suppress(OSError, ValueError, EOFError, IndexError):
+            listed = np.load(stored)
+            inside = (listed[:, 0] >= 0) & (listed[:, 0] < shape[0] * shape[1])
+            if listed.shape[1] == 2 and inside.all():
+                return listed
     try:
         dq = fits.getdata(directory / "master_dark.fits", "DQ", memmap=False)
     except (OSError, KeyError, ValueError, TypeError):
@@ -75,11 +78,16 @@ def bad_pixels(directory: Path, shape: tuple[int, int], sha256: str | None, cach
     listed = np.stack([index, dq.ravel()[index]], axis=1).astype(np.int32)
     if stored:
         with suppress(OSError):  # a full or foreign disk: the list is made again next time
-            unfinished = stored.with_suffix(f".{os.getpid()}")
+            unfinished = stored.with_suffix(f".{uuid.uuid4().hex}")
             with open(unfinished, "wb") as file:
                 np.save(file, listed)
             os.replace(unfinished, stored)
     return listed
+
+
+def _kept_as(sha256: str) -> str:
+    """Name a list by what it was made of, and by which classes were listed."""
+    return f"{sha256}-{LISTED}.npy"
 
 
 class PixelHistory:
@@ -168,25 +176,27 @@ def recurrent_pixels(candidates: Mapping[str, set[tuple[int, int]]], least: int 
             seen.setdefault(pixel, []).append(night)
     rows = [(x, y, len(nights), nights[0], nights[-1]) for (x, y), nights in seen.items() if len(nights) >= least]
     rows.sort(key=lambda row: (-row[2], row[1], row[0]))
-    return Table(rows=rows or None, names=("x", "y", "nights", "first", "last"), dtype=("i4", "i4", "i4", "U64", "U64"))
+    text = f"U{max(map(len, candidates), default=1)}"
+    return Table(rows=rows or None, names=("x", "y", "nights", "first", "last"), dtype=("i4", "i4", "i4", text, text))
 
 
-def keep_listed(recurrent: Table, path: Path, history: PixelHistory) -> Table:
+def keep_listed(recurrent: Table, path: Path, shape: tuple[int, int], known: np.ndarray) -> Table:
     """Add the pixels of an earlier list that nights have left out because they were listed.
 
-    Such a night could not show them again: without this, a list that is used would forget what it is used for.
+    Such a night could not show them again: without this, a list that is used would forget what it is used for. `known`
+    are the flat indices of pixels that any night of this camera was told of.
     """
     try:
         with fits.open(path, memmap=False) as hdus:
             earlier, rows = hdus[0].data, Table(hdus["RECURRENT"].data)
     except (OSError, KeyError, ValueError, TypeError, IndexError):
         return recurrent
-    if earlier is None or earlier.shape != history.shape:
+    if earlier is None or earlier.shape != shape:
         return recurrent
-    held = set(history.known.tolist())
+    held = set(known.tolist())
     there = set(zip(recurrent["x"], recurrent["y"], strict=True))
     for row in rows:
-        if (row["x"], row["y"]) not in there and int(row["y"]) * history.shape[1] + int(row["x"]) in held:
+        if (row["x"], row["y"]) not in there and int(row["y"]) * shape[1] + int(row["x"]) in held:
             recurrent.add_row([row[name] for name in recurrent.colnames])
     return recurrent
 
@@ -207,7 +217,7 @@ def write_known_pixels(path: Path, recurrent: Table, bad: Table, shape: tuple[in
     whole = fits.HDUList([first, *tables])
     for hdu in whole:
         hdu.add_checksum(when="")
-    unfinished = path.parent / CACHE / f"{path.name}.{os.getpid()}"
+    unfinished = path.parent / CACHE / f"{path.name}.{uuid.uuid4().hex}"
     whole.writeto(unfinished, overwrite=True)
     os.replace(unfinished, path)
 
@@ -250,7 +260,7 @@ def follow_pixels(
     groups: dict[tuple, list[NightRecord]] = {}
     for record in published:
         groups.setdefault((record.shape, record.series(METRICS[0])), []).append(record)
-    history = None
+    history, known = None, np.zeros(0, np.int64)
     for (shape, _), group in sorted(groups.items(), key=lambda item: item[1][-1] is latest):  # the latest night's last
         history, names = PixelHistory(shape), []
         for record in group:
@@ -258,16 +268,18 @@ def follow_pixels(
             if listed is not None:
                 record.changes = history.add(listed)
                 names.append(record.night)
+        if latest and (shape, group[0].instrument) == (latest.shape, latest.instrument):
+            known = np.union1d(known, history.known)
     mine = [r for r in published if latest and (r.instrument, r.shape) == (latest.instrument, latest.shape)]
     recurrent = recurrent_pixels({r.night: candidate_pixels(outputs / r.path / "candidates.ecsv") for r in mine})
     if latest is not None and history is not None:
         ny, nx = history.shape
         x, y = recurrent["x"], recurrent["y"]
         recurrent = recurrent[(x >= 0) & (x < nx) & (y >= 0) & (y < ny)]
-        recurrent = keep_listed(recurrent, outputs / KNOWN_PIXELS, history)
+        recurrent = keep_listed(recurrent, outputs / KNOWN_PIXELS, history.shape, known)
         if write:
             write_known_pixels(outputs / KNOWN_PIXELS, recurrent, history.table(names), history.shape)
-            used = {f"{record.sha256}.npy" for record in published}
+            used = {_kept_as(record.sha256) for record in published if record.sha256}
             for stale in [path for path in cache.glob("*.npy") if path.name not in used]:
                 stale.unlink(missing_ok=True)
     return recurrent, latest

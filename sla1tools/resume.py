@@ -11,7 +11,7 @@ import numpy as np
 from astropy.io import fits
 
 from sla1tools import __version__
-from sla1tools.capture import read_known_pixels
+from sla1tools.capture import read_known_pixels, readable
 from sla1tools.errors import FrameError
 from sla1tools.fitsfile import read_bytes
 from sla1tools.manifest import MANIFEST
@@ -31,20 +31,24 @@ def is_current(parameters: Parameters, outputs: Path) -> bool:
     """
     place = outputs / night_path(parameters)
     manifest = read_manifest(place)
-    return (
-        manifest.get("exit_status") == 0
-        and manifest.get("versions", {}).get("sla1tools") == __version__
-        and _same_parameters(manifest, parameters)
-        and (place / "index.html").is_file()
-        and _same_known_pixels(place, parameters)
-        and _same_inputs(manifest, parameters)
-    )
+    known = read_known_pixels(parameters)
+    try:
+        return (
+            manifest.get("exit_status") == 0
+            and manifest["versions"]["sla1tools"] == __version__
+            and _same_parameters(manifest, parameters)
+            and (place / "index.html").is_file()
+            and (known is None or _same_known_pixels(place, known))
+            and _same_inputs(manifest, parameters)
+        )
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):  # a damaged manifest or product
+        return False
 
 
 def finished_since(parameters: Parameters, outputs: Path, since: str) -> tuple[str, tuple[str, ...]] | None:
     """Return the verdict and reasons of a run of this very night that ended after a moment; None where none did.
 
-    `since` is a moment as `moment` gives it.
+    `since` is a moment as `moment` gives it; machines that share outputs must agree on the time.
     """
     for slot in (Path(), Path(FAILED)):
         manifest = read_manifest(outputs / slot / night_path(parameters))
@@ -81,27 +85,17 @@ def _place(values: dict) -> str:
         return str(values["sessions_directory"])
 
 
-def _same_known_pixels(place: Path, parameters: Parameters) -> bool:
-    known = read_known_pixels(parameters)
-    if known is None:
-        return True
-    try:
-        dq = fits.getdata(place / "master_dark.fits", "DQ", memmap=False)
-    except (OSError, KeyError):
-        return False
+def _same_known_pixels(place: Path, known: np.ndarray) -> bool:
+    dq = fits.getdata(place / "master_dark.fits", "DQ", memmap=False)
     return np.array_equal(dq & PixelClass.KNOWN != 0, known)
 
 
 def _same_inputs(manifest: dict, parameters: Parameters) -> bool:
     directory = parameters.capture_directory
-    then = {row["name"]: row for row in manifest.get("inputs", ())}
-    try:
-        if set(os.listdir(directory)) != set(then):
-            return False
-    except OSError:
-        return False
-    return all(
-        row["verdict"] == "ignored" or row.get("sha256") == _sha256(directory / name, parameters)
+    then = {row["name"]: row for row in manifest["inputs"]}
+    now = {readable(name): name for name in os.listdir(directory)}
+    return set(then) == set(now) and all(
+        row["verdict"] == "ignored" or row.get("sha256") == _sha256(directory / now[name], parameters)
         for name, row in then.items()
     )
 

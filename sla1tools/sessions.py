@@ -40,14 +40,14 @@ def find_nights(directory: str | Path, pattern: str = "*.fit*") -> list[Path]:
     folder's name or a header's OBJECT must say dark, as SharpCap's do.
     """
     root = Path(directory).expanduser().absolute()
-    seen: set[tuple[int, int]] = set()
+    seen: set[str] = set()
     found = []
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_unreadable):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
+        place = os.path.realpath(folder)
+        if place in seen:
             subfolders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        seen.add(place)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         frames = [name for name in sorted(names) if not name.startswith(".") and fnmatch(name.lower(), pattern.lower())]
         if frames and MANIFEST not in names and _holds_darks(Path(folder), frames):
@@ -78,6 +78,8 @@ def cards(path: Path, keys: Iterable[str]) -> dict[str, str]:
 
     Only the start of the file is read, unpacked if it is gzipped. Nothing else of the file is trusted or judged.
     """
+    if not path.is_file():  # a pipe would never end
+        return {}
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
             start = file.read(HEADER_BYTES)

@@ -188,7 +188,7 @@ def _record(outputs: Path, path: Path) -> NightRecord:
         else ("its manifest cannot be read",),
         parameters=parameters if isinstance(parameters, dict) else {},
         instrument=header.get("INSTRUME", ""),
-        sha256=_at(manifest, "outputs", "master_dark.fits"),
+        sha256=_checksum(_at(manifest, "outputs", "master_dark.fits")),
     )
     if record.published:
         _fill(record, summary, header)
@@ -229,9 +229,13 @@ def _at(value: Any, *keys: str) -> Any:
 def _number(value: Any) -> float | None:
     try:
         number = None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if number is not None and math.isfinite(number) else None
+
+
+def _checksum(value: Any) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else None
 
 
 def _moment(text: str) -> datetime | None:

@@ -7,6 +7,7 @@ programs with one thread, not by pytest.
 import json
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Run:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def told(self) -> str:
-        """What it has said since this was last asked, on both streams."""
+        """All that it has said, on both streams; to be asked once."""
         try:
             return os.read(self.output, 1_000_000).decode()
         except BlockingIOError:
@@ -67,6 +68,8 @@ def begin(*arguments, notebooks="good", before=lambda: None) -> Run:
         cli.main([str(argument) for argument in arguments])
     except SystemExit as end:
         status = end.code or 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         os._exit(status)

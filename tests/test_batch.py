@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
+from distributed import Client
 from filelock import FileLock
 
 from sla1tools import __version__, cli, publish
@@ -124,7 +125,7 @@ def job(tmp_path, monkeypatch):
         frame_shape=SHAPE,
         injections=50,
     )
-    return Job(parameters, tmp_path / "outputs", False, moment(), __version__, "topic")
+    return Job(parameters, tmp_path / "outputs", False, moment(), __version__, "")
 
 
 def test_a_night_is_run_once_and_skipped_while_nothing_changes(job):
@@ -235,6 +236,12 @@ def test_a_disk_too_full_for_its_log(job, monkeypatch):
     assert run_one(job).verdict == "ok"
 
 
+def test_a_worker_that_came_later_and_does_not_see_the_outputs_runs_nothing(job):
+    outcome = run_one(replace(job, topic="sla1-1"))
+    assert (outcome.verdict, "does not see" in outcome.reasons[0]) == ("failed", True)
+    assert not (job.outputs / "2024-05-01").exists()
+
+
 def test_another_version_does_not_run_a_night(job, monkeypatch):
     monkeypatch.setattr("sla1tools.__version__", "9.9.9")
     outcome = run_one(job)
@@ -315,8 +322,9 @@ def test_mistakes_end_before_anything_is_read(tmp_path, monkeypatch, dry_batch, 
 def test_two_different_nights_for_one_place_are_not_mixed(tmp_path):
     first = Parameters(sessions_directory="a", object_name="Dark")
     respelled = first.model_copy(update={"sessions_directory": str(first.capture_directory.parents[2])})
+    roundabout = first.model_copy(update={"sessions_directory": "a/../a"})
     other = first.model_copy(update={"sessions_directory": "b"})
-    jobs, clashes = batch_module._jobs([first, respelled, other], tmp_path, False, "", "")
+    jobs, clashes = batch_module._jobs([first, respelled, roundabout, other], tmp_path, False, "", "")
     assert [found.parameters for found in jobs] == [first]
     assert [(clash.verdict, "same place" in clash.reasons[0]) for clash in clashes] == [("failed", True)]
 
@@ -451,7 +459,7 @@ def test_ctrl_c_on_the_terminal(site, monkeypatch):
     run = here.start(workers=1, notebooks="hangs")
     wait_until(lambda: here.begun() and list(here.outputs.glob(".staging/*/*/*/hangs.ipynb")))
     os.killpg(run.pid, signal.SIGINT)
-    _output, complaints = run.communicate(timeout=30)
+    _output, complaints = run.communicate(timeout=120)
     assert run.returncode != 0
     assert "interrupted after" in complaints
     assert "the same command goes on with the rest" in complaints
@@ -515,7 +523,8 @@ def test_a_scheduler_and_two_workers_of_their_own(site, cluster, tmp_path):
     assert len(here.begun()) == 6  # the night whose worker died was begun twice
     assert (here.outputs / "index.html").is_file()
     cluster.start_worker(version="9.9.9")
-    time.sleep(2)
+    with Client(cluster.address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
     output, complaints = here.batch("--scheduler", cluster.address, status=2)
     assert re.search(r"worker tcp://.*: runs sla1tools 9\.9\.9, this is", complaints)
     assert len(here.begun()) == 6

@@ -16,7 +16,7 @@ from sla1tools import cli, publish
 from sla1tools.capture import judge_night
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.night import NightResult
-from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, read_yaml
+from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, read_yaml, to_yaml
 from sla1tools.simulate import simulate_night
 
 
@@ -175,11 +175,13 @@ TRAPS = [
 @pytest.mark.parametrize("command", [["check"], ["run"], ["batch"]], ids=lambda command: command[0])
 @pytest.mark.parametrize(("text", "told"), TRAPS, ids=[text.replace("\n", " ") for text, _ in TRAPS])
 def test_every_trap_of_yaml_ends_with_2_before_anything_is_read(night_file, monkeypatch, command, text, told):
-    monkeypatch.setattr("sla1tools.capture.judge_night", lambda _: pytest.fail("read"))
+    for module in ("capture", "measure", "night"):
+        monkeypatch.setattr(f"sla1tools.{module}.judge_night", lambda _: pytest.fail("read"))
     key = text.partition(":")[0]
     kept = [line for line in night_file.read_text().splitlines() if not line.startswith(key)]
     night_file.write_text("\n".join([*kept, text, ""]))
-    result = sla1(*command, night_file)
+    outputs = [] if command == ["check"] else ["--outputs", night_file.parent / "outputs"]
+    result = sla1(*command, night_file, *outputs)
     assert result.exit_code == 2
     assert re.match(f"sla1: {re.escape(str(night_file))}: ({told})", result.stderr)
     assert not (night_file.parent / "outputs").exists()
@@ -267,3 +269,16 @@ def test_lab_is_for_this_machine_and_keeps_its_token(monkeypatch):
     assert command[:3] == [sys.executable, "-m", "jupyterlab"]
     assert command[3:] == ["--ServerApp.ip=127.0.0.1", "--allow-root", "--port", "9999", str(CHECKOUT / "notebooks")]
     assert not any("token" in argument for argument in command)
+
+
+def test_a_name_that_the_output_cannot_hold_is_escaped(tmp_path):
+    """As on Windows, where a redirected output holds one code page."""
+    folder = tmp_path / "sessions" / "2024-05-08" / "03_38_48" / "Dark30s"
+    folder.mkdir(parents=True)
+    (folder / "星.fits").touch()
+    path = tmp_path / "night.yaml"
+    path.write_text(to_yaml(Parameters(sessions_directory=str(tmp_path / "sessions"))), encoding="utf-8")
+    command = [sys.executable, "-c", "from sla1tools.cli import main; main()", "check", str(path)]
+    run = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert run.returncode == 3, run.stderr
+    assert "\\u661f.fits" in run.stdout

@@ -237,6 +237,8 @@ def test_files_that_are_written_while_the_folder_is_read(night_of, counts):
     thread = threading.Thread(target=camera)
     thread.start()
     try:
+        while not (directory / "00008.fits").exists():
+            time.sleep(0.01)
         nights = [judge_night(parameters) for _ in range(3)]
     finally:
         done.set()

@@ -168,6 +168,9 @@ def test_a_list_that_is_used_does_not_forget(tmp_path):
     for _ in range(2):
         write_trends(tmp_path)
         assert set(map(tuple, np.argwhere(fits.getdata(tmp_path / "known_pixels.fits")))) == {(6, 5)}
+    publish(tmp_path, 3, changes={"dark_exposure": 60.0})  # the latest night is not of those that use the list
+    write_trends(tmp_path)
+    assert set(map(tuple, np.argwhere(fits.getdata(tmp_path / "known_pixels.fits")))) == {(6, 5)}
 
 
 def test_candidates_as_astropy_reads_them(tmp_path):
