@@ -279,6 +279,6 @@ def test_a_name_that_the_output_cannot_hold_is_escaped(tmp_path):
     path = tmp_path / "night.yaml"
     path.write_text(to_yaml(Parameters(sessions_directory=str(tmp_path / "sessions"))), encoding="utf-8")
     command = [sys.executable, "-c", "from sla1tools.cli import main; main()", "check", str(path)]
-    run = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    run = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, text=True)
     assert run.returncode == 3, run.stderr
     assert "\\u661f.fits" in run.stdout
