@@ -132,11 +132,9 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
         progress("products written")
         notebooks.finish()
     progress("notebooks run")
-    from sla1tools.report import export_html, write_index
+    from sla1tools.report import write_index
 
     (staging / PICKLE).unlink()
-    for name in TITLES:
-        export_html(staging / f"{name}.ipynb", staging / f"{name}.html", home="index.html")
     manifest |= {key: measurement.summary[key] for key in ("verdict", "reasons")}
     manifest |= {"end": _now(), "exit_status": 0}
     links = {title: f"{name}.html" for name, title in TITLES.items()} | {name: name for name in PRODUCTS}
@@ -147,7 +145,7 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
 
 
 class _NotebookRun:
-    """The three notebooks, run in threads; side by side, their kernels start while the night is still being measured.
+    """The three notebooks, run and exported in threads; side by side, their kernels start while the night is measured.
 
     The threads are daemons, so that Ctrl-C ends the program at once; the kernels end when their parent is gone.
     """
@@ -156,6 +154,7 @@ class _NotebookRun:
         self.failures: dict[str, Exception] = {}
         self.opened = {name: threading.Event() for name in TITLES}
         self.cancelled = False
+        self.exporting = threading.Lock()  # nbconvert does not say that threads may share an exporter
         values = parameters.model_dump(mode="json") | {"products_directory": str(staging)}
         jobs = {
             name: (NOTEBOOKS / f"{name}.ipynb", staging / f"{name}.ipynb", values, timeout, self._waiting(opened))
@@ -195,9 +194,13 @@ class _NotebookRun:
         return before_cell
 
     def _run(self, jobs: Mapping[str, tuple]) -> None:
+        from sla1tools.report import export_html
+
         for name, job in jobs.items():
             try:
                 execute(*job)
+                with self.exporting:
+                    export_html(job[1], job[1].with_suffix(".html"), home="index.html")
             except Exception as error:
                 self.failures[name] = error
                 return
