@@ -4,7 +4,7 @@
 PYTHON ?= python3
 UV := .uv/bin/uv
 BIN := .venv/bin
-NOTEBOOKS := notebooks/*.ipynb tests/notebooks/*.ipynb
+NOTEBOOKS := notebooks/*.ipynb tests/support/notebooks/*.ipynb
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
@@ -20,7 +20,7 @@ test: .venv/.complete
 	$(BIN)/python -m pytest -n 2
 
 soak: .venv/.complete
-	$(BIN)/python tests/soak.py
+	$(BIN)/python tests/support/soak.py
 
 lab: .venv/.complete
 	$(BIN)/sla1 lab

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from sla1tools.simulate import simulate_night
+from sla1tools.simulate.night import simulate_night
 
 SLA1 = [sys.executable, "-c", "from sla1tools.cli import main; main()"]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from comparison import Comparison, markdown
 
-from sla1tools.capture import judge_night
-from sla1tools.darks import characterize
+from sla1tools.darks.reference import characterize
+from sla1tools.frames.capture import judge_night
 from sla1tools.parameters import Parameters
-from sla1tools.simulate import simulate_night
+from sla1tools.simulate.night import simulate_night
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 COMPARISON = pytest.StashKey[Comparison]()

@@ -3,8 +3,8 @@
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.darks import DarkReference, middle_counts
-from sla1tools.leaders import above, leading_pixels
+from sla1tools.candidates.leaders import above, leading_pixels
+from sla1tools.darks.reference import DarkReference, middle_counts
 
 BAND_ROWS = 128
 

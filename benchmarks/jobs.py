@@ -48,8 +48,8 @@ def find(parameters) -> dict:
     """Combine the frames and find the held-out leaders at the floor."""
     from flashes import flashes
 
-    from sla1tools.capture import judge_night
-    from sla1tools.detection import Floors
+    from sla1tools.candidates.detection import Floors
+    from sla1tools.frames.capture import judge_night
 
     night = judge_night(parameters)
     start = time.perf_counter()
@@ -64,11 +64,11 @@ def kernels(parameters) -> dict:
 
     import papermill
 
-    from sla1tools.execution import QuietKernelManager
     from sla1tools.measure import PICKLE, measure_night
-    from sla1tools.night import NOTEBOOKS, TITLES
-    from sla1tools.products import write_products
-    from sla1tools.report import export_html
+    from sla1tools.run.night import NOTEBOOKS, TITLES
+    from sla1tools.run.notebooks import QuietKernelManager
+    from sla1tools.run.products import write_products
+    from sla1tools.show.pages import export_html
 
     clock.note("imports")
     with TemporaryDirectory() as folder:

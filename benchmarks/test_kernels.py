@@ -15,12 +15,12 @@ from seed import read_darks
 from seed import run as seed_run
 from seed_rule import find_hot_pixel_leaders
 
-from sla1tools.criteria import neighbor_ratio
-from sla1tools.darks import DarkReference, middle_counts
-from sla1tools.detection import Floors
-from sla1tools.injection import add_stars, inject, random_stars
-from sla1tools.leaders import cut_stamps, find_leaders
-from sla1tools.psf import fit_stamps, pixel_integrated_gaussian
+from sla1tools.candidates.criteria import neighbor_ratio
+from sla1tools.candidates.detection import Floors
+from sla1tools.candidates.leaders import cut_stamps, find_leaders
+from sla1tools.candidates.psf import fit_stamps, pixel_integrated_gaussian
+from sla1tools.darks.reference import DarkReference, middle_counts
+from sla1tools.injections.injection import add_stars, inject, random_stars
 
 # the capture program's DATE-OBS, and the seed's reader that builds a WCS from it
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from comparison import Row, table
 
-from sla1tools.night import NOTEBOOKS, TITLES
 from sla1tools.parameters import CHECKOUT, Parameters
-from sla1tools.simulate import simulate_night
+from sla1tools.run.night import NOTEBOOKS, TITLES
+from sla1tools.simulate.night import simulate_night
 
 RUN = "`sla1 run`, whole night, notebooks and HTML"
 BIN = Path(sys.executable).parent

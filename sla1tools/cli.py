@@ -19,7 +19,7 @@ from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, save_parameters
 
 if TYPE_CHECKING:
-    from sla1tools.night import NightResult
+    from sla1tools.run.night import NightResult
 
 EXIT_STATUS = {ParametersError: 2, NightError: 3, BusyError: 75}
 
@@ -31,7 +31,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except Sla1Error as error:
-            from sla1tools.manifest import printable
+            from sla1tools.published import printable
 
             lines = [printable(line) for line in str(error).splitlines()]
             click.echo("sla1: " + "\n      ".join(lines), err=True)
@@ -39,7 +39,7 @@ class _Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt, BrokenPipeError):
             raise
         except Exception as error:
-            from sla1tools.manifest import printable
+            from sla1tools.published import printable
 
             with tempfile.NamedTemporaryFile(
                 "w", prefix="sla1-", suffix=".txt", delete=False, encoding="utf-8"
@@ -90,8 +90,8 @@ def main(verbose: bool) -> None:
 @OVERRIDES
 def check(files, overrides) -> None:
     """Judge the night's files and run nothing: one line a file."""
-    from sla1tools.capture import judge_night
-    from sla1tools.manifest import judged_files, printable
+    from sla1tools.frames.capture import judge_night
+    from sla1tools.published import judged_files, printable
 
     night = judge_night(read_parameters(files, overrides))
     rows = judged_files(night)
@@ -142,7 +142,7 @@ def _adopt(parameters: Parameters, directory: Path) -> Path:
 @click.option("--clean", is_flag=True, help="Noise alone: no defect, glow, or particle.")
 def simulate(directory, frames, shape, seed, noise, stars, clean) -> None:
     """Write a simulated night of darks into the capture folder DIR, and the truth beside it."""
-    from sla1tools.simulate import parse_star, simulate_night
+    from sla1tools.simulate.night import parse_star, simulate_night
 
     found = [parse_star(text) for text in stars]
     paths = simulate_night(directory, frames=frames, shape=shape, seed=seed, noise=noise, stars=found, clean=clean)
@@ -152,7 +152,7 @@ def simulate(directory, frames, shape, seed, noise, stars, clean) -> None:
 @main.command()
 def demo() -> None:
     """Run the notebooks on the demo night, simulated if it is not there."""
-    from sla1tools.demo import ensure_demo_night
+    from sla1tools.simulate.demo import ensure_demo_night
 
     parameters = read_parameters([CHECKOUT / "params" / "qhy42pro.yaml", CHECKOUT / "params" / "demo.yaml"])
     if not (parameters.capture_directory / "truth.ecsv").is_file():
@@ -171,8 +171,8 @@ def lab(ctx, arguments) -> None:
 
 
 def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) -> "NightResult":
-    from sla1tools.manifest import printable
-    from sla1tools.night import run_night
+    from sla1tools.published import printable
+    from sla1tools.run.night import run_night
 
     result = run_night(parameters, outputs, timeout=timeout, progress=lambda step: click.echo(step, err=True))
     for reason in result.reasons:
@@ -195,7 +195,7 @@ def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) ->
 @click.option("--force", is_flag=True, help="Run nights again whose outputs are current.")
 def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force) -> None:
     """Run many nights; those whose inputs, parameters and version have not changed are skipped."""
-    from sla1tools.terminal import nights_of, run_and_tell
+    from sla1tools.run.terminal import nights_of, run_and_tell
 
     if workers and scheduler:
         raise click.UsageError("--workers and --scheduler exclude one another: the scheduler has its own workers")
@@ -207,6 +207,6 @@ def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force
 @OUTPUTS
 def trends(outputs) -> None:
     """Show all nights of the outputs on one page: what changed, and which pixels flash again and again."""
-    from sla1tools.overview import write_trends
+    from sla1tools.show.season_page import write_trends
 
     click.echo(write_trends(outputs))

@@ -8,16 +8,9 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.capture import Night, judge_night
-from sla1tools.counts import CountsAudit, audit_counts
-from sla1tools.criteria import candidates
-from sla1tools.darks import DarkModel, Reference, characterize
-from sla1tools.demo import ensure_demo_night
-from sla1tools.detection import Floors, detect_night
-from sla1tools.injection import holds_a_stamp, inject
-from sla1tools.operating import CRITERIA, operating_point, tradeoff
-from sla1tools.parameters import Parameters
-from sla1tools.rates import (
+from sla1tools.candidates.criteria import candidates
+from sla1tools.candidates.detection import Floors, detect_night
+from sla1tools.candidates.rates import (
     completeness_curve,
     flux_bins,
     flux_limit,
@@ -25,6 +18,13 @@ from sla1tools.rates import (
     gaussian_peaks,
     poisson_rate,
 )
+from sla1tools.darks.reference import DarkModel, Reference, characterize
+from sla1tools.frames.capture import Night, judge_night
+from sla1tools.frames.codes import CountsAudit, audit_counts
+from sla1tools.injections.injection import holds_a_stamp, inject
+from sla1tools.injections.operating_point import CRITERIA, operating_point, tradeoff
+from sla1tools.parameters import Parameters
+from sla1tools.simulate.demo import ensure_demo_night
 
 PICKLE = "measurement.pickle"
 

@@ -12,12 +12,13 @@ from astropy.table import Table
 from click.testing import CliRunner
 from test_parameters import QUIETLY_MISREAD
 
-from sla1tools import cli, publish
-from sla1tools.capture import judge_night
+from sla1tools import cli
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
-from sla1tools.night import NightResult
+from sla1tools.frames.capture import judge_night
 from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, read_yaml, to_yaml
-from sla1tools.simulate import simulate_night
+from sla1tools.run import publishing as publish
+from sla1tools.run.night import NightResult
+from sla1tools.simulate.night import simulate_night
 
 
 def sla1(*arguments):
@@ -49,7 +50,7 @@ def fake_run(monkeypatch):
                 raise outcome
             return outcome
 
-        monkeypatch.setattr("sla1tools.night.run_night", run_night)
+        monkeypatch.setattr("sla1tools.run.night.run_night", run_night)
         return calls
 
     return end_with
@@ -249,7 +250,7 @@ def test_simulate_writes_a_night_with_its_stars(tmp_path):
 def test_demo_simulates_once_and_runs(monkeypatch, fake_run, tmp_path):
     simulated = []
     calls = fake_run(NightResult("ok", (), tmp_path / "there"))
-    monkeypatch.setattr("sla1tools.demo.ensure_demo_night", simulated.append)
+    monkeypatch.setattr("sla1tools.simulate.demo.ensure_demo_night", simulated.append)
     result = sla1("demo")
     assert result.exit_code == 0
     assert f"ok: {tmp_path / 'there' / 'index.html'}" in result.stdout

@@ -68,7 +68,7 @@ def test_everything_imported_is_required(required):
     comes_with = {"yaml": "pyyaml", "PIL": "pillow", "IPython": "ipykernel", "jinja2": "nbconvert"}
     comes_with |= {"bleach": "nbconvert", "markupsafe": "nbconvert", "nbformat": "nbconvert", "traitlets": "nbclient"}
     comes_with |= {"jupyter_client": "nbclient", "jupyter_core": "nbclient", "dask": "distributed"}
-    for path in (CHECKOUT / "sla1tools").glob("*.py"):
+    for path in (CHECKOUT / "sla1tools").rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         imported = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}

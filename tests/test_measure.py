@@ -12,15 +12,15 @@ import pytest
 from small_nights import parameters_of, write_small_night
 
 from sla1tools import measure
-from sla1tools.criteria import candidates
-from sla1tools.detection import LEADER_COLUMNS
+from sla1tools.candidates.criteria import candidates
+from sla1tools.candidates.detection import LEADER_COLUMNS
+from sla1tools.candidates.rates import gaussian_expectation, poisson_rate
 from sla1tools.errors import NightError
-from sla1tools.injection import CRITERIA
+from sla1tools.injections.injection import CRITERIA
 from sla1tools.measure import PICKLE, measure_night, open_night
 from sla1tools.parameters import Parameters
-from sla1tools.products import write_products
-from sla1tools.rates import gaussian_expectation, poisson_rate
-from sla1tools.simulate import Star
+from sla1tools.run.products import write_products
+from sla1tools.simulate.night import Star
 
 SHAPE = {
     "night": {"capture_date", "capture_time", "object_name"},
@@ -146,7 +146,7 @@ def test_another_program_with_other_threads_and_hashes_writes_the_same_bytes(
     (tmp_path / "night.json").write_text(parameters.model_dump_json())
     program = (
         "import sys; from pathlib import Path; from sla1tools.parameters import Parameters\n"
-        "from sla1tools.measure import measure_night; from sla1tools.products import write_products\n"
+        "from sla1tools.measure import measure_night; from sla1tools.run.products import write_products\n"
         "parameters = Parameters.model_validate_json(Path(sys.argv[1]).read_text())\n"
         "write_products(measure_night(parameters), Path(sys.argv[2]))\n"
     )

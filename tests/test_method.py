@@ -13,7 +13,7 @@ NAMED = {name: re.findall(r"`(test_\w+\.py)::(test_\w+)`", (DOCS / name).read_te
 
 @pytest.mark.parametrize(("file", "test"), sorted({pair for pairs in NAMED.values() for pair in pairs}))
 def test_every_test_named_exists(file, test):
-    assert f"\ndef {test}(" in (TESTS / file).read_text(encoding="utf-8")
+    assert f"\ndef {test}(" in next(TESTS.rglob(file)).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", LEAST)

@@ -1,0 +1,375 @@
+"""Measure once: every leader of a frame, or around an injected star, down to low floors, as a table row.
+
+Frames and injected stars go through the same functions, so that what is said of one holds for the other. A row is kept
+if its peak is above the electron floor (the observers' rule needs it) or its matched filter above the floor in sigma
+(the PSF criterion needs it): neither criterion loses leaders to the other's floor.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import MaskedColumn, Table, vstack
+
+from sla1tools.candidates.hits import bright_pixels, cosmic_rays
+from sla1tools.candidates.leaders import STAMP_RADIUS, above, cut_stamps, leading_pixels
+from sla1tools.candidates.psf import MatchedFilter, fit_stamps, greatest_snr, grid_share, pixel_integrated_gaussian
+from sla1tools.darks.classes import BLOCKING, PixelClass
+from sla1tools.darks.reference import DarkModel, Reference
+from sla1tools.parameters import Parameters
+
+SNR_FLOOR = 4.0
+PEAK_FLOOR = 120.0
+NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel
+MOST_SHARE = 0.76  # a wide star reaches beyond its stamp: its filter at the stamp's rim is not that of the next pixel
+MOST_ROWS = 200_000
+BLIND = np.float32(1e6)  # electrons of noise that leave a pixel no weight
+
+UNITS = {"x": "pix", "y": "pix", "x_fit": "pix", "y_fit": "pix"} | dict.fromkeys(
+    ("peak", "neighbor_min", "flux"), "electron"
+)
+PSF_COLUMNS = ("snr", "flux", "x_fit", "y_fit", "chi2", "dof", "p_value", "best_rival")
+LEADER_COLUMNS = ("frame", "x", "y", "reference", "peak", "neighbor_min", "neighbor_ratio", *PSF_COLUMNS, "dq")
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What a leader must exceed to be kept: `peak` in electrons, or `snr`. They are the sliders' minima."""
+
+    peak: float
+    snr: float
+
+    @classmethod
+    def of(cls, parameters: Parameters) -> "Floors":
+        """Return the floors for these cuts: never above them."""
+        return cls(min(parameters.threshold, PEAK_FLOOR), min(parameters.snr_min, SNR_FLOOR))
+
+    def keep(self, peak: np.ndarray, snr: np.ndarray) -> np.ndarray:
+        """Tell which rows stand above either floor; a NaN snr is above none."""
+        return (peak > self.peak) | (snr > self.snr)
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """The matched filter centred on every pixel, and the cut that loses no leader above the floor.
+
+    Attributes
+    ----------
+    usable : (ny, nx) bool array
+        Pixels that may enter a fit.
+    matched : MatchedFilter
+        With the noise that a pixel's level suggests.
+    share : float
+        Response that a star in the corner of its pixel keeps, less a margin for noise.
+
+    Notes
+    -----
+    A fit may place its star up to a pixel away from the leader. So a leader is looked at if the filter responds on any
+    of the nine pixels around it, which is where a star that near has its brightest response.
+    """
+
+    usable: np.ndarray
+    matched: MatchedFilter
+    share: float
+
+    @classmethod
+    def of(cls, dark: DarkModel, reference: Reference, fwhm: float) -> "FirstLook":
+        """Prepare the filter for all frames of a night."""
+        usable = dark.classes.dq & BLOCKING == 0
+        middle, corner = pixel_integrated_gaussian([0.0, 0.5], [0.0, 0.5], fwhm)
+        kept = np.sum(middle * corner) / np.sqrt(np.sum(middle**2) * np.sum(corner**2))
+        share = float(min(NOISE_MARGIN * kept, MOST_SHARE))
+        # a fit may place its star on a pixel that it leaves out: the filter looks there too, at what is around it
+        noise = np.where(usable, dark.level_sigma(reference), BLIND)
+        return cls(usable, MatchedFilter(noise, np.ones_like(usable), fwhm), share)
+
+    def near(self, residual: np.ndarray, snr_floor: float) -> np.ndarray:
+        """Tell which pixels, or a neighbour of which, may belong to a fit above the floor, (ny, nx) bool."""
+        y, x = np.divmod(np.flatnonzero(self.matched(residual) > self.share * snr_floor), residual.shape[1])
+        ny, nx = residual.shape
+        near = np.zeros((ny, nx), bool)
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                near[np.clip(y + dy, 0, ny - 1), np.clip(x + dx, 0, nx - 1)] = True
+        return near
+
+
+def detect(
+    dark: DarkModel,
+    first_look: FirstLook,
+    frame: str,
+    counts: np.ndarray,
+    reference: Reference,
+    floors: Floors,
+    parameters: Parameters,
+) -> Table:
+    """Find and measure the leaders of one frame.
+
+    Parameters
+    ----------
+    dark : DarkModel
+        The night's reference, noise and pixel classes.
+    first_look : FirstLook
+        Of this night and reference.
+    frame : str
+        The frame's name, for its column.
+    counts : (ny, nx) uint16 array
+        The frame's raw counts.
+    reference : {'leave_one_out', 'all'}
+        What the frame is compared with.
+    floors : Floors
+        What a leader must exceed.
+    parameters : Parameters
+        For `neighbors` and `fwhm`.
+
+    Returns
+    -------
+    leaders : Table
+        `LEADER_COLUMNS` and `stamp`, (n, 5, 5) float32 electrons; PSF columns masked where snr is not above its floor.
+    """
+    numerator = dark.reference.residual(counts, reference)
+    factor = dark.scale / dark.reference.denominator_of(reference)
+    near = first_look.near(numerator.astype(np.float32) * np.float32(factor), floors.snr)
+    # whole counts: the floor itself is applied to the rows
+    asked = near | above(numerator, floors.peak / factor - 1)
+    y, x, neighbor_min = leading_pixels(numerator, asked, parameters.neighbors)
+    looked = np.flatnonzero(near[y, x])
+    places = _stamp_places(y[looked], x[looked], counts.shape)
+    columns = {
+        "frame": np.full(len(x), frame),
+        "x": x,
+        "y": y,
+        "reference": np.full(len(x), reference),
+        "peak": numerator[y, x] * factor,
+        "neighbor_min": neighbor_min * factor,
+        "dq": dark.classes.dq[y, x],
+    }
+    stamps = cut_stamps(numerator, y, x) * factor
+    valid = cut_stamps(first_look.usable, y[looked], x[looked], False)
+    noise = dark.sigma(counts[places], places, reference)
+    return measured(columns, stamps, looked, noise, valid, floors, parameters.fwhm)
+
+
+def _stamp_places(y, x, shape):
+    """Rows and columns of stamps, (n, 5, 5) each, cut to the frame: what lies beyond is masked by its caller."""
+    reach = np.arange(-STAMP_RADIUS, STAMP_RADIUS + 1)
+    rows = np.clip(y[:, None, None] + reach[:, None], 0, shape[0] - 1)
+    columns = np.clip(x[:, None, None] + reach, 0, shape[1] - 1)
+    return np.broadcast_arrays(rows, columns)
+
+
+def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, fwhm: float) -> Table:
+    """Fit the PSF to the bright leaders and keep those above either floor.
+
+    Parameters
+    ----------
+    columns : dict
+        `frame`, `x`, `y`, `reference`, `peak`, `neighbor_min`, `dq` and any further columns, (n,) arrays.
+    stamps : (n, 5, 5) array
+        Residuals in electrons.
+    looked : (m,) int array
+        Which leaders may reach the floor in snr; no others are fitted.
+    noise, valid : (m, 5, 5) arrays
+        Of these leaders, as `psf.fit_stamps` takes them.
+    floors : Floors
+        What is kept.
+    fwhm : float
+        Of the PSF, pixels.
+    """
+    bright = greatest_snr(stamps[looked], noise, valid, fwhm) > grid_share(fwhm) * floors.snr
+    looked = looked[bright]
+    fit = fit_stamps(stamps[looked], noise[bright], valid[bright], fwhm)
+    row_of_fit = np.full(len(stamps), -1)
+    row_of_fit[looked] = np.arange(len(looked))
+    snr = np.full(len(stamps), np.nan)
+    snr[looked] = fit["snr"]
+    kept = np.flatnonzero(floors.keep(columns["peak"], snr))
+    fitted = snr[kept] > floors.snr
+    source = row_of_fit[kept[fitted]]
+    rows = {name: np.asarray(values)[kept] for name, values in columns.items()}
+    rows |= {name: rows[name].astype(np.int32) for name in ("x", "y", "dq")}
+    peak = rows["peak"]
+    ratio = np.divide(rows["neighbor_min"], peak, out=np.full(len(peak), np.nan), where=peak != 0)
+    for name in PSF_COLUMNS:
+        values = np.zeros(len(kept), _type_of(name))
+        values[fitted] = np.asarray(fit[name])[source]
+        rows[name] = MaskedColumn(values, mask=~fitted)
+    for axis in ("x", "y"):
+        rows[f"{axis}_fit"] += rows[axis]
+    rows |= {"neighbor_ratio": ratio, "stamp": np.where(np.isfinite(stamps[kept]), stamps[kept], np.nan)}
+    rows["stamp"] = rows["stamp"].astype(np.float32)
+    order = dict.fromkeys((*LEADER_COLUMNS, *rows))
+    return Table({name: rows[name] for name in order}, units=UNITS, copy=False)
+
+
+def _type_of(name: str):
+    return {"dof": np.int32, "best_rival": "U12"}.get(name, np.float64)
+
+
+def find_hits(dark: DarkModel, frame: str, counts: np.ndarray, sigma: np.ndarray) -> Table:
+    """Find the cosmic-ray-like hits of one frame, held out, over `dark.level_sigma`; see `cosmic.cosmic_rays`."""
+    factor = dark.scale / dark.reference.denominator_of("leave_one_out")
+    residual = dark.reference.residual(counts, "leave_one_out").astype(np.float32) * np.float32(factor)
+    hits = cosmic_rays(bright_pixels(residual, sigma), dark.classes.dq)
+    hits["frame"] = np.full(len(hits), frame)
+    return hits
+
+
+def flag_hits(leaders: Table, hits: Table) -> None:
+    """Set the COSMIC_RAY bit of the leaders that belong to a hit of the same frame."""
+    if len(leaders) == 0 or len(hits) == 0:
+        return
+    away = np.hypot(*(np.asarray(leaders[axis])[:, None] - np.asarray(hits[axis]) for axis in ("x", "y")))
+    leaders["dq"][(away <= np.maximum(np.asarray(hits["length"]), 2.0)).any(axis=1)] |= int(PixelClass.COSMIC_RAY)
+
+
+def detect_night(night, dark: DarkModel) -> tuple[Table, Table, Floors]:
+    """Measure every leader of every frame against both references.
+
+    Parameters
+    ----------
+    night : Night
+        The frames.
+    dark : DarkModel
+        From the same night.
+
+    Returns
+    -------
+    leaders : Table
+        In the order of references, frames, rows, columns.
+    hits : Table
+        Cosmic-ray-like hits of all frames (`cosmic.cosmic_rays` and `frame`).
+    floors : Floors
+        The floors that hold for all rows. Where more than `MOST_ROWS` rows stand above the usual floors, they are
+        raised, but never above the configured cuts.
+    """
+    parameters = night.parameters
+    floors = Floors.of(parameters)
+    parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
+    hits, sigma = [], dark.level_sigma("leave_one_out")
+    looks = {reference: FirstLook.of(dark, reference, parameters.fwhm) for reference in parts}
+    for k, name in enumerate(night.names):
+        counts = night.rows(k, 0, night.shape[0])
+        hits.append(find_hits(dark, name, counts, sigma))
+        for reference, tables in parts.items():
+            tables.append(detect(dark, looks[reference], name, counts, reference, floors, parameters))
+            flag_hits(tables[-1], hits[-1])
+        raised = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
+        if raised != floors:
+            floors = raised
+            for tables in parts.values():
+                tables[:] = [_above(table, floors) for table in tables]
+    leaders = vstack([*parts["leave_one_out"], *parts["all"]], metadata_conflicts="silent")
+    return leaders, vstack(hits, metadata_conflicts="silent"), floors
+
+
+def _above(table: Table, floors: Floors) -> Table:
+    snr = np.ma.filled(table["snr"], np.nan)
+    kept = floors.keep(np.asarray(table["peak"]), snr)
+    table = table if kept.all() else table[kept]
+    for name in PSF_COLUMNS:
+        table[name].mask |= ~(snr[kept] > floors.snr)
+    return table
+
+
+def _affordable(floors: Floors, tables: list[Table], parameters: Parameters) -> Floors:
+    """Raise the floors until the rows fit, by what the rows so far show."""
+    if sum(map(len, tables)) <= MOST_ROWS:
+        return floors
+    peak = np.concatenate([np.asarray(table["peak"]) for table in tables])
+    snr = np.concatenate([np.ma.filled(table["snr"], np.nan) for table in tables])
+    while np.count_nonzero(floors.keep(peak, snr)) > MOST_ROWS:
+        raised = Floors(min(parameters.threshold, floors.peak * 1.1), min(parameters.snr_min, floors.snr * 1.1))
+        if raised == floors:
+            break
+        floors = raised
+    return floors
+
+
+def detect_patches(dark: DarkModel, patches: "Patches", reference: Reference, floors: Floors, parameters) -> Table:
+    """Find and measure the leaders within one pixel of the middle of each patch, as `detect` does in a frame.
+
+    Parameters
+    ----------
+    dark, reference, floors, parameters
+        As for `detect`.
+    patches : Patches
+        7x7 surroundings of n pixels.
+
+    Returns
+    -------
+    leaders : Table
+        As from `detect`, and with `star`, the patch's index; it stands for the frame too, as each star is alone in its
+        patch.
+    """
+    ny, nx = dark.classes.dq.shape
+    inside = patches.inside((ny, nx))
+    places = (np.clip(patches.rows, 0, ny - 1), np.clip(patches.columns, 0, nx - 1))
+    factor = dark.scale / dark.reference.denominator_of(reference)
+    residual = np.where(inside, patches.numerator, np.nan)
+    saturated = patches.counts >= parameters.top_code
+    usable = inside & ~saturated & (dark.classes.dq[places] & BLOCKING == 0)
+    star, dy, dx, peak, neighbor_min = _patch_leaders(residual, parameters.neighbors)
+    stamps = _inner_stamps(residual, star, dy, dx) * factor
+    valid, noise = (_inner_stamps(values, star, dy, dx) for values in (usable, patches.noise))
+    place = (star, 3 + dy, 3 + dx)
+    dq = dark.classes.dq[places[0][place], places[1][place]] | np.where(saturated[place], PixelClass.SATURATED, 0)
+    columns = {
+        "star": star,
+        "frame": star,
+        "reference": np.full(len(star), reference),
+        "x": patches.columns[place],
+        "y": patches.rows[place],
+        "peak": peak * factor,
+        "neighbor_min": neighbor_min * factor,
+        "dq": dq,
+    }
+    return measured(columns, stamps, np.arange(len(star)), noise, valid, floors, parameters.fwhm)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """7x7 surroundings of pixels, of any frames, whole even at the edges.
+
+    Attributes
+    ----------
+    rows, columns : (n, 7, 7) int arrays
+        Where the pixels are; beyond the frame they are negative or too large.
+    counts : (n, 7, 7) uint16 array
+        Counts to be searched: the frame's, or with a star in it.
+    numerator : (n, 7, 7) int array
+        Residual of `counts`, as `DarkReference.residual` gives it.
+    noise : (n, 7, 7) array
+        1-sigma of the residual in electrons, of the frame without a star.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    counts: np.ndarray
+    numerator: np.ndarray
+    noise: np.ndarray
+
+    def inside(self, shape: tuple[int, int]) -> np.ndarray:
+        """Tell which pixels lie within a frame of this shape, (n, 7, 7) bool."""
+        return (self.rows >= 0) & (self.rows < shape[0]) & (self.columns >= 0) & (self.columns < shape[1])
+
+
+def _patch_leaders(residual: np.ndarray, neighbors: int):
+    """Leaders among the nine middle pixels of (n, 7, 7) patches; NaN beyond the frame."""
+    found = []
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            around = residual[:, 2 + dy : 5 + dy, 2 + dx : 5 + dx]
+            if neighbors == 4:
+                around = np.where([[False, True, False], [True, True, True], [False, True, False]], around, np.nan)
+            peak = around[:, 1, 1]
+            others = np.delete(around.reshape(-1, 9), 4, axis=1)
+            star = np.flatnonzero(~(others > peak[:, None]).any(axis=1) & np.isfinite(peak))
+            lowest = np.fmin.reduce(others[star], axis=1, initial=np.inf)
+            found.append(np.stack([star, np.full(len(star), dy), np.full(len(star), dx), peak[star], lowest]))
+    star, dy, dx, peak, lowest = np.concatenate(found, axis=1)
+    return star.astype(int), dy.astype(int), dx.astype(int), peak, lowest
+
+
+def _inner_stamps(values: np.ndarray, star, dy, dx) -> np.ndarray:
+    reach = np.arange(5)
+    return values[star[:, None, None], 1 + dy[:, None, None] + reach[:, None], 1 + dx[:, None, None] + reach]

@@ -1,0 +1,398 @@
+"""Pixel classes as DQ bit planes, each with what chance alone would flag; cosmic-ray hits; scores against a truth.
+
+A frame's own flash must not class the pixel it falls on: noisy and unstable pixels need more than one odd frame.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntFlag
+from functools import cache
+
+import numpy as np
+from astropy.table import Table
+
+from sla1tools.darks.noise import NoiseModel, PixelStatistics, combined_variance
+from sla1tools.darks.structure import line_medians, smooth_level
+from sla1tools.darks.transfer import variance_ratio_isf, variance_ratio_ppf
+
+METADATA_PIXELS = 22  # QHY GPS cameras write 44 bytes over the start of row 0
+WARM_SIGMA = 5.0
+HOT_EXCESS = 800.0  # electrons: their shot noise, 28 e-, rivals a frame's own 37 e-
+LINE_SIGMA = 6.0
+LINE_VARIANCE = 1.5  # times the model's: a whole column this noisy is noisy
+EDGE_WIDTH = 2  # a 5x5 stamp is cut there
+LEAST_FRAMES = 5  # for two readings on each side of one that may be a flash
+PERSISTENCE_CHANCE = 1e-3
+SPLIT_CHANCE = 0.02
+SPLIT_DRAWS = 50_000
+BAND_ROWS = 40
+
+
+class PixelClass(IntFlag):
+    """DQ bits; where HST has the class, the bit is HST's."""
+
+    EDGE = 1
+    METADATA = 2
+    KNOWN = 4
+    ZERO_VARIANCE = 8
+    HOT = 16
+    UNSTABLE = 32
+    WARM = 64
+    NOISY = 128
+    COLUMN_ROW = 512
+    SATURATED = 2048
+    COSMIC_RAY = 8192
+
+
+MEANINGS: Mapping[PixelClass, str] = {
+    PixelClass.EDGE: "within two pixels of the frame's edge: a 5x5 stamp is cut",
+    PixelClass.METADATA: "overwritten by the camera with binary metadata (start of row 0)",
+    PixelClass.KNOWN: "marked in the known_pixels mask",
+    PixelClass.ZERO_VARIANCE: "the same count in every frame",
+    PixelClass.HOT: "level over 800 e- and 5 sigma above its surroundings",
+    PixelClass.UNSTABLE: "switches between two levels (random telegraph signal)",
+    PixelClass.WARM: "level over 5 sigma, up to 800 e-, above its surroundings",
+    PixelClass.NOISY: "noisier than its level explains, in more than one frame",
+    PixelClass.COLUMN_ROW: "in a column or row whose median level or noise stands out",
+    PixelClass.SATURATED: "at the top code in at least one frame",
+    PixelClass.COSMIC_RAY: "part of a cosmic-ray-like hit (of one frame; never in the night's DQ image)",
+}
+
+BLOCKING = (
+    PixelClass.METADATA
+    | PixelClass.KNOWN
+    | PixelClass.ZERO_VARIANCE
+    | PixelClass.HOT
+    | PixelClass.UNSTABLE
+    | PixelClass.NOISY
+    | PixelClass.SATURATED
+)
+"""Classes whose pixels leave a PSF fit: no signal, or a noise that the model does not hold for. Hot pixels are among
+them because telegraph noise lives there and few frames cannot rule it out. Warm pixels and offset columns only add a
+constant, which the reference removes, and a shot noise, which the model has. An edge cuts the stamp, no pixel.
+"""
+
+
+def name_of(flag: PixelClass) -> str:
+    """Name of a class as tables, summary and report write it: 'zero_variance'."""
+    return str(flag.name).lower()
+
+
+@dataclass(frozen=True)
+class PixelClasses:
+    """Pixel classes of a night.
+
+    Attributes
+    ----------
+    dq : (ny, nx) uint16 array
+        Bit planes of `PixelClass`.
+    counts : dict of str to int
+        Pixels in each class, by its name in lower case.
+    tested : dict of str to bool
+        False where the night has too few frames to tell: the class's plane is then empty.
+    expected_false : dict of str to float
+        Pixels that Gaussian noise alone would flag in the whole frame, at most.
+    power : dict of str to float
+        Chance to be flagged, at this number of frames: 'noisy' of a pixel with 3 times its level's noise, 'unstable'
+        of one that is up by 5 sigma in 30 % of the time, 'unstable_10_percent' in 10 %.
+    warm_threshold, hot_threshold : float
+        Median excess over the surroundings that makes a pixel warm or hot, in electrons.
+    """
+
+    dq: np.ndarray = field(repr=False)
+    counts: dict[str, int]
+    tested: dict[str, bool]
+    expected_false: dict[str, float]
+    power: dict[str, float]
+    warm_threshold: float
+    hot_threshold: float
+
+
+def classify(
+    band: Callable[[int, int], np.ndarray],
+    statistics: PixelStatistics,
+    level: np.ndarray,
+    prior: np.ndarray,
+    model: NoiseModel,
+    scale: float,
+    top_code: int = 65535,
+    known: np.ndarray | None = None,
+    step: int = 1,
+) -> PixelClasses:
+    """Class every pixel of a night.
+
+    Parameters
+    ----------
+    band : callable (y0, y1) -> (N, y1 - y0, nx) uint16 array
+        Raw counts of some rows in every frame; asked only for rows with suspects of telegraph noise.
+    statistics : PixelStatistics
+        Of the whole frame.
+    level : (ny, nx) uint16 array
+        Median (or average, as the model's method) over the frames, whole counts.
+    prior : (ny, nx) float32 array
+        ``model.variance(level)``.
+    model : NoiseModel
+        Of the night.
+    scale : float
+        Electrons per count.
+    top_code : int
+        The ADC's rail.
+    known : (ny, nx) bool array, optional
+        The user's own mask.
+    step : int
+        Greatest common step of the codes (`CountsAudit.step`; 0 counts as 1): coarse codes repeat by chance.
+
+    Notes
+    -----
+    Noisy: s² over its level's variance beyond the F(N-1, prior_dof) tail of one pixel a frame, and still beyond 1 in
+    1000 without the frame farthest from the mean. Unstable: `two_levels` among pixels with s² in excess. Neither is
+    tested below five frames. Constant pixels are not tested where more than one would be expected by chance; those
+    constant at code 0 or at the rail are flagged in any case. Warm and hot are apart from each other.
+    """
+    n, pixels = statistics.frames, level.size
+    excess = level - smooth_level(level)
+    spread = _level_spread(excess, prior, model)
+    chance_constant = _chance_constant(prior, n, step)
+    few = n < LEAST_FRAMES
+    planes = {
+        PixelClass.EDGE: _edge(level.shape),
+        PixelClass.METADATA: _metadata(statistics, excess, spread),
+        PixelClass.KNOWN: np.zeros(level.shape, bool) if known is None else np.asarray(known, bool),
+        PixelClass.ZERO_VARIANCE: _constant(statistics, top_code, chance_constant > 1),
+        PixelClass.SATURATED: statistics.maximum >= top_code,
+    }
+    odd = planes[PixelClass.METADATA] | planes[PixelClass.ZERO_VARIANCE] | planes[PixelClass.SATURATED]
+    lines = _columns_and_rows(excess, spread, statistics.variance, prior, n, step)
+    excess -= lines.distance
+    high = (excess > WARM_SIGMA * spread) & ~odd
+    planes[PixelClass.HOT] = high & (excess > HOT_EXCESS / scale)
+    planes[PixelClass.WARM] = high & ~planes[PixelClass.HOT]
+    planes[PixelClass.COLUMN_ROW] = lines.odd
+    none = np.zeros(level.shape, bool)
+    planes[PixelClass.NOISY] = none if few else (_noisy(statistics, prior, model) | lines.noisy) & ~odd
+    planes[PixelClass.UNSTABLE] = none if few else _unstable(band, statistics, prior, model) & ~odd
+    dq = np.zeros(level.shape, np.uint16)
+    for flag, plane in planes.items():
+        dq |= plane * np.uint16(flag)
+    warm = float(WARM_SIGMA * np.median(spread) * scale)
+    return PixelClasses(
+        dq=dq,
+        counts={name_of(flag): int(np.count_nonzero(plane)) for flag, plane in planes.items()},
+        tested={"zero_variance": bool(chance_constant <= 1), "noisy": not few, "unstable": not few},
+        expected_false={
+            "zero_variance": chance_constant,
+            "warm": pixels * 2.87e-7,
+            "noisy": 1.0,
+            "unstable": min(1.0, pixels * _suspect_chance(pixels) * SPLIT_CHANCE),
+        },
+        power={} if few else _power(n, pixels, model.prior_dof),
+        warm_threshold=warm,
+        hot_threshold=max(HOT_EXCESS, warm),
+    )
+
+
+def _edge(shape):
+    plane = np.ones(shape, bool)
+    plane[EDGE_WIDTH:-EDGE_WIDTH, EDGE_WIDTH:-EDGE_WIDTH] = False
+    return plane
+
+
+def _level_spread(excess, prior, model):
+    """1 sigma of a pixel's excess over its surroundings, in counts: fixed pattern, and noise of the level."""
+    noise = prior * np.float32(combined_variance(model.frames, model.method))
+    sampled = (slice(None, None, max(1, excess.shape[0] // 256)), slice(None))
+    total = (1.4826 * np.median(np.abs(excess[sampled]))) ** 2
+    pattern = max(0.0, total - float(np.median(noise[sampled])))
+    return np.sqrt(noise + np.float32(pattern))
+
+
+def _metadata(statistics, excess, spread):
+    """Start of row 0, if a quarter of its 22 pixels is unlike the chip and the rest of the row is not."""
+    plane = np.zeros(excess.shape, bool)
+    wild = (np.abs(excess[0]) > 10 * spread[0]) | (statistics.variance[0] == 0)
+    start, rest = wild[:METADATA_PIXELS], wild[METADATA_PIXELS:]
+    if start.mean() > 0.25 and (not len(rest) or rest.mean() < 0.1):
+        plane[0, :METADATA_PIXELS] = True
+    return plane
+
+
+def _constant(statistics, top_code, rails_only):
+    same = statistics.minimum == statistics.maximum
+    if rails_only:
+        same &= (statistics.minimum == 0) | (statistics.minimum >= top_code)
+    return same
+
+
+def _chance_constant(prior, n, step):
+    """Pixels expected to give the same rounded count n times: Gaussian density of n - 1 equal differences."""
+    variance = np.maximum(prior[:: max(1, len(prior) // 256)].astype(np.float64) / max(step, 1) ** 2, 1 / 12)
+    chance = np.minimum(1, (2 * np.pi * variance) ** (-(n - 1) / 2) / np.sqrt(n))
+    return float(chance.mean() * prior.size)
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Columns and rows apart from their neighbours: all of them, the noisy ones, and the levels' distances."""
+
+    odd: np.ndarray
+    noisy: np.ndarray
+    distance: np.ndarray
+
+
+def _columns_and_rows(excess, spread, variance, prior, n, step) -> _Lines:
+    """Find columns and rows with an odd median level or variance; every other pixel of a large frame is looked at."""
+    unit = np.float32(256 / variance_ratio_ppf(0.5, n - 1))  # the median pixel of a good line is at 256
+    odd, noisy, distance = [], [], []
+    for axis, size in enumerate(excess.shape[::-1]):
+        some = (slice(None), slice(None, None, max(1, size // 1024)))[:: 1 if axis == 0 else -1]
+        levels = np.clip(excess[some], -32768, 32767).astype(np.int16)
+        noise = np.clip(variance[some] * (unit / prior[some]), 0, 65535).astype(np.uint16)
+        level_profile, noise_profile = line_medians(levels, 1 - axis), line_medians(noise, 1 - axis)
+        sampling = 1.2533 * np.median(spread[:: max(1, len(spread) // 64)]) / np.sqrt(levels.shape[1 - axis])
+        away, stands_out = _away(level_profile, max(sampling, step / 4))
+        wide = _away(noise_profile, 1.0)[1] & (noise_profile > LINE_VARIANCE * 256)
+        odd.append(stands_out | wide)
+        noisy.append(wide)
+        distance.append(np.where(stands_out, away, 0).astype(np.float32))
+    return _Lines(*(np.add.outer(rows, columns) for rows, columns in (odd, noisy, distance)))
+
+
+def _away(profile, least: float, width: int = 31):
+    """Distance from the running median, and whether it is beyond LINE_SIGMA of the profile's robust scatter.
+
+    The scatter is taken as `least` at least: medians of whole counts may all but agree.
+    """
+    half = min(width, 2 * (len(profile) // 4) + 1) // 2
+    padded = np.pad(profile, half, mode="reflect")
+    away = profile - np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
+    scatter = 1.4826 * np.median(np.abs(away))
+    return away, np.abs(away) > LINE_SIGMA * max(scatter, least)
+
+
+def _noisy(statistics, prior, model):
+    n, pixels = statistics.frames, prior.size
+    suspect = statistics.variance > prior * np.float32(variance_ratio_isf(1 / pixels, n - 1, model.prior_dof))
+    y, x = np.nonzero(suspect)
+    mean, variance = statistics.mean[y, x].astype(float), statistics.variance[y, x].astype(float)
+    farthest = np.maximum(statistics.maximum[y, x] - mean, mean - statistics.minimum[y, x])
+    others = ((n - 1) * variance - farthest**2 * n / (n - 1)) / (n - 2)
+    suspect[y, x] = others > prior[y, x] * variance_ratio_isf(PERSISTENCE_CHANCE, n - 2, model.prior_dof)
+    return suspect
+
+
+def _suspect_chance(pixels: int) -> float:
+    """Tail of s² that makes a suspect, so that one good pixel a frame passes both tests."""
+    return min(1e-2, 1 / (pixels * SPLIT_CHANCE))
+
+
+def _unstable(band, statistics, prior, model):
+    n, pixels = statistics.frames, prior.size
+    limit = variance_ratio_isf(_suspect_chance(pixels), n - 1, model.prior_dof)
+    suspect = statistics.variance > prior * np.float32(limit)
+    for top in range(0, len(suspect), BAND_ROWS):
+        y, x = np.nonzero(suspect[top : top + BAND_ROWS])
+        if len(y):
+            counts = band(top, min(top + BAND_ROWS, len(suspect)))
+            suspect[top + y, x] = two_levels(counts[:, y, x])
+    return suspect
+
+
+def two_levels(counts: np.ndarray) -> np.ndarray:
+    """Tell which pixels switch between two levels, whatever their noise.
+
+    Parameters
+    ----------
+    counts : (N, n) array
+        Counts of n pixels in N frames, N at least 5; not changed.
+
+    Returns
+    -------
+    split : (n,) bool array
+        The sorted readings fall into two groups, two frames or more in each, that are farther apart for their own
+        scatter than those of all but 2 in 100 Gaussian pixels. A pixel that is up in one frame only is never split:
+        it cannot be told from a flash.
+    """
+    return _split_score(counts) > _split_limit(len(counts))
+
+
+def _split_score(counts):
+    """Largest ratio of the variation between two groups of the sorted readings to that within them."""
+    n = len(counts)
+    ranked = np.sort(np.asarray(counts, np.float64), axis=0)
+    ranked -= ranked.mean(axis=0)
+    below = np.arange(2, n - 1)[:, None]
+    lower = np.cumsum(ranked, axis=0)[1 : n - 2]  # sums of the lowest 2 ... N - 2; the rest sums to minus that
+    between = (lower**2 * (n / (below * (n - below)))).max(axis=0)
+    within = np.sum(ranked**2, axis=0) - between
+    return between / np.maximum(within, 1e-9)
+
+
+@cache
+def _split_limit(n: int) -> float:
+    draws = max(10_000, SPLIT_DRAWS * 10 // max(n, 10))
+    return float(np.quantile(_split_score(np.random.default_rng(0).standard_normal((n, draws))), 1 - SPLIT_CHANCE))
+
+
+@cache
+def _power(n: int, pixels: int, prior_dof: float) -> dict[str, float]:
+    """Chances that `PixelClasses.power` states, from 20,000 simulated pixels each."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((n, 20_000))
+
+    def unstable(duty):
+        readings = noise + 5.0 * (rng.random(noise.shape) < duty)
+        suspect = readings.var(axis=0, ddof=1) > variance_ratio_isf(_suspect_chance(pixels), n - 1, prior_dof)
+        return float(np.mean(suspect & two_levels(readings)))
+
+    wide = 9 * noise.var(axis=0, ddof=1)
+    farthest = 3 * np.abs(noise - noise.mean(axis=0)).max(axis=0)
+    others = ((n - 1) * wide - farthest**2 * n / (n - 1)) / (n - 2)
+    noisy = (wide > variance_ratio_isf(1 / pixels, n - 1, prior_dof)) & (
+        others > variance_ratio_isf(PERSISTENCE_CHANCE, n - 2, prior_dof)
+    )
+    return {"noisy": float(noisy.mean()), "unstable": unstable(0.3), "unstable_10_percent": unstable(0.1)}
+
+
+# What may truly be behind a flag besides the class's own kind of pixel; kinds as `simulate` names them.
+_KIND = {
+    PixelClass.METADATA: ("metadata",),
+    PixelClass.ZERO_VARIANCE: ("stuck", "saturated", "metadata"),
+    PixelClass.HOT: ("hot", "rts"),
+    PixelClass.UNSTABLE: ("rts",),
+    PixelClass.WARM: ("warm", "rts"),
+    PixelClass.NOISY: ("noisy", "rts", "column"),
+    PixelClass.COLUMN_ROW: ("column",),
+    PixelClass.SATURATED: ("saturated", "hot", "rts", "muon", "star"),
+}
+
+
+def truth_scores(dq: np.ndarray, truth: Table) -> Table:
+    """Compare the bit planes with a simulated night's truth.
+
+    Parameters
+    ----------
+    dq : (ny, nx) uint16 array
+        Bit planes.
+    truth : Table
+        `SimulatedNight.truth`: columns `x`, `y`, `kind`.
+
+    Returns
+    -------
+    scores : Table
+        A row a class: `class`, `kind` (the truth's word), `n_true`, `n_flagged`, `recall` (share of the true pixels
+        that are flagged) and `precision` (share of the flagged that are of this kind, or of another that does what
+        the class says: telegraph pixels are noisy too); NaN for no pixels.
+    """
+    kind, y, x = np.asarray(truth["kind"]), np.asarray(truth["y"]), np.asarray(truth["x"])
+    rows = []
+    for flag, kinds in _KIND.items():
+        flagged = dq & flag != 0
+        own = np.zeros(dq.shape, bool)
+        own[y[kind == kinds[0]], x[kind == kinds[0]]] = True
+        behind = np.zeros(dq.shape, bool)
+        behind[y[np.isin(kind, kinds)], x[np.isin(kind, kinds)]] = True
+        n_true, n_flagged = int(own.sum()), int(flagged.sum())
+        recall = (flagged & own).sum() / n_true if n_true else np.nan
+        precision = (flagged & behind).sum() / n_flagged if n_flagged else np.nan
+        rows.append((name_of(flag), kinds[0], n_true, n_flagged, float(recall), float(precision)))
+    return Table(rows=rows, names=("class", "kind", "n_true", "n_flagged", "recall", "precision"))

@@ -1,0 +1,274 @@
+"""The reference of every dark, exact in raw counts: median or average, of all frames or of the others.
+
+Held-out medians are cheap. With the two (even N) or three (odd N) middle values of a pixel's sorted counts, the median
+of the *other* frames depends only on whether the frame's own count lies below, within or above them. So the stack is
+sorted once, and only as far as its middle: a network of minima and maxima on whole uint16 tiles.
+
+Residuals are kept as integers: `numerator / denominator` counts, with one denominator for all pixels. Ties between
+pixels are then ties of counts; scaling to electrons happens once, in table columns and pictures.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Literal
+
+import numpy as np
+
+from sla1tools.darks.classes import PixelClasses, classify
+from sla1tools.darks.noise import NoiseModel, fit_noise_model, join_statistics, pixel_statistics, residual_factor
+from sla1tools.frames.capture import read_known_pixels
+
+BAND_ROWS = 40  # ten frames of such a band stay in a core's cache
+CACHED_ROWS = 2400  # of all frames together, in the cache that cores share
+LEAST_ROWS = 12  # of a frame at a time: with fewer the calls cost more than the work
+
+Reference = Literal["leave_one_out", "all"]
+REFERENCES: tuple[Reference, ...] = ("leave_one_out", "all")
+
+
+@cache
+def median_network(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Comparators that leave the middle order statistics of n values in their places.
+
+    Batcher's odd-even merge sort (Knuth, The Art of Computer Programming 3, 5.3.4), cut down to what the two (even n)
+    or three (odd n) middle outputs need.
+
+    Parameters
+    ----------
+    n : int
+        At least 2.
+
+    Returns
+    -------
+    network : tuple of (i, j, keep_low, keep_high)
+        In order: replace value i by the minimum (if needed later) and value j by the maximum (if needed later).
+    """
+    pairs = []
+    p = 1
+    while p < n:
+        k = p
+        while k >= 1:
+            for j in range(k % p, n - k, 2 * k):
+                for i in range(min(k, n - j - k)):
+                    if (i + j) // (2 * p) == (i + j + k) // (2 * p):
+                        pairs.append((i + j, i + j + k))
+            k //= 2
+        p *= 2
+    needed = set(middle_places(n))
+    kept = []
+    for i, j in reversed(pairs):
+        if i in needed or j in needed:
+            kept.append((i, j, i in needed, j in needed))
+            needed |= {i, j}
+    return tuple(reversed(kept))
+
+
+def middle_places(n: int) -> tuple[int, ...]:
+    """Places of the middle order statistics: two for even n, three for odd n.
+
+    Examples
+    --------
+    >>> middle_places(10), middle_places(9)
+    ((4, 5), (3, 4, 5))
+    """
+    return (n // 2 - 1, n // 2) if n % 2 == 0 else (n // 2 - 1, n // 2, n // 2 + 1)
+
+
+def middle_counts(band: np.ndarray) -> np.ndarray:
+    """Middle order statistics of every pixel over the frames.
+
+    Parameters
+    ----------
+    band : (N, h, nx) uint16 array
+        Raw counts, N at least 3; not changed.
+
+    Returns
+    -------
+    middle : (2 or 3, h, nx) uint16 array
+        The same as ``np.sort(band, axis=0)[list(middle_places(N))]``.
+    """
+    n = len(band)
+    middle = np.empty((len(middle_places(n)), *band.shape[1:]), band.dtype)
+    rows = min(max(CACHED_ROWS // n, LEAST_ROWS), BAND_ROWS)
+    for top in range(0, band.shape[1], rows):
+        tile = slice(top, top + rows)
+        values = list(band[:, tile].copy())
+        spare = np.empty_like(values[0])
+        for i, j, keep_low, keep_high in median_network(n):
+            low, high = values[i], values[j]
+            if keep_low and keep_high:
+                np.minimum(low, high, out=spare)
+                np.maximum(low, high, out=high)
+                values[i], spare = spare, low
+            elif keep_low:
+                np.minimum(low, high, out=low)
+            else:
+                np.maximum(low, high, out=high)
+        for place, source in enumerate(middle_places(n)):
+            middle[place, tile] = values[source]
+    return middle
+
+
+@dataclass(frozen=True)
+class DarkReference:
+    """What a night's frames are compared with, exact in counts.
+
+    Attributes
+    ----------
+    frames : int
+        Number of frames, N.
+    method : {'median', 'average'}
+        How the frames are combined.
+    exact : (2 or 3, ny, nx) uint16 array, or (1, ny, nx) uint32 array
+        For the median the middle order statistics; for the average the sum over all frames.
+    """
+
+    frames: int
+    method: Literal["median", "average"]
+    exact: np.ndarray
+
+    def denominator_of(self, reference: Reference) -> int:
+        """Denominator of the numerators that `residual` gives for a reference.
+
+        A median of an even number of frames is half a sum, one of an odd number a count.
+        """
+        combined = self.frames if reference == "all" else self.frames - 1
+        return combined if self.method == "average" else 2 - combined % 2
+
+    @cached_property
+    def master(self) -> np.ndarray:
+        """Master dark of all frames in counts, (ny, nx) float64."""
+        if self.method == "average":
+            return self.exact[0] / self.frames
+        return (self.exact[0].astype(np.float64) + self.exact[-1]) / 2 if self.frames % 2 == 0 else self.exact[1] * 1.0
+
+    def residual(self, counts: np.ndarray, reference: Reference, where=np.s_[:, :]) -> np.ndarray:
+        """Frame minus reference, as an integer numerator over `denominator_of(reference)`.
+
+        Parameters
+        ----------
+        counts : uint16 array
+            Raw counts of one of the night's frames, in the place that `where` selects.
+        reference : {'leave_one_out', 'all'}
+            The other frames, or all of them (the frame itself included).
+        where : index, optional
+            Which pixels of the frame `counts` holds; the whole frame by default.
+
+        Returns
+        -------
+        numerator : int32 array (int64 for the average), of the shape of `counts`
+
+        Notes
+        -----
+        The slow equivalent is ``counts[k] - np.median(others, axis=0)`` (or ``np.mean``), with ``others`` the stack
+        without frame k for 'leave_one_out' and the whole stack for 'all', times the denominator; equal exactly.
+
+        The middle values of the sorted stack sum to the combined middle plus the frame's own count clipped to their
+        range: taking the frame out leaves the rest of them.
+        """
+        exact = self.exact[(slice(None), *where)]
+        if self.method == "average":
+            return self.frames * counts.astype(np.int64) - exact[0]
+        own = counts.astype(np.int32)
+        if self.denominator_of(reference) == 2:
+            own += own
+        others: Iterable[np.ndarray]
+        if reference == "all":
+            others = exact if self.frames % 2 == 0 else exact[1:2]
+        else:
+            clipped = np.minimum(np.maximum(counts, exact[0]), exact[-1])
+            # what is left of two middle values is one count: 16 bits hold it, whatever overflows on the way
+            others = (exact[0] - clipped + exact[1],) if len(exact) == 2 else (-clipped.astype(np.int32), *exact)
+        for value in others:
+            own -= value
+        return own
+
+
+@dataclass(frozen=True)
+class DarkModel:
+    """What a night's darks say about every pixel: reference, noise, classes.
+
+    Attributes
+    ----------
+    scale : float
+        Electrons per count.
+    reference : DarkReference
+        Exact in counts.
+    mean, variance : (ny, nx) float32 arrays
+        Over all frames, in counts and counts squared.
+    prior : (ny, nx) float32 array
+        Variance of one frame that the pixel's level alone suggests, counts squared.
+    noise_model : NoiseModel
+        How level and a pixel's own frames make its noise.
+    classes : PixelClasses
+        DQ bit planes.
+    """
+
+    scale: float
+    reference: DarkReference
+    mean: np.ndarray
+    variance: np.ndarray
+    prior: np.ndarray
+    noise_model: NoiseModel
+    classes: PixelClasses
+
+    @property
+    def master(self) -> np.ndarray:
+        """Master dark of all frames, (ny, nx) float32 electrons."""
+        return (self.reference.master * self.scale).astype(np.float32)
+
+    @property
+    def noise(self) -> np.ndarray:
+        """1-sigma of a held-out residual, from all frames, (ny, nx) float32 electrons."""
+        return self.noise_model.noise_map(self.variance, self.prior, self.scale)
+
+    def level_sigma(self, reference: Reference) -> np.ndarray:
+        """1-sigma of a residual that the pixel's level alone suggests, (ny, nx) float32 electrons."""
+        factor = residual_factor(self.reference.frames, self.reference.method, reference)
+        return np.sqrt(self.prior * np.float32(factor * self.scale**2))
+
+    def sigma(self, counts: np.ndarray, where, reference: Reference) -> np.ndarray:
+        """1-sigma in electrons of the residual of a frame's pixels, judged by the other frames.
+
+        Parameters
+        ----------
+        counts : uint16 array
+            The frame's counts at the pixels, as they went into the statistics.
+        where : index
+            The pixels' place in the frame.
+        reference : {'leave_one_out', 'all'}
+            What the residual was taken against.
+        """
+        maps = (self.mean[where], self.variance[where], self.prior[where])
+        return self.noise_model.held_out_sigma(counts, *maps, reference) * np.float32(self.scale)
+
+
+def characterize(night, step: int = 1) -> DarkModel:
+    """Measure reference, noise and pixel classes of a night, one band of rows at a time.
+
+    Parameters
+    ----------
+    night : Night
+        With at least three frames.
+    step : int
+        Greatest common step of the codes.
+    """
+    parameters = night.parameters
+    n, (ny, _) = len(night.frames), night.shape
+    method = parameters.combination_method
+    parts, exact, levels = [], [], []
+    for top in range(0, ny, BAND_ROWS):
+        band = night.band(top, min(top + BAND_ROWS, ny))
+        parts.append(pixel_statistics(band))
+        middle = middle_counts(band)
+        exact.append(middle if method == "median" else band.sum(axis=0, dtype=np.uint32)[None])
+        levels.append(np.rint(DarkReference(n, "median", middle).master).astype(np.uint16))
+    statistics = join_statistics(parts)
+    reference = DarkReference(n, method, np.concatenate(exact, axis=1))
+    level = np.concatenate(levels)  # the median, for the average too: a bright star must not raise its own noise
+    model = fit_noise_model(level, statistics.variance, n, method, parameters.scale)
+    prior = model.variance(level)
+    known = read_known_pixels(parameters)
+    classes = classify(night.band, statistics, level, prior, model, parameters.scale, parameters.top_code, known, step)
+    return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)

@@ -1,0 +1,399 @@
+"""The night reader: every file of a capture folder gets one verdict, and good frames give their raw counts."""
+
+import hashlib
+import math
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from fnmatch import fnmatch
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+
+from sla1tools.errors import FrameError, NightError, ParametersError, Reason
+from sla1tools.frames.codes import code_histogram
+from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
+from sla1tools.parameters import Parameters, from_checkout
+from sla1tools.published import printable
+
+LEAST_FRAMES = 3
+LEVEL_TOLERANCE = 0.25  # of the night's median level: a light leak or an open cover, not a warm evening
+TEMPERATURE_TOLERANCE = 1.0  # kelvin from the night's median
+SATURATED_SHARE = 0.05
+COUNT_UNITS = ("", "adu", "count", "counts", "ct", "dn")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One usable dark: what its header says, and where its counts are.
+
+    `rows` reads raw counts on demand, so a night of hundreds of frames costs no memory. `level` is the median in raw
+    counts. `start` and `end` are naive UTC datetimes or None. A note is a remark that holds for any frame, or one with
+    the frame's own value after ": ". `header` holds a few further keys as the file gives them; its texts are untrusted.
+    """
+
+    name: str
+    path: Path
+    shape: tuple[int, int]
+    exposure: float
+    start: datetime | None
+    end: datetime | None
+    temperature: float | None
+    gain: float | None
+    binning: tuple[int, int] | None
+    filter_name: str | None
+    level: float
+    sha256: str
+    notes: tuple[str, ...]
+    header: dict = field(repr=False)
+    stored: Stored = field(repr=False)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Read raw counts of some rows.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range of rows, within the frame.
+
+        Returns
+        -------
+        counts : (stop - start, nx) uint16 array
+
+        Raises
+        ------
+        NightError
+            If the file is no longer the one that was judged.
+        """
+        return self.stored.rows(self.path, start, stop, self.shape[1])
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """One file that was not used, and why; `sha256` is None where its bytes were not read."""
+
+    name: str
+    reason: Reason
+    detail: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night of darks: usable frames in file order, rejected files, ignored files.
+
+    `histogram` counts the raw codes of all used frames, (65536,) int64. `notes` are remarks that degrade nothing.
+    """
+
+    parameters: Parameters
+    frames: tuple[Frame, ...]
+    rejected: tuple[Rejected, ...]
+    ignored: tuple[str, ...]
+    notes: tuple[str, ...]
+    histogram: np.ndarray = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of every frame."""
+        return self.parameters.frame_shape
+
+    @cached_property
+    def names(self) -> list[str]:
+        """File names of the used frames, in order."""
+        return [frame.name for frame in self.frames]
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Whole counts by which each frame's median level lies above the night's, (N,) int."""
+        levels = np.array([frame.level for frame in self.frames])
+        return np.rint(levels - np.median(levels)).astype(int) if len(levels) else np.zeros(0, int)
+
+    def rows(self, k: int, start: int, stop: int) -> np.ndarray:
+        """Counts of some rows of frame k, (stop - start, nx) uint16.
+
+        With `level_correction` the frame's offset is taken off, except from pixels at a rail, which stay there; no
+        other pixel is moved onto a rail.
+        """
+        return self.correct(k, self.frames[k].rows(start, stop))
+
+    def correct(self, k: int, counts: np.ndarray) -> np.ndarray:
+        """Take frame k's offset off raw counts if `level_correction` asks for it; the counts themselves else."""
+        if not self.parameters.level_correction or self.offsets[k] == 0:
+            return counts
+        railed = (counts == 0) | (counts >= self.parameters.top_code)
+        shifted = np.clip(counts.astype(np.int32) - self.offsets[k], 1, self.parameters.top_code - 1).astype(np.uint16)
+        return np.where(railed, counts, shifted)
+
+    def band(self, start: int, stop: int) -> np.ndarray:
+        """Counts of some rows in every frame, as `rows` gives them, (N, stop - start, nx) uint16."""
+        return np.stack([self.rows(k, start, stop) for k in range(len(self.frames))])
+
+    def require_usable(self) -> None:
+        """Raise `NightError` if there are fewer frames than a held-out statistic needs."""
+        if len(self.frames) < LEAST_FRAMES:
+            reasons = Counter(item.reason.value for item in self.rejected)
+            told = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none rejected"
+            raise NightError(
+                f"{self.parameters.capture_directory}: not tested: {len(self.frames)} usable frames ({told}), "
+                f"a held-out reference needs {LEAST_FRAMES}"
+            )
+
+
+def judge_night(parameters: Parameters) -> Night:
+    """Judge every file of the capture folder once.
+
+    Every file ends as exactly one of used, rejected (with a reason) or ignored (its name does not match
+    `file_pattern`, or is hidden). Files are in the order of their names, numbers by value: 9.fits before 10.fits. One
+    bad file never stops the night; whether enough frames are left is asked by `Night.require_usable`.
+
+    Raises
+    ------
+    NightError
+        If the capture folder cannot be listed.
+    """
+    directory = parameters.capture_directory
+    try:
+        names = sorted(os.listdir(directory), key=_numbers_by_value)
+    except OSError as error:
+        raise NightError(f"{directory}: cannot be listed: {error.strerror}") from None
+    pattern = parameters.file_pattern.lower()
+    ignored = [name for name in names if name.startswith(".") or not fnmatch(name.lower(), pattern)]
+    frames: list[Frame] = []
+    rejected: list[Rejected] = []
+    codes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    first_with: dict[bytes, str] = {}
+    for name in names:
+        if name in ignored:
+            continue
+        verdict, histogram = _judge_file(directory / name, parameters, first_with)
+        if isinstance(verdict, Rejected):
+            rejected.append(verdict)
+        else:
+            frames.append(verdict)
+            used = np.flatnonzero(histogram)
+            codes[verdict.name] = used, histogram[used]
+    for judge in (_unlike_majority, _off_temperature, _off_level):
+        outliers = judge(frames)
+        frames = [frame for frame in frames if frame.name not in outliers]
+        rejected += outliers.values()
+    rejected.sort(key=lambda item: _numbers_by_value(item.name))
+    frames = _note_exposure_changes(frames, rejected)
+    total = np.zeros(65536, np.int64)
+    for frame in frames:
+        used, pixels = codes[frame.name]
+        total[used] += pixels
+    notes = _night_notes(frames)
+    return Night(parameters, tuple(frames), tuple(rejected), tuple(map(readable, ignored)), tuple(notes), total)
+
+
+def _numbers_by_value(name: str) -> tuple[list[tuple[str, int]], str]:
+    return [(text, int(digits or -1)) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)], name
+
+
+def readable(name: str) -> str:
+    """Escape the bytes of a file name that are no UTF-8, which no report or table could hold."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _judge_file(path: Path, parameters: Parameters, first_with: dict[bytes, str]):
+    """One verdict: (Frame, histogram) or (Rejected, None). The one place that catches `FrameError`."""
+    sha256 = None
+    try:
+        contents, signature = read_bytes(path, parameters.frame_shape)
+        sha256 = hashlib.sha256(contents).hexdigest()
+        image = decode(contents, parameters.frame_shape, signature)
+        histogram = code_histogram(image.counts)
+        frame = _frame_of(path, image, parameters, sha256, _median_code(histogram))
+        _judge_pixels(histogram, parameters)
+        pixels = hashlib.sha256(image.counts.data).digest()
+        if pixels in first_with:
+            raise FrameError(Reason.DUPLICATE, f"the same pixels as {first_with[pixels]}")
+    except FrameError as error:
+        return Rejected(readable(path.name), error.reason, error.detail, sha256), None
+    first_with[pixels] = frame.name
+    return frame, histogram
+
+
+def _frame_of(path: Path, image: Image, parameters: Parameters, sha256: str, level: float) -> Frame:
+    header = image.header
+    exposure = _number(header, "EXPTIME")
+    if exposure is None:
+        raise FrameError(Reason.KEYWORD, f"EXPTIME must be a number of seconds; got {header.get('EXPTIME')!r}")
+    if not math.isclose(exposure, parameters.dark_exposure, rel_tol=1e-3):
+        raise FrameError(Reason.EXPOSURE, f"EXPTIME {exposure:g} s, not {parameters.dark_exposure:g} s")
+    filter_name = None if header.get("FILTER") is None else str(header["FILTER"])
+    if parameters.filter_name and filter_name not in (None, parameters.filter_name):
+        raise FrameError(Reason.FILTER, f"FILTER {filter_name!r}, not {parameters.filter_name!r}")
+    if str(header.get("BUNIT") or "").lower() not in COUNT_UNITS:
+        raise FrameError(Reason.UNIT, f"BUNIT {header['BUNIT']!r}, but raw counts are wanted")
+    gain, temperature = _number(header, "GAIN"), _number(header, "CCD-TEMP")
+    stated = {"GAIN": gain, "CCD-TEMP": temperature, "FILTER": filter_name}
+    binning = tuple(int(side) for side in (_number(header, f"{axis}BINNING") for axis in "XY") if side is not None)
+    start, end, repaired = _times(header, exposure)
+    return Frame(
+        name=readable(path.name),
+        path=path,
+        shape=parameters.frame_shape,
+        exposure=exposure,
+        start=start,
+        end=end,
+        temperature=temperature,
+        gain=gain,
+        binning=binning if len(binning) == 2 else None,
+        filter_name=filter_name,
+        level=level,
+        sha256=sha256,
+        notes=(*image.notes, *(f"{key} unknown" for key in stated if stated[key] is None), *repaired),
+        header={key: header[key] for key in HEADER_KEYS if key in header},
+        stored=image.stored,
+    )
+
+
+def _number(header: dict, key: str) -> float | None:
+    value = header.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _times(header: dict, exposure: float) -> tuple[datetime | None, datetime | None, list[str]]:
+    """Start and end in UTC. Without a GPS lock SharpCap writes DATE-OBS in year 1: then DATE-END minus EXPTIME."""
+    start, end = _sane_time(header.get("DATE-OBS")), _sane_time(header.get("DATE-END"))
+    if start is None and end is not None:
+        start = end - timedelta(seconds=exposure)
+        return (
+            start,
+            end,
+            [f"start is DATE-END minus EXPTIME, as DATE-OBS is not sane: {printable(header.get('DATE-OBS'))}"],
+        )
+    if start is None:
+        return None, None, ["time unknown, as neither DATE-OBS nor DATE-END is sane"]
+    return start, end or start + timedelta(seconds=exposure), []
+
+
+def _sane_time(text) -> datetime | None:
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d*Z?", str(text))
+    if match is None:
+        return None
+    try:
+        time = datetime.fromisoformat(f"{match[1]}T{match[2]}{match[3] or ''}")
+    except ValueError:
+        return None
+    return time if 1990 <= time.year < 2200 else None
+
+
+def _judge_pixels(histogram: np.ndarray, parameters: Parameters) -> None:
+    if np.count_nonzero(histogram) == 1:
+        raise FrameError(Reason.CONSTANT, f"every pixel is {int(histogram.argmax())} counts")
+    saturated = histogram[parameters.top_code :].sum() / histogram.sum()
+    if saturated > SATURATED_SHARE:
+        raise FrameError(Reason.SATURATED, f"{saturated:.1%} of the pixels at {parameters.top_code} counts or above")
+
+
+def _median_code(histogram: np.ndarray) -> float:
+    """Median of the codes in a histogram, the mean of the two middle ones for an even number."""
+    cumulative = np.cumsum(histogram)
+    middle = np.searchsorted(cumulative, [(cumulative[-1] + 1) // 2, cumulative[-1] // 2 + 1])
+    return float(middle.mean())
+
+
+def _unlike_majority(frames: list[Frame]) -> dict[str, Rejected]:
+    """Reject gain or binning unlike most frames that state one."""
+    outliers = {}
+    for reason, key in ((Reason.GAIN, "gain"), (Reason.BINNING, "binning")):
+        stated = Counter(getattr(frame, key) for frame in frames if getattr(frame, key) is not None)
+        for frame in frames:
+            value = getattr(frame, key)
+            if value is not None and value != stated.most_common(1)[0][0]:
+                detail = f"{key} {value}, most frames have {stated.most_common(1)[0][0]}"
+                outliers[frame.name] = Rejected(frame.name, reason, detail, frame.sha256)
+    return outliers
+
+
+def _off_temperature(frames: list[Frame]) -> dict[str, Rejected]:
+    known = [(frame, frame.temperature) for frame in frames if frame.temperature is not None]
+    median = float(np.median([temperature for _, temperature in known])) if known else 0.0
+    return {
+        frame.name: Rejected(
+            frame.name,
+            Reason.TEMPERATURE,
+            f"{temperature:.2f} C, the night's median is {median:.2f} C",
+            frame.sha256,
+        )
+        for frame, temperature in known
+        if abs(temperature - median) > TEMPERATURE_TOLERANCE
+    }
+
+
+def _off_level(frames: list[Frame]) -> dict[str, Rejected]:
+    median = float(np.median([frame.level for frame in frames])) if frames else 0.0
+    return {
+        frame.name: Rejected(
+            frame.name, Reason.LEVEL, f"median {frame.level:g} counts, the night's is {median:g}", frame.sha256
+        )
+        for frame in frames
+        if abs(frame.level - median) > LEVEL_TOLERANCE * median
+    }
+
+
+def _note_exposure_changes(frames: list[Frame], rejected: list[Rejected]) -> list[Frame]:
+    """Note frames that follow one of another exposure: the sensor's state may still be that of the other."""
+    judged: list[Frame | Rejected] = [*frames, *rejected]
+    judged.sort(key=lambda item: _numbers_by_value(item.name))
+    changed = {
+        after.name
+        for before, after in pairwise(judged)
+        if isinstance(before, Rejected) and before.reason == Reason.EXPOSURE
+    }
+    note = "first frame after an exposure change"
+    return [replace(frame, notes=(*frame.notes, note)) if frame.name in changed else frame for frame in frames]
+
+
+def _night_notes(frames: list[Frame]) -> list[str]:
+    """Gather the frames' notes, a line a note with the number of frames it holds for."""
+    notes = Counter(note.partition(": ")[0] for frame in frames for note in frame.notes)
+    lines = [f"{note} ({count} of {len(frames)} frames)" for note, count in notes.items()]
+    if any("DATE-END minus" in note for note in notes):
+        lines.append("a time from DATE-END alone may be off by one exposure if the program stamped the frame's start")
+    return lines
+
+
+def read_known_pixels(parameters: Parameters) -> np.ndarray | None:
+    """Read the mask of pixels known to be bad: a FITS image of the frames' shape, or an ECSV list of `x` and `y`.
+
+    Returns
+    -------
+    known : (ny, nx) bool array or None
+        Bad where the image is not 0, or the pixel is listed; None where `known_pixels` is not set.
+
+    Raises
+    ------
+    ParametersError
+        If the file cannot be read, is of another shape, or lists a pixel outside the frame.
+    """
+    if parameters.known_pixels is None:
+        return None
+    path, shape = from_checkout(parameters.known_pixels), parameters.frame_shape
+    try:
+        if path.suffix == ".ecsv":
+            return _listed_pixels(path, shape)
+        return decode(read_bytes(path, shape)[0], shape).counts != 0
+    except FrameError as error:
+        raise ParametersError(f"known_pixels: {path} is not a FITS mask of the frames' shape: {error.detail}") from None
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ParametersError(f"known_pixels: {path} is not an ECSV table with columns x and y: {error}") from None
+
+
+def _listed_pixels(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    listed = Table.read(path, format="ascii.ecsv")
+    x, y = (np.asarray(listed[name], int) for name in ("x", "y"))
+    if len(x) and (min(x.min(), y.min()) < 0 or x.max() >= shape[1] or y.max() >= shape[0]):
+        raise ParametersError(f"known_pixels: {path} lists pixels outside a frame of {shape[0]} x {shape[1]}")
+    known = np.zeros(shape, bool)
+    known[y, x] = True
+    return known

@@ -1,0 +1,274 @@
+"""Injected stars: put into raw counts, on copies, and measured by the very functions that measure darks.
+
+Only a star's 7x7 surroundings need computing again. Held out, that is exact: a star cannot move the reference of its
+own frame. In sample it does, and the reference of those pixels is combined anew.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from astropy.table import Column, MaskedColumn, Table
+
+from sla1tools.candidates.criteria import candidates
+from sla1tools.candidates.detection import LEADER_COLUMNS, UNITS, Floors, Patches, detect_patches
+from sla1tools.candidates.leaders import STAMP_SIZE
+from sla1tools.candidates.psf import pixel_integrated_gaussian
+from sla1tools.darks.classes import BLOCKING, PixelClass
+from sla1tools.darks.reference import DarkModel, DarkReference, middle_counts
+from sla1tools.errors import ParametersError
+
+PATCH_RADIUS = 3
+_CHUNK = 4000  # stars: some 25 MB, and in sample 0.4 MB more for each of the night's frames
+CRITERIA = ("neighbor_ratio", "psf_chi2")
+FAKE = ((0, 0, 300.0), (-1, 0, 100.0), (1, 0, 100.0), (0, -1, 100.0), (0, 1, 100.0))
+
+
+def put_fake(residual: np.ndarray, x: int = 150, y: int = 250) -> np.ndarray:
+    """Put the observers' plus-shaped fake into a copy of a residual: 300 e-, four neighbours of 100 e-.
+
+    Parameters
+    ----------
+    residual : (ny, nx) float array
+        In electrons; not changed.
+    x, y : int
+        Where its centre goes; at least one pixel from the edge.
+
+    Raises
+    ------
+    ParametersError
+        Where the fake does not fit into the frame.
+    """
+    if not (0 < x < residual.shape[1] - 1 and 0 < y < residual.shape[0] - 1):
+        raise ParametersError(f"the fake at x={x}, y={y} does not fit into a frame of shape {list(residual.shape)}")
+    faked = residual.copy()
+    for dx, dy, value in FAKE:
+        faked[y + dy, x + dx] = value
+    return faked
+
+
+def holds_a_stamp(shape: tuple[int, int]) -> bool:
+    """Tell whether a frame is large enough for injection to mean anything: 5x5 pixels."""
+    return min(shape) >= STAMP_SIZE
+
+
+def random_stars(parameters, frames: int, shape: tuple[int, int]) -> Table:
+    """Draw the stars to inject.
+
+    Returns
+    -------
+    stars : Table
+        `frame_number`, `x_true`, `y_true` (sub-pixel, uniform over the frame's area), `flux_true` (log-uniform and
+        stratified), `fwhm_true`; seeded by `random_seed`. Frames take turns.
+    """
+    n = parameters.injections
+    rng = np.random.default_rng(parameters.random_seed)
+    low, high = np.log(parameters.injection_flux_range)
+    flux = np.exp(low + (high - low) * (np.arange(n) + rng.random(n)) / max(n, 1))
+    return Table(
+        {
+            "frame_number": rng.permutation(np.arange(n) % frames),
+            "x_true": rng.random(n) * shape[1] - 0.5,
+            "y_true": rng.random(n) * shape[0] - 0.5,
+            "flux_true": flux,
+            "fwhm_true": np.full(n, parameters.fwhm),
+        }
+    )
+
+
+def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng: np.random.Generator) -> np.ndarray:
+    """Put one star into each patch of raw counts, as the camera would have recorded it.
+
+    Parameters
+    ----------
+    counts : (n, 7, 7) uint16 array
+        Raw counts around each star's pixel; not changed.
+    stars : Table
+        `x_true`, `y_true`, `flux_true` (electrons), `fwhm_true` (pixels), a row a patch.
+    scale : float
+        Electrons per count.
+    top_code : int
+        Where the ADC clips, in counts; counts already above it stay.
+    rng : Generator
+        For the stars' Poisson noise.
+
+    Returns
+    -------
+    counts : (n, 7, 7) uint16 array
+        Electrons are drawn, divided by the scale, added, quantised and clipped.
+    """
+    x, y = np.asarray(stars["x_true"]), np.asarray(stars["y_true"])
+    share = pixel_integrated_gaussian(
+        x - np.rint(x), y - np.rint(y), np.asarray(stars["fwhm_true"]), 2 * PATCH_RADIUS + 1
+    )
+    electrons = rng.poisson(share * np.asarray(stars["flux_true"])[:, None, None])
+    return np.maximum(np.minimum(np.rint(counts + electrons / scale), top_code), counts).astype(np.uint16)
+
+
+def inject(night, dark: DarkModel, floors: Floors, stars: Table | None = None) -> Table:
+    """Inject stars one by one and measure what becomes of each.
+
+    Parameters
+    ----------
+    night : Night
+        Its parameters say how many stars and which reference.
+    dark : DarkModel
+        From the same night.
+    floors : Floors
+        The leader table's.
+    stars : Table, optional
+        As `random_stars` draws them, which is the default; none in a frame that does not hold a stamp.
+
+    Returns
+    -------
+    trials : Table
+        A row a star: the columns of the leader table for its leader (masked where it has none above the floors),
+        `x_true` to `fwhm_true`, `recovered_neighbor_ratio`, `recovered_psf_chi2`, `miss_reason` (of the configured
+        criterion, empty if recovered), and `prior`: a candidate stood there before. No rows for no stars.
+
+    Notes
+    -----
+    A star is recovered if a leader within 1 px (Chebyshev) of its pixel passes, and no leader there passed before. Its
+    row is that of a leader that passes, else of the brightest above the floors. The reason for a miss is the first cut
+    that its leader, above the floors or not, fails: 'below threshold', 'ratio'; 'saturated', 'flagged', 'snr', 'chi2'.
+    Where no pixel there leads it is 'out-led' ('below threshold' if none is above it either), and where a candidate
+    stood before, 'already there'.
+    """
+    parameters = night.parameters
+    if stars is None:
+        stars = random_stars(parameters, len(night.frames), night.shape)
+        stars = stars if holds_a_stamp(night.shape) else stars[:0]
+    order = np.argsort(stars["frame_number"], kind="stable")
+    rng = np.random.default_rng([parameters.random_seed, 1])
+    trials = _empty_trials(stars)
+    for start in range(0, len(stars), _CHUNK):
+        rows = order[start : start + _CHUNK]
+        before, after = _patches(night, dark, stars[rows], rng)
+        _judge_stars(trials, rows, dark, before, after, floors, parameters)
+    trials["frame"] = np.array([*night.names, ""])[np.asarray(stars["frame_number"], int)].astype("U80")
+    return trials
+
+
+def _patches(night, dark: DarkModel, stars: Table, rng: np.random.Generator) -> tuple[Patches, Patches]:
+    """Cut the surroundings of stars, in the order of their frames, out of these; and put the stars in."""
+    reach = np.arange(-PATCH_RADIUS, PATCH_RADIUS + 1)
+    rows, columns = np.broadcast_arrays(
+        np.rint(stars["y_true"]).astype(int)[:, None, None] + reach[:, None],
+        np.rint(stars["x_true"]).astype(int)[:, None, None] + reach,
+    )
+    where = np.clip(rows, 0, night.shape[0] - 1), np.clip(columns, 0, night.shape[1] - 1)
+    parts = list(_by_frame(stars))
+    raw = np.concatenate([night.frames[k].rows(0, night.shape[0])[where[0][part], where[1][part]] for k, part in parts])
+    starred = add_stars(raw, stars, dark.scale, night.parameters.top_code, rng)
+    raw, starred = (np.concatenate([night.correct(k, counts[part]) for k, part in parts]) for counts in (raw, starred))
+    noise = dark.sigma(raw, where, night.parameters.reference)
+    without, having = _residuals(night, dark, stars, where, raw, starred)
+    return Patches(rows, columns, raw, without, noise), Patches(rows, columns, starred, having, noise)
+
+
+def _by_frame(stars: Table) -> Iterator[tuple[int, slice]]:
+    frames, first = np.unique(stars["frame_number"], return_index=True)
+    for k, start, stop in zip(frames.tolist(), first, [*first[1:], len(stars)], strict=True):
+        yield k, slice(start, stop)
+
+
+def _residuals(night, dark, stars, where, raw, starred) -> tuple[np.ndarray, np.ndarray]:
+    """Numerators of the residuals of patches without and with their stars."""
+    reference = night.parameters.reference
+    if reference == "leave_one_out":
+        # what the others say rests on the count that was there: the star only adds to it
+        numerator = dark.reference.residual(raw, reference, where)
+        added = starred.astype(np.int64) - raw
+        return numerator, numerator + added * dark.reference.denominator_of(reference)
+    stack = np.stack([night.rows(k, 0, night.shape[0])[where] for k in range(len(night.frames))])
+    own = np.asarray(stars["frame_number"]), np.arange(len(stars))
+    numerators = []
+    for counts in (raw, starred):
+        stack[own] = counts
+        combined = _combine(stack, dark.reference.method)
+        numerators.append(combined.residual(counts, reference, (slice(None),) * 3))
+    return numerators[0], numerators[1]
+
+
+def _combine(stack: np.ndarray, method) -> DarkReference:
+    n = len(stack)
+    if method == "average":
+        return DarkReference(n, method, stack.sum(axis=0, dtype=np.uint32)[None])
+    flat = middle_counts(stack.reshape(n, len(stack[0]), -1))
+    return DarkReference(n, method, flat.reshape(-1, *stack.shape[1:]))
+
+
+def _empty_trials(stars: Table) -> Table:
+    n = len(stars)
+    trials = Table(masked=False)
+    trials["frame"] = np.full(n, "", dtype="U80")
+    for name in LEADER_COLUMNS[1:]:
+        kind = {"reference": "U13", "best_rival": "U12"}.get(
+            name, np.int32 if name in ("x", "y", "dof", "dq") else float
+        )
+        trials[name] = MaskedColumn(np.zeros(n, kind), mask=np.ones(n, bool), unit=UNITS.get(name))
+    for name, unit in (("x_true", "pix"), ("y_true", "pix"), ("flux_true", "electron"), ("fwhm_true", "pix")):
+        trials[name] = Column(np.array(stars[name], float), unit=unit)
+    for criterion in CRITERIA:
+        trials[f"recovered_{criterion}"] = np.zeros(n, bool)
+    trials["miss_reason"] = np.full(n, "out-led", dtype="U15")
+    trials["prior"] = np.zeros(n, bool)
+    trials["stamp"] = np.full((n, 5, 5), np.nan, np.float32)
+    return trials
+
+
+def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> None:
+    """Fill the trials' rows of a chunk of stars."""
+    reference = parameters.reference
+    trials["reference"][rows] = reference
+    # leaders below the peak floor too: they pass no cut, but tell why their star is missed
+    found = detect_patches(dark, after, reference, Floors(-np.inf, floors.snr), parameters)
+    there = detect_patches(dark, before, reference, floors, parameters)
+    passes = {criterion: candidates(found, parameters, criterion) for criterion in CRITERIA}
+    for criterion in CRITERIA:
+        prior = np.zeros(len(rows), bool)
+        prior[there["star"][candidates(there, parameters, criterion)]] = True
+        recovered = np.zeros(len(rows), bool)
+        recovered[found["star"][passes[criterion]]] = True
+        trials[f"recovered_{criterion}"][rows] = recovered & ~prior
+        if criterion == parameters.criterion:
+            trials["prior"][rows] = prior
+    above = floors.keep(np.asarray(found["peak"]), np.ma.filled(found["snr"], np.nan))
+    first = _choose(found, passes[parameters.criterion], above)
+    chosen = found[first]
+    trials["miss_reason"][rows] = _reasons_without_leader(dark, after, parameters)
+    trials["miss_reason"][rows[chosen["star"]]] = _reasons(chosen, parameters)
+    trials["miss_reason"][rows[trials["prior"][rows]]] = "already there"
+    trials["miss_reason"][rows[trials[f"recovered_{parameters.criterion}"][rows]]] = ""
+    chosen = chosen[above[first]]
+    at = rows[chosen["star"]]
+    for name in (*LEADER_COLUMNS[1:3], *LEADER_COLUMNS[4:], "stamp"):
+        trials[name][at] = chosen[name]
+        if name != "stamp" and hasattr(chosen[name], "mask"):
+            trials[name].mask[at] = chosen[name].mask
+
+
+def _choose(found: Table, passes: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Row of each star's leader: one that passes, else the brightest above the floors, else the brightest."""
+    order = np.lexsort((-np.asarray(found["peak"]), ~above, ~passes, found["star"]))
+    star = np.asarray(found["star"])[order]
+    return order[np.flatnonzero(np.diff(star, prepend=-1))]
+
+
+def _reasons_without_leader(dark, after: Patches, parameters) -> np.ndarray:
+    """Say why a star is missed where no pixel within 1 px of it leads."""
+    factor = dark.scale / dark.reference.denominator_of(parameters.reference)
+    values = np.where(after.inside(dark.classes.dq.shape), after.numerator, -np.inf)
+    brightest = values[:, 2:5, 2:5].max(axis=(1, 2)) * factor
+    dim = (parameters.criterion == "neighbor_ratio") & (brightest <= parameters.threshold)
+    return np.where(dim, "below threshold", "out-led")
+
+
+def _reasons(leaders: Table, parameters) -> np.ndarray:
+    """Say why a leader fails the configured criterion: the first cut it does not pass."""
+    if parameters.criterion == "neighbor_ratio":
+        below = np.asarray(leaders["peak"]) <= parameters.threshold
+        return np.where(below, "below threshold", "ratio")
+    snr = np.ma.filled(leaders["snr"], np.nan)
+    blocked = np.asarray(leaders["dq"]) & BLOCKING != 0
+    saturated = np.asarray(leaders["dq"]) & PixelClass.SATURATED != 0
+    return np.select([saturated, blocked, ~(snr >= parameters.snr_min)], ["saturated", "flagged", "snr"], "chi2")

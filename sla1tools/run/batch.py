@@ -1,0 +1,365 @@
+"""Many nights: one task a night on dask workers, here or elsewhere; what is finished and current is not run again."""
+
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from sla1tools import __version__
+from sla1tools.errors import BusyError, ParametersError, Sla1Error
+from sla1tools.parameters import Parameters
+from sla1tools.published import printable
+from sla1tools.run.night import run_night
+from sla1tools.run.publishing import LOCKS, night_path, refuse_to_mix
+from sla1tools.run.resuming import finished_since, is_current, moment
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+LOGS = ".logs"
+BATCH = ".batch"  # below the locks: held while a batch looks at a night and runs it
+CONNECT_SECONDS = 10
+REVISIT_SECONDS = 2.0  # before a night that someone else runs is looked at again
+CURRENT, BUSY = "current", "busy"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know of a night.
+
+    `since` is when the batch began: a run of the night that someone else ended later counts as this batch's. `topic`
+    is where the steps of the night are told, and the name of the file by which a worker knows the batch's outputs
+    (empty: they are not in question).
+    """
+
+    parameters: Parameters
+    outputs: Path
+    force: bool
+    since: str
+    version: str
+    topic: str
+
+    @property
+    def night(self) -> str:
+        """The night's folder below the outputs, with slashes."""
+        return night_path(self.parameters).as_posix()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a night in a batch.
+
+    Attributes
+    ----------
+    night : str
+        Its folder below the outputs.
+    verdict : {'ok', 'degraded', 'failed', 'current', 'busy'}
+        Current: what is there is what a run would give. Busy, someone else is running it, is no final verdict.
+    reasons : tuple of str
+        Why it is not ok.
+    candidates : int or None
+        Of the configured criterion and reference, in all frames.
+    seconds : float
+        Spent on it, checks included.
+    """
+
+    night: str
+    verdict: str
+    reasons: tuple[str, ...] = ()
+    candidates: int | None = None
+    seconds: float = 0.0
+
+
+def run_batch(
+    nights: Sequence[Parameters],
+    outputs: str | Path,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    force: bool = False,
+    tell: Callable[[Outcome], Any] = lambda outcome: None,
+    step: Callable[[str], Any] = lambda text: None,
+) -> None:
+    """Run nights that are not current, each whole or not at all; one night's failure stops no other.
+
+    Parameters
+    ----------
+    nights : sequence of Parameters
+        A night given twice is run once. Two that would be published in one place but differ are a failure of the
+        second.
+    outputs : path
+        The outputs folder, made where missing. Every worker must see it.
+    workers : int, optional
+        Processes of a cluster of our own; by default one a core, never more than nights.
+    scheduler : str, optional
+        Address of a running dask scheduler, whose workers are used instead.
+    force : bool
+        Run current nights, too.
+    tell : callable
+        Called with the outcome of each night as it is known.
+    step : callable
+        Called with a line whenever a worker has done a step.
+
+    Raises
+    ------
+    ParametersError
+        If the outputs cannot be used or would mix with raw files, the scheduler cannot be reached, or a worker runs
+        another version of this package or does not see the outputs; no night was begun.
+
+    Notes
+    -----
+    A night whose worker dies is run again by dask, up to three times. A night that someone else is running is looked at
+    again when all others are done, until it is free: it is then current, or run here.
+    """
+    outputs = Path(outputs).absolute()
+    for parameters in nights:
+        refuse_to_mix(parameters, outputs)
+    since, topic = moment(), f"sla1-{uuid.uuid4().hex}"
+    jobs, clashes = _jobs(nights, outputs, force, since, topic)
+    for outcome in clashes:
+        tell(outcome)
+    with _usable(outputs, topic) as sign, _connect(scheduler, min(workers or _cores(), len(jobs))) as client:
+        _refuse_strangers(client, outputs, sign)
+        client.subscribe_topic(topic, lambda event: step(event[1]))
+        waiting = list(jobs)
+        while waiting:
+            busy = []
+            for job, outcome in _finished(client, waiting):
+                if outcome.verdict == BUSY:
+                    busy.append(job)
+                    step(f"{job.night}: {outcome.reasons[0]}; looked at again later")
+                else:
+                    tell(outcome)
+            waiting = busy
+            if waiting:
+                time.sleep(REVISIT_SECONDS)
+        client.unsubscribe_topic(topic)
+
+
+def _jobs(nights, outputs, force, since, topic) -> tuple[list[Job], list[Outcome]]:
+    jobs: dict[str, Job] = {}
+    clashes: list[Outcome] = []
+    for parameters in nights:
+        job = Job(parameters, outputs, force, since, __version__, topic)
+        first = jobs.setdefault(os.path.normcase(job.night), job)
+        if _whole_path(first.parameters) != _whole_path(parameters):
+            reason = f"another night of this batch goes to the same place, with other parameters ({first.night})"
+            clashes.append(Outcome(f"{job.night} ({parameters.capture_directory})", "failed", (reason,)))
+    return list(jobs.values()), clashes
+
+
+def _whole_path(parameters: Parameters) -> Parameters:
+    return parameters.model_copy(update={"sessions_directory": os.path.abspath(parameters.capture_directory)})
+
+
+@contextmanager
+def _usable(outputs: Path, topic: str) -> Iterator[Path]:
+    """Make sure that the outputs can be written; the file is there for the workers to see."""
+    sign = _sign(outputs, topic)
+    try:
+        sign.parent.mkdir(parents=True, exist_ok=True)
+        sign.touch()
+    except OSError as error:
+        raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror or error}") from None
+    try:
+        yield sign
+    finally:
+        with suppress(OSError):
+            sign.unlink()
+
+
+def _sign(outputs: Path, topic: str) -> Path:
+    return outputs / LOCKS / BATCH / topic
+
+
+@contextmanager
+def _connect(scheduler: str | None, workers: int) -> Iterator["Client"]:
+    from distributed import Client, LocalCluster
+    from distributed.comm import get_address_host_port
+
+    if scheduler is None:
+        with (
+            # No limit of memory: a worker's kernels are not counted, and a night that is killed at a limit is lost.
+            LocalCluster(
+                n_workers=max(workers, 1),
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+        return
+    try:
+        get_address_host_port(scheduler)  # an address of no kind would leave half a client behind
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ParametersError(f"--scheduler {scheduler}: no dask scheduler can be reached there: {reason}") from None
+    with client:
+        yield client
+
+
+def _refuse_strangers(client: "Client", outputs: Path, sign: Path) -> None:
+    """Refuse workers that would compute something else, or publish somewhere else."""
+    answers = client.run(_introduce, str(sign), on_error="return")
+    for address, answer in sorted(answers.items()):
+        if isinstance(answer, BaseException):
+            raise ParametersError(f"worker {address}: cannot run nights: {type(answer).__name__}: {answer}")
+        version, sees = answer
+        if version != __version__:
+            raise ParametersError(f"worker {address}: runs sla1tools {version}, this is {__version__}: update one")
+        if not sees:
+            raise ParametersError(f"worker {address}: does not see {outputs}: use a folder that all machines share")
+    if not answers:
+        logging.getLogger(__name__).warning("the scheduler has no worker yet: waiting for one")
+
+
+def _introduce(sign: str) -> tuple[str, bool]:
+    import sla1tools
+
+    return sla1tools.__version__, Path(sign).is_file()
+
+
+def _finished(client: "Client", jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    """Submit all, and yield each when it ends; a future is forgotten at once, so that memory does not grow."""
+    from distributed import as_completed
+
+    futures = {client.submit(run_one, job, pure=False, key=f"{job.night}-{time.time_ns()}"): job for job in jobs}
+    for future in as_completed(list(futures), loop=client.loop):
+        job = futures.pop(future)
+        try:
+            yield job, future.result()
+        except Exception as error:  # lost with the worker or the scheduler; run_one itself raises nothing
+            yield job, Outcome(job.night, "failed", (_explained(error),))
+
+
+def _explained(error: BaseException) -> str:
+    from distributed import CancelledError, KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return "every worker that ran it died, the last time of several; out of memory?"
+    if isinstance(error, CancelledError):
+        return "the scheduler was lost"
+    return f"{type(error).__name__}: {error}"
+
+
+def run_one(job: Job) -> Outcome:
+    """Run one night in a worker, unless it is current or someone else is running it; never raises."""
+    import sla1tools
+
+    start = time.monotonic()
+    candidates = None
+    try:
+        if sla1tools.__version__ != job.version:  # a worker that came later than the batch's first look
+            raise Sla1Error(f"the worker runs sla1tools {sla1tools.__version__}, the batch {job.version}")
+        if job.topic and not _sign(job.outputs, job.topic).is_file():
+            raise Sla1Error(f"the worker does not see {job.outputs}: use a folder that all machines share")
+        with _only_batch(job):
+            if not job.force and is_current(job.parameters, job.outputs):
+                return Outcome(job.night, CURRENT, seconds=time.monotonic() - start)
+            known = finished_since(job.parameters, job.outputs, job.since)
+            verdict, reasons = known or _run_logged(job)
+        if verdict != "failed":
+            candidates = _candidates(job)
+    except BusyError:
+        verdict, reasons = BUSY, ("someone else is running it",)
+    except Exception as error:
+        text = str(error) if isinstance(error, Sla1Error) else f"{type(error).__name__}: {error}"
+        verdict, reasons = "failed", (text.removeprefix(f"{job.parameters.capture_directory}: "),)
+    return Outcome(job.night, verdict, tuple(reasons), candidates, time.monotonic() - start)
+
+
+@contextmanager
+def _only_batch(job: Job) -> Iterator[None]:
+    """Let no other batch look at or run this night: between looking and running nobody else can finish it."""
+    path = job.outputs / LOCKS / BATCH / f"{job.night}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise BusyError(f"{job.night}: is being run by another batch") from None
+
+
+def _run_logged(job: Job) -> tuple[str, Sequence[str]]:
+    """Run the night, and keep a log of it beside the outputs: the last run's."""
+    with _night_log(job) as log:
+        log.info("%s, parameters %s", job.night, job.parameters.model_dump_json())
+        try:
+            result = run_night(job.parameters, job.outputs, side_by_side=False, progress=partial(_tell, job, log))
+        except Exception as error:
+            log.error("%s", error, exc_info=not isinstance(error, Sla1Error))
+            raise
+        for reason in result.reasons:
+            log.warning("%s", reason)
+        log.info("%s: %s", result.verdict, result.directory)
+        return result.verdict, result.reasons
+
+
+def _tell(job: Job, log: logging.Logger, text: str) -> None:
+    from distributed import get_worker
+
+    log.info("%s", text)
+    with suppress(ValueError):  # not in a worker
+        get_worker().log_event(job.topic, f"{job.night}: {text}")
+
+
+@contextmanager
+def _night_log(job: Job) -> Iterator[logging.Logger]:
+    """Give a logger that writes to the night's own file; without one, where the disk is full or the folder odd."""
+    log = logging.Logger(job.night, logging.INFO)  # in no registry: thousands of nights leave nothing behind
+    path = job.outputs / LOGS / f"{job.night}.log"
+    handler: logging.Handler = logging.NullHandler()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _QuietFile(path, "w", encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
+    thread = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == thread)  # another night may run in this process
+    log.addHandler(handler)
+    package = logging.getLogger("sla1tools")
+    package.addHandler(handler)
+    try:
+        yield log
+    finally:
+        package.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()
+
+
+class _QuietFile(logging.FileHandler):
+    """A log that gives up when the disk is full: the night's verdict is what matters."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+class _Plain(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+def _candidates(job: Job) -> int | None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        text = (job.outputs / job.night / "summary.json").read_text(encoding="utf-8")
+        return sum(json.loads(text)["candidates"][job.parameters.criterion]["per_frame"])
+    return None
+
+
+def _cores() -> int:
+    from dask.system import CPU_COUNT
+
+    return CPU_COUNT

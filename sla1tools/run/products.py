@@ -1,0 +1,286 @@
+"""The files of a measured night: maps, tables, regions, summary and manifest.
+
+Everything but the manifest is a function of the raw frames and the parameters: written again, it is the same to the
+byte. Texts that come from file names or headers are made printable first.
+"""
+
+import importlib.metadata
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Column, MaskedColumn, Table
+from astropy.time import Time
+
+from sla1tools.darks.classes import BLOCKING, PixelClass
+from sla1tools.darks.noise import median_variance, residual_factor
+from sla1tools.frames.capture import Night
+from sla1tools.measure import Measurement
+from sla1tools.published import json_text, printable
+
+# name: (type, unit, what it is)
+LEADER_COLUMNS: dict[str, tuple[str, str | None, str]] = {
+    "frame": ("U", None, "file name"),
+    "x": ("i4", "pix", "column, 0-based"),
+    "y": ("i4", "pix", "row, 0-based"),
+    "reference": ("U", None, "what was subtracted: the other frames, or all"),
+    "peak": ("f8", "electron", "residual of the pixel"),
+    "neighbor_min": ("f8", "electron", "lowest neighbour"),
+    "neighbor_ratio": ("f8", None, "neighbor_min / peak"),
+    "snr": ("f8", None, "matched filter"),
+    "flux": ("f8", "electron", "fitted PSF"),
+    "x_fit": ("f8", "pix", "fitted column"),
+    "y_fit": ("f8", "pix", "fitted row"),
+    "chi2": ("f8", None, "PSF and background against the stamp"),
+    "dof": ("i4", None, "degrees of freedom"),
+    "p_value": ("f8", None, "chance of a larger chi2"),
+    "best_rival": ("U", None, "shape that fits best"),
+    "dq": ("i4", None, "bit planes, as in master_dark.fits"),
+}
+TRIAL_COLUMNS = LEADER_COLUMNS | {
+    "x_true": ("f8", "pix", "injected column"),
+    "y_true": ("f8", "pix", "injected row"),
+    "flux_true": ("f8", "electron", "injected flux"),
+    "fwhm_true": ("f8", "pix", "injected full width at half maximum"),
+    "recovered_neighbor_ratio": ("?", None, "a new candidate within 1 px"),
+    "recovered_psf_chi2": ("?", None, "a new candidate within 1 px"),
+    "miss_reason": ("U", None, "why the configured criterion missed it"),
+}
+SUMMARY_KEYS = (
+    "night",
+    "verdict",
+    "reasons",
+    "notes",
+    "floors",
+    "frames",
+    "counts",
+    "dark",
+    "pixels",
+    "candidates",
+    "false_alarms_per_frame",
+    "completeness",
+    "operating_point",
+)
+NULL = -1  # of masked integers, which are all places, counts or bit planes
+REGION_RADIUS = 4  # pixels
+
+
+def fixed_columns(table: Table, columns: Mapping[str, tuple[str, str | None, str]]) -> Table:
+    """Return the table's columns in fixed order with fixed types, units and descriptions; others are left out.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    """
+    fixed = Table()
+    for name, (kind, unit, description) in columns.items():
+        values, mask = np.ma.getdata(table[name]), np.ma.getmaskarray(table[name])
+        if kind == "U":
+            texts = _translated(np.where(mask, "", values), printable)
+            fixed[name] = Column(texts, dtype=f"U{_longest(texts)}", description=description)
+        elif mask.any():
+            null = NULL if kind == "i4" else np.nan
+            fixed[name] = MaskedColumn(values, name, mask, null, kind, unit=unit, description=description)
+        else:
+            fixed[name] = Column(values, dtype=kind, unit=unit, description=description)
+    return fixed
+
+
+def _translated(texts: np.ndarray, change: Callable[[str], Any]) -> list:
+    """Change each different text once: a table has few of them, in very many rows."""
+    rows = texts.tolist()
+    changed = {text: change(text) for text in set(rows)}
+    return [changed[text] for text in rows]
+
+
+def _longest(texts: list) -> int:
+    return max(map(len, texts), default=1) or 1
+
+
+def write_products(measurement: Measurement, directory: Path) -> None:
+    """Write every product of a measured night but the manifest and the notebooks.
+
+    Parameters
+    ----------
+    measurement : Measurement
+        Not changed.
+    directory : Path
+        An existing folder.
+    """
+    dark, cards = measurement.dark, provenance(measurement.night)
+    frames, method = dark.reference.frames, dark.reference.method
+    spread = median_variance(frames) if method == "median" else 1 / frames
+    write_master(
+        directory / "master_dark.fits",
+        master=dark.master,
+        noise=dark.noise,
+        uncertainty=dark.noise * np.float32(np.sqrt(spread / residual_factor(frames, method))),
+        dq=dark.classes.dq,
+        planes={str(flag.name).lower(): int(flag) for flag in PixelClass},
+        cards=cards,
+        unusable=int(BLOCKING),
+    )
+    write_table(directory / "leaders.fits", measurement.leaders, "LEADERS", LEADER_COLUMNS, cards)
+    write_table(directory / "injections.fits", measurement.trials, "INJECTIONS", TRIAL_COLUMNS, cards)
+    write_candidates(directory, measurement.selected())
+    write_summary(directory / "summary.json", measurement.summary)
+
+
+def write_master(
+    path: Path,
+    master: np.ndarray,
+    noise: np.ndarray,
+    uncertainty: np.ndarray,
+    dq: np.ndarray,
+    planes: Mapping[str, int],
+    cards: Mapping[str, Any],
+    unusable: int = 0xFFFF,
+) -> None:
+    """Write the master dark.
+
+    Parameters
+    ----------
+    path : Path
+        FITS file to write.
+    master : (ny, nx) array
+        Master dark, electrons; HDU MASTER.
+    noise : (ny, nx) array
+        1-sigma noise of a frame minus a held-out reference, electrons; HDU NOISE.
+    uncertainty : (ny, nx) array
+        1-sigma noise of the master itself, electrons; HDU UNCERT, which `CCDData.read` takes for its uncertainty.
+    dq : (ny, nx) uint16 array
+        Bit planes; HDU DQ.
+    planes : mapping of str to int
+        Name and value of every bit plane.
+    cards : mapping
+        Provenance for the first header.
+    unusable : int
+        Planes that mask a pixel; HDU MASK (1 masked), which `CCDData.read` takes for its mask.
+    """
+    first = fits.PrimaryHDU(np.asarray(master, np.float32))
+    first.name = "MASTER"
+    _add_cards(first.header, cards)
+    hdus = [
+        first,
+        fits.ImageHDU(np.asarray(noise, np.float32), name="NOISE"),
+        fits.ImageHDU(np.asarray(dq, np.uint16), name="DQ"),
+        fits.ImageHDU(np.asarray(uncertainty, np.float32), name="UNCERT"),
+        fits.ImageHDU((np.asarray(dq) & unusable != 0).astype(np.uint8), name="MASK"),
+    ]
+    for hdu, meaning in zip(
+        hdus, ("master dark", "1-sigma of a held-out residual", None, "1-sigma of MASTER"), strict=False
+    ):
+        if meaning:
+            hdu.header["BUNIT"] = ("electron", meaning)
+    hdus[3].header["UTYPE"] = "StdDevUncertainty"
+    for name, value in sorted(planes.items(), key=lambda item: item[1]):
+        hdus[2].header[f"DQBIT{value.bit_length() - 1}"] = (name, f"plane of value {value}")
+    _write_hdus(path, hdus)
+
+
+def write_table(path: Path, table: Table, name: str, columns: Mapping, cards: Mapping[str, Any]) -> None:
+    """Write a table as FITS: masked floats are NaN, masked integers TNULL, texts ASCII with escapes.
+
+    Notes
+    -----
+    TUNIT says electron, a word outside the FITS standard's list of units: astropy reads it back with a warning.
+    """
+    fixed = fixed_columns(table, columns)
+    for column in (name for name, (kind, _, _) in columns.items() if kind == "U"):
+        texts = _translated(np.asarray(fixed[column]), lambda text: text.encode("ascii", "backslashreplace"))
+        fixed[column] = Column(texts, dtype=f"S{_longest(texts)}")
+    first = fits.PrimaryHDU()
+    _add_cards(first.header, cards)
+    for column in fixed.itercols():
+        column.unit = None  # astropy would drop the electron: written below
+    rows = fits.table_to_hdu(fixed, name=name)
+    for number, (column, (_, unit, meaning)) in enumerate(columns.items(), start=1):
+        if unit:
+            rows.columns[column].unit = unit
+        rows.header.comments[f"TTYPE{number}"] = meaning
+    _write_hdus(path, [first, rows])
+
+
+def write_candidates(directory: Path, candidates: Table) -> None:
+    """Write `candidates.ecsv`, and `candidates.reg` with one labelled circle a row for DS9."""
+    fixed = fixed_columns(candidates, LEADER_COLUMNS)
+    fixed.write(directory / "candidates.ecsv", format="ascii.ecsv", overwrite=True)
+    _write_regions(directory / "candidates.reg", fixed)
+
+
+def _write_regions(path: Path, candidates: Table) -> None:
+    # regions writes 1-based image coordinates, and knows no escape for a brace or quote in a label.
+    from regions import CirclePixelRegion, PixCoord, Regions
+
+    circles = [
+        CirclePixelRegion(
+            PixCoord(float(row["x"]), float(row["y"])),
+            REGION_RADIUS,
+            meta={"text": f"{re.sub(r'[^A-Za-z0-9._+-]', '_', str(row['frame']))} {row['peak']:.0f} e-"},
+        )
+        for row in candidates
+    ]
+    path.write_text(Regions(circles).serialize(format="ds9") + "\n" * (not circles), encoding="ascii")
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write `summary.json`: plain JSON, null for whatever is not finite.
+
+    Raises
+    ------
+    ValueError
+        If its keys are not the published ones.
+    """
+    if set(summary) != set(SUMMARY_KEYS):
+        raise ValueError(
+            f"summary.json: keys differ from the published ones: {sorted(set(summary) ^ set(SUMMARY_KEYS))}"
+        )
+    path.write_text(json_text({key: summary[key] for key in SUMMARY_KEYS}), encoding="utf-8")
+
+
+def provenance(night: Night) -> dict[str, Any]:
+    """Cards that say what a product was made of: camera, times (UTC), temperature, scale, the first 999 frames."""
+    frames, parameters = night.frames, night.parameters
+    cards: dict[str, Any] = {
+        "ORIGIN": (f"sla1tools {importlib.metadata.version('sla1tools')}", "program that wrote this file"),
+        "OBJECT": parameters.object_name,
+        "CAPDATE": (parameters.capture_date, "capture_date"),
+        "CAPTIME": (parameters.capture_time, "capture_time"),
+        "INSTRUME": next((frame.header["INSTRUME"] for frame in frames if "INSTRUME" in frame.header), "unknown"),
+        "EXPTIME": (parameters.dark_exposure, "s"),
+        "NCOMBINE": (len(frames), "frames used"),
+        "COMBINED": (parameters.combination_method, "combination_method"),
+        "PADDING": (parameters.scale_due_to_padding, "scale_due_to_padding, counts are divided by it"),
+        "GAINCONF": (parameters.scale_due_to_gain, "scale_due_to_gain, electrons per ADU"),
+    }
+    starts = [frame.start for frame in frames if frame.start]
+    ends = [frame.end for frame in frames if frame.end]
+    for name, times, end in (("BEG", starts, min), ("END", ends, max)):
+        if times:
+            time = Time(end(times), scale="utc")
+            cards |= {f"DATE-{name}": time.isot, f"MJD-{name}": time.mjd}
+    temperatures = [frame.temperature for frame in frames if frame.temperature is not None]
+    if temperatures:
+        cards["CCD-TEMP"] = (round(float(np.median(temperatures)), 3), "degree Celsius, median of the frames")
+    return cards | {f"FRAME{number:03d}": frame.name for number, frame in enumerate(frames[:999], start=1)}
+
+
+def _add_cards(header: fits.Header, cards: Mapping[str, Any]) -> None:
+    for key, card in cards.items():
+        value, comment = card if isinstance(card, tuple) else (card, "")
+        if isinstance(value, str):
+            value = printable(value).encode("ascii", "backslashreplace").decode()
+        header[key] = (value, comment)
+
+
+def _write_hdus(path: Path, hdus: list) -> None:
+    """Write with checksums whose cards carry no date, so that the same content is the same bytes."""
+    whole = fits.HDUList(hdus)
+    whole.update_extend()
+    for hdu in whole:
+        hdu.add_checksum(when="")
+    whole.writeto(path, overwrite=True, output_verify="exception")

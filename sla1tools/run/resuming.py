@@ -1,0 +1,108 @@
+"""Whether a night has to be run at all: what its manifest says against what lies in its capture folder."""
+
+import hashlib
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from sla1tools import __version__
+from sla1tools.darks.classes import PixelClass
+from sla1tools.errors import FrameError
+from sla1tools.frames.capture import read_known_pixels, readable
+from sla1tools.frames.fits import read_bytes
+from sla1tools.parameters import Parameters, from_checkout
+from sla1tools.published import MANIFEST
+from sla1tools.run.publishing import FAILED, night_path
+
+
+def is_current(parameters: Parameters, outputs: Path) -> bool:
+    """Tell whether a night's published folder is what a run would make of it now.
+
+    Notes
+    -----
+    Compared are the parameters, this package's version, the names in the capture folder, the SHA-256 of every file that
+    a run reads, and the pixels that `known_pixels` marks. `sessions_directory` is compared as the place it names,
+    however it is written. The raw files are read only if all else is equal.
+    """
+    place = outputs / night_path(parameters)
+    manifest = read_manifest(place)
+    known = read_known_pixels(parameters)
+    try:
+        return (
+            manifest.get("exit_status") == 0
+            and manifest["versions"]["sla1tools"] == __version__
+            and _same_parameters(manifest, parameters)
+            and (place / "index.html").is_file()
+            and (known is None or _same_known_pixels(place, known))
+            and _same_inputs(manifest, parameters)
+        )
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):  # a damaged manifest or product
+        return False
+
+
+def finished_since(parameters: Parameters, outputs: Path, since: str) -> tuple[str, tuple[str, ...]] | None:
+    """Return the verdict and reasons of a run of this very night that ended after a moment; None where none did.
+
+    `since` is a moment as `moment` gives it; machines that share outputs must agree on the time.
+    """
+    for slot in (Path(), Path(FAILED)):
+        manifest = read_manifest(outputs / slot / night_path(parameters))
+        if str(manifest.get("end", "")) > since and _same_parameters(manifest, parameters):
+            return str(manifest.get("verdict")), tuple(map(str, manifest.get("reasons", ())))
+    return None
+
+
+def moment() -> str:
+    """Now, as manifests write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read a folder's manifest; {} where there is none, or none that can be read."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _same_parameters(manifest: dict, parameters: Parameters) -> bool:
+    then, now = manifest.get("parameters"), parameters.model_dump(mode="json") | {"products_directory": None}
+    if not isinstance(then, dict) or not isinstance(then.get("sessions_directory"), str):
+        return False
+    return {**then, "sessions_directory": _place(then)} == {**now, "sessions_directory": _place(now)}
+
+
+def _place(values: dict) -> str:
+    try:
+        return os.path.abspath(from_checkout(values["sessions_directory"]))
+    except ValueError:
+        return str(values["sessions_directory"])
+
+
+def _same_known_pixels(place: Path, known: np.ndarray) -> bool:
+    dq = fits.getdata(place / "master_dark.fits", "DQ", memmap=False)
+    return np.array_equal(dq & PixelClass.KNOWN != 0, known)
+
+
+def _same_inputs(manifest: dict, parameters: Parameters) -> bool:
+    directory = parameters.capture_directory
+    then = {row["name"]: row for row in manifest["inputs"]}
+    now = {readable(name): name for name in os.listdir(directory)}
+    return set(then) == set(now) and all(
+        row["verdict"] == "ignored" or row.get("sha256") == _sha256(directory / now[name], parameters)
+        for name, row in then.items()
+    )
+
+
+def _sha256(path: Path, parameters: Parameters) -> str | None:
+    """Hash what a run would read of a file: None where it would read nothing, as for an empty one."""
+    try:
+        return hashlib.sha256(read_bytes(path, parameters.frame_shape)[0]).hexdigest()
+    except FrameError:
+        return None

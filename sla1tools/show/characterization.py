@@ -1,0 +1,209 @@
+"""What notebook 01 shows of the darks: small tables and samples of a measured night."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import Table
+from IPython.display import HTML
+from scipy import ndimage, special
+
+from sla1tools.candidates.psf import pixel_integrated_gaussian
+from sla1tools.darks.classes import MEANINGS, PixelClass, name_of
+from sla1tools.darks.classes import truth_scores as score_classes
+from sla1tools.darks.structure import deviation_histogram, frame_drift, profiles, smooth_level, spatial_variances, trend
+from sla1tools.measure import Measurement
+from sla1tools.show.tables import shown
+from sla1tools.simulate.night import TRUTH_NAME
+
+
+def verdicts(night) -> HTML:
+    """One line a file of the capture folder: its verdict and what was found."""
+    rows = [(frame.name, "used", "", "; ".join(frame.notes)) for frame in night.frames]
+    rows += [(item.name, "rejected", item.reason.value, item.detail) for item in night.rejected]
+    rows += [(name, "ignored", "", "") for name in night.ignored]
+    return shown(Table(rows=sorted(rows), names=("file", "verdict", "reason", "remark"), dtype=["U200"] * 4))
+
+
+def calibration(night: Measurement, k: int = 0) -> tuple[Table, np.ndarray]:
+    """Width of a frame's held-out residual over its noise, by dark level.
+
+    Returns
+    -------
+    widths : Table
+        `level` (electrons), `pixels`, `std`, `mad` (1.4826 times the median absolute deviation); ten groups of equal
+        size of unflagged pixels.
+    scaled : array
+        Residual over noise of those pixels.
+    """
+    counts = night.night.rows(k, 0, night.night.shape[0])
+    good = night.dark.classes.dq == 0
+    scaled = (night.residual(k, "leave_one_out") / night.dark.sigma(counts, np.s_[:, :], "leave_one_out"))[good]
+    level = night.dark.reference.master[good]
+    rows = []
+    # whole counts are sorted by their digits, many times faster than what has a fraction
+    for group in np.array_split(np.argsort(level.astype(np.uint16), kind="stable"), 10):
+        values = scaled[group]
+        if len(values):
+            mad = 1.4826 * np.median(np.abs(values - np.median(values)))
+            middle = float(np.median(level[group])) * night.dark.scale
+            rows.append((middle, len(values), float(values.std()), float(mad)))
+    return Table(rows=rows or None, names=("level", "pixels", "std", "mad"), dtype=[float, int, float, float]), scaled
+
+
+def gaussian_shares(scaled: np.ndarray) -> HTML:
+    """Show how many residuals lie beyond 3 and 4 sigma of their noise, on either side, and how many would by chance."""
+    finite = scaled[np.isfinite(scaled)]
+    rows = [
+        (f"{cut} sigma", int(np.count_nonzero(np.abs(finite) > cut)), f"{finite.size * 2 * special.ndtr(-cut):.0f}")
+        for cut in (3, 4)
+    ]
+    return shown(Table(rows=rows, names=("beyond", "pixels", "by chance")))
+
+
+def drift(night: Measurement) -> Table:
+    """Level, noise (electrons), minutes since the first and temperature (Celsius) of each frame; NaN where unknown."""
+    ny = night.night.shape[0]
+    some = slice(None, None, max(1, ny // 128))
+    sample = np.stack([frame.rows(0, ny)[some].ravel() for frame in night.night.frames])
+    master = night.dark.reference.master[some].ravel()
+    table = frame_drift(sample, master)
+    scale = night.dark.scale
+    return Table(
+        {
+            "frame": night.night.names,
+            "level": np.asarray(table["level"]) * scale,
+            "offset": np.asarray(table["offset"]) * scale,
+            "error": np.asarray(table["offset_error"]) * scale,
+            "noise": np.asarray(table["noise"]) * scale,
+            "minutes": _minutes([frame.start for frame in night.night.frames]),
+            "temperature": [np.nan if f.temperature is None else f.temperature for f in night.night.frames],
+        },
+        units={
+            "level": "electron",
+            "offset": "electron",
+            "error": "electron",
+            "noise": "electron",
+            "temperature": "deg_C",
+        },
+    )
+
+
+def _minutes(starts) -> list[float]:
+    known = [start for start in starts if start]
+    return [(start - min(known)).total_seconds() / 60 if start else np.nan for start in starts]
+
+
+def trends(drift: Table) -> HTML:
+    """Slope of level and noise with frame number, time and temperature, with 1 sigma; 'not tested' without range."""
+    against = {"frame": np.arange(len(drift)), "minute": drift["minutes"], "degree Celsius": drift["temperature"]}
+    rows = []
+    for quantity in ("level", "noise"):
+        slopes = [trend(x, drift["offset" if quantity == "level" else quantity]) for x in against.values()]
+        told = [f"{s.slope:+.3f} ± {s.error:.3f}" if np.isfinite(s.slope) else "not tested" for s in slopes]
+        rows.append((f"{quantity} [e-]", *told))
+    return shown(Table(rows=rows, names=("slope of", *(f"per {name}" for name in against))))
+
+
+def deviations(night: Measurement):
+    """Histogram of each pixel's level above the smooth level around it, in electrons, for `curves.deviations`."""
+    master = night.dark.master
+    return deviation_histogram(master - smooth_level(master))
+
+
+def classes(night: Measurement) -> HTML:
+    """Show the pixel classes: how many pixels, how many by chance, and what the class means."""
+    told = night.dark.classes
+    rows = []
+    for flag, meaning in MEANINGS.items():
+        name = name_of(flag)
+        if name not in told.counts:
+            continue
+        count = f"{told.counts[name]:,}" if told.tested.get(name, True) else "not tested"
+        by_chance = f"{told.expected_false[name]:.2g}" if name in told.expected_false else ""
+        power = f"{told.power[name]:.0%}" if name in told.power else ""
+        rows.append((name, int(flag), count, by_chance, power, meaning))
+    return shown(Table(rows=rows, names=("class", "bit", "pixels", "by chance", "power", "meaning")))
+
+
+def drawn_classes() -> dict[str, int]:
+    """Name and bit of the classes worth a map."""
+    left_out = (PixelClass.EDGE, PixelClass.COSMIC_RAY)
+    return {name_of(flag): int(flag) for flag in MEANINGS if flag not in left_out}
+
+
+def truth_scores(night: Measurement) -> HTML:
+    """On a simulated night, how many of the true bad pixels were found and how many flags are right."""
+    path = night.parameters.capture_directory / TRUTH_NAME
+    if not path.is_file():
+        return HTML(
+            "<p>A real night: there is no truth to compare with. Simulated nights print precision and recall here.</p>"
+        )
+    scores = score_classes(night.dark.classes.dq, Table.read(path, format="ascii.ecsv"))
+    for name in ("recall", "precision"):
+        scores[name].info.format = ".2f"
+    return shown(scores)
+
+
+def hits_per_frame(night: Measurement) -> dict[str, np.ndarray]:
+    """Particle hits of each frame, all and tracks alone, in file order."""
+    hits = night.hits
+    tracks = hits[np.asarray(hits["track"], bool)]
+    return {
+        label: np.array([np.count_nonzero(rows["frame"] == name) for name in night.night.names])
+        for label, rows in (("all hits", hits), ("tracks", tracks))
+    }
+
+
+@dataclass(frozen=True)
+class LaCosmic:
+    """What L.A.Cosmic says of a part of a frame, beside the hits found here, and of stars put into it."""
+
+    side: int
+    groups: int
+    hits: int
+    stars: int
+    stars_flagged: int
+
+
+def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> LaCosmic:
+    """Run L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) on the middle of a frame's residual, bare and with stars.
+
+    The stars, 5000 e- of the night's FWHM, lie on a grid of 32 px; one counts as flagged if any of the 3x3 pixels at
+    its place is. One iteration at its default 4.5 sigma: it informs and decides nothing.
+    """
+    from ccdproc import cosmicray_lacosmic
+
+    y0, x0 = (max(0, (size - side) // 2) for size in night.night.shape)
+    middle = night.residual(k, "leave_one_out")[y0 : y0 + side, x0 : x0 + side].astype(np.float32)
+    noise = float(np.median(night.dark.noise))
+    places = [(y, x) for y in range(16, middle.shape[0] - 16, 32) for x in range(16, middle.shape[1] - 16, 32)]
+    starred = middle.copy()
+    for y, x in places:
+        starred[y - 2 : y + 3, x - 2 : x + 3] += 5000 * pixel_integrated_gaussian(0.2, -0.3, night.parameters.fwhm)[0]
+    bare, full = (
+        cosmicray_lacosmic(image, gain=1.0, readnoise=noise, niter=1, gain_apply=False)[1].astype(bool)
+        for image in (middle, starred)
+    )
+    hits = night.hits[np.asarray(night.hits["frame"]) == night.night.names[k]]
+    inside = (np.asarray(hits["y"]) - y0 >= 0) & (np.asarray(hits["y"]) - y0 < side)
+    inside &= (np.asarray(hits["x"]) - x0 >= 0) & (np.asarray(hits["x"]) - x0 < side)
+    flagged = sum(full[y - 1 : y + 2, x - 1 : x + 2].any() for y, x in places)
+    return LaCosmic(len(middle), ndimage.label(bare, np.ones((3, 3)))[1], int(inside.sum()), len(places), int(flagged))
+
+
+def nonuniformity(night: Measurement) -> HTML:
+    """Dark signal nonuniformity in electrons, split as EMVA 1288 does, with the glow and without."""
+    dark, scale = night.dark, night.dark.scale
+    usable = dark.classes.dq & (PixelClass.METADATA | PixelClass.SATURATED) == 0
+    rows = []
+    for told, level in (("as it is", dark.mean), ("without the glow", dark.mean - smooth_level(dark.mean))):
+        split = spatial_variances(level, dark.variance, len(night.night.frames), usable)
+        sigma = [np.sqrt(max(getattr(split, name), 0.0)) * scale for name in ("total", "row", "column", "pixel")]
+        rows.append((told, *(f"{value:.2f}" for value in sigma)))
+    return shown(Table(rows=rows, names=("DSNU [e-]", "total", "rows", "columns", "pixels")))
+
+
+def line_profiles(night: Measurement) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column medians of the master dark, in electrons."""
+    found = profiles(np.rint(night.dark.reference.master).astype(np.uint16))
+    return found.row * night.dark.scale, found.column * night.dark.scale

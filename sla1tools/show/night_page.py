@@ -1,0 +1,302 @@
+"""What the night's index page says: the summary's numbers turned into sentences and rows."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NOT_TESTED = "not tested"
+NOT_REACHED = "not reached"
+_STATES = {
+    "ok": "The night is sound",
+    "degraded": "The night is usable, with reservations",
+    "failed": "The night failed",
+}
+_WORDS = {
+    "threshold": "threshold {} e-",
+    "ratio": "ratio {}",
+    "snr_min": "S/N ≥ {}",
+    "p_min": "p ≥ {}",
+}
+
+
+def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything the index page shows, as plain texts.
+
+    Parameters
+    ----------
+    summary, manifest : mapping
+        As `sla1tools.show.pages.write_index` takes them; whatever is missing or None reads "not tested".
+
+    Returns
+    -------
+    page : dict
+        `title`, `state`, `verdict` (headline, state, reasons, meaning, actions), `numbers`, `notes`, `files`,
+        `tally`, `parameters`, `provenance`. Nothing in it is markup.
+    """
+    parameters = manifest.get("parameters") or {}
+    state = summary.get("verdict") or "failed"
+    files = _files(manifest, summary)
+    return {
+        "title": _title(summary, parameters),
+        "state": state if state in _STATES else "failed",
+        "verdict": {
+            "headline": _headline(summary, parameters),
+            "state": _STATES.get(state, state),
+            "reasons": [str(reason) for reason in summary.get("reasons") or []],
+            "meaning": _meaning(summary, parameters),
+            "actions": _actions(summary, parameters),
+        },
+        "numbers": _numbers(summary, parameters),
+        "notes": [str(note) for note in summary.get("notes") or []],
+        "files": files,
+        "tally": _tally(files),
+        "parameters": {name: _plain(value) for name, value in parameters.items()},
+        "provenance": _provenance(manifest),
+    }
+
+
+def quantity(value: Any, unit: str = "", digits: int = 3) -> str:
+    """Write a number for reading.
+
+    >>> quantity(1962.4, "e-"), quantity(0.000017), quantity(None), quantity(0)
+    ('1,962 e-', '1.7e-05', 'not tested', '0')
+    >>> quantity({"value": 740, "low": 700, "high": 790}, "e-")
+    '740 e- (700–790)'
+    """
+    if isinstance(value, Mapping):
+        interval = _interval(value.get("low"), value.get("high"))
+        return quantity(value.get("value"), unit, digits) + (f" ({interval})" if interval else "")
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NOT_TESTED
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif not isinstance(value, int | float):
+        return str(value)
+    elif float(value).is_integer() or abs(value) >= 1000:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.{digits}g}"
+    return f"{text} {unit}".strip()
+
+
+def _interval(low: Any, high: Any) -> str:
+    return "" if low is None or high is None else f"{quantity(low)}–{quantity(high)}"
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _of(summary: Mapping, block: str, criterion: str) -> Mapping:
+    return (summary.get(block) or {}).get(criterion) or {}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _title(summary: Mapping, parameters: Mapping) -> str:
+    night = summary.get("night")
+    if isinstance(night, Mapping):
+        night = " ".join(str(part) for part in night.values())
+    parts = [parameters.get(key) for key in ("capture_date", "capture_time", "object_name")]
+    return f"Darks of {night or ' '.join(str(part) for part in parts if part) or 'an unnamed night'}"
+
+
+def _used(summary: Mapping) -> int | None:
+    used = (summary.get("frames") or {}).get("used")
+    return len(used) if isinstance(used, list | tuple) else used
+
+
+def _headline(summary: Mapping, parameters: Mapping) -> str:
+    found = _of(summary, "candidates", parameters.get("criterion", "neighbor_ratio")).get("held_out")
+    used = _used(summary)
+    if found is None or used is None:
+        return "False alarms: not tested"
+    return f"{_count(found, 'false alarm') if found else 'No false alarm'} in {_count(used, 'dark')}"
+
+
+def _meaning(summary: Mapping, parameters: Mapping) -> list[str]:
+    criterion = parameters.get("criterion", "neighbor_ratio")
+    alarms = _of(summary, "false_alarms_per_frame", criterion)
+    rate, high = alarms.get("rate"), alarms.get("high")
+    if rate is None or high is None:
+        return [f"The criterion {criterion} could not be tested on this night: this is not the same as none found."]
+    exposure = parameters.get("dark_exposure") or 30.0
+    frames = round(8 * 3600 / exposure)
+    percent = f"{100 * (alarms.get('confidence') or 0.95):g} %"
+    night = f"a night of 8 h, {frames:,} frames of {exposure:g} s"
+    if rate == 0:
+        first = (
+            f"None seen is not none: at {percent} confidence {criterion} raises fewer than {quantity(high)} false "
+            f"alarms a frame, which still allows {high * frames:,.0f} in {night}."
+        )
+    else:
+        first = (
+            f"A dark holds no stars, so whatever {criterion} finds here is a false alarm: {quantity(rate)} a frame, at "
+            f"most {quantity(high)} ({percent}). "
+            f"Expect {rate * frames:,.0f} in {night}, and up to {high * frames:,.0f}."
+        )
+    sentences = [first]
+    gaussian = alarms.get("gaussian_expectation")
+    if gaussian is not None:
+        excess = "; the excess is the camera" if gaussian < (alarms.get("low") or 0) else ""
+        sentences.append(f"Gaussian noise alone would raise {quantity(gaussian, digits=2)} a frame{excess}.")
+    completeness = _of(summary, "completeness", criterion)
+    if completeness:
+        sentences.append(_depth(completeness))
+    return sentences
+
+
+def _depth(completeness: Mapping) -> str:
+    half, most = _flux(completeness, "flux_50"), _flux(completeness, "flux_90")
+    if half in (NOT_TESTED, NOT_REACHED):
+        return f"Flux at which half of the injected stars are found: {half}."
+    ending = "nine tenths at no flux up to the brightest injected" if most == NOT_REACHED else f"nine tenths: {most}"
+    return f"Half of the injected stars are found at {half}; {ending}."
+
+
+def _flux(completeness: Mapping, name: str) -> str:
+    limit = completeness.get(name)
+    if not isinstance(limit, Mapping):
+        return quantity(limit, "e-")
+    if limit.get("flux") is None and limit.get("high") and not limit.get("low"):
+        return f"below {quantity(limit['high'], 'e-')}, the faintest injected"
+    if limit.get("flux") is None and completeness.get("curve"):
+        return NOT_REACHED
+    return quantity({**limit, "value": limit.get("flux")}, "e-")
+
+
+def _setting(point: Mapping) -> str:
+    return ", ".join(words.format(quantity(point[key])) for key, words in _WORDS.items() if point.get(key) is not None)
+
+
+def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
+    criterion = parameters.get("criterion", "neighbor_ratio")
+    actions = []
+    rejected = {
+        reason: names for reason, names in ((summary.get("frames") or {}).get("rejected") or {}).items() if names
+    }
+    if rejected:
+        kinds = ", ".join(f"{len(names)} {reason}" for reason, names in rejected.items())
+        actions.append(f"Look at the rejected files, listed below: {kinds}.")
+    high, budget = _of(summary, "false_alarms_per_frame", criterion).get("high"), parameters.get("false_alarm_budget")
+    if high is not None and budget is not None:
+        words = f"upper limit of {quantity(high)} false alarms a frame"
+        if high <= budget:
+            actions.append(f"Keep the setting: its {words} is within the budget of {quantity(budget)}.")
+        else:
+            actions.append(
+                f"The {words} exceeds the budget of {quantity(budget)}: change the setting, or take more darks."
+            )
+    for name, point in (summary.get("operating_point") or {}).items():
+        if not point or not point.get("cuts"):
+            continue
+        quoted = (point.get("quoted_on") or {}).get("high")
+        verb = "keeps the budget" if point.get("keeps_budget") else "comes closest to the budget"
+        actions.append(
+            f"{name} at {_setting(point['cuts'])} {verb} and finds half of the stars of "
+            f"{quantity(point.get('flux_50'), 'e-')}; the half of the frames that did not choose it "
+            f"limits it to {quantity(quoted)} false alarms a frame."
+        )
+    return actions
+
+
+def _numbers(summary: Mapping, parameters: Mapping) -> list[dict[str, str]]:
+    frames, dark = summary.get("frames") or {}, summary.get("dark") or {}
+    rows = [
+        ("frames used", quantity(_used(summary)), f"{_rejected(frames)} rejected"),
+        ("dark level", quantity(dark.get("level"), "e-"), "median of the master dark, pedestal included"),
+        (
+            "noise of a residual",
+            quantity(dark.get("noise"), "e-"),
+            "1-sigma of a held-out residual, median over the pixels",
+        ),
+        (
+            "gain, measured",
+            quantity(dark.get("gain_measured"), "e-/count"),
+            f"photon transfer of the darks; configured: {quantity(dark.get('gain_configured'), 'e-/count')}",
+        ),
+        ("pedestal", quantity(dark.get("pedestal"), "e-"), "level at which the variance would vanish"),
+    ]
+    criteria = dict.fromkeys(
+        [parameters.get("criterion", "neighbor_ratio"), "neighbor_ratio", "psf_chi2"]
+    )  # the configured one first
+    for criterion in criteria:
+        found, alarms, completeness = (
+            _of(summary, block, criterion) for block in ("candidates", "false_alarms_per_frame", "completeness")
+        )
+        interval = _interval(alarms.get("low"), alarms.get("high"))
+        rows += [
+            (
+                f"{criterion}: candidates",
+                quantity(found.get("held_out")),
+                f"held out; in sample {quantity(found.get('in_sample'))}",
+            ),
+            (
+                f"{criterion}: false alarms a frame",
+                quantity(alarms.get("rate")) + (f" ({interval})" if interval else ""),
+                f"one-sided {100 * (alarms.get('confidence') or 0.95):g} % limits; "
+                f"Gaussian noise alone: {quantity(alarms.get('gaussian_expectation'), digits=2)}",
+            ),
+            (f"{criterion}: 50 % flux", _flux(completeness, "flux_50"), "half of the injected stars are found"),
+            (f"{criterion}: 90 % flux", _flux(completeness, "flux_90"), "nine tenths are found"),
+        ]
+    rows += [
+        (f"pixels: {name.replace('_', ' ')}", quantity(count), "")
+        for name, count in (summary.get("pixels") or {}).items()
+    ]
+    return [{"name": name, "value": value, "note": note} for name, value, note in rows]
+
+
+def _rejected(frames: Mapping) -> int:
+    return sum(len(names) for names in (frames.get("rejected") or {}).values())
+
+
+def _files(manifest: Mapping, summary: Mapping) -> list[dict[str, str]]:
+    """One row a file: from the manifest, else what the summary knows."""
+    inputs = manifest.get("inputs")
+    if not inputs:
+        frames = summary.get("frames") or {}
+        used = frames.get("used")
+        inputs = [{"name": name, "verdict": "used"} for name in (used if isinstance(used, list | tuple) else [])]
+        for reason, names in (frames.get("rejected") or {}).items():
+            inputs += [{"name": name, "verdict": "rejected", "reason": reason} for name in names]
+        inputs += [{"name": name, "verdict": "ignored"} for name in frames.get("ignored") or []]
+    rows = []
+    for item in inputs:
+        verdict, reason = str(item.get("verdict") or NOT_TESTED), item.get("reason")
+        rows.append(
+            {
+                "name": str(item.get("name", "")),
+                "state": verdict.split()[0],
+                "verdict": f"{verdict} ({reason})" if reason and str(reason) not in verdict else verdict,
+                "detail": str(item.get("detail") or item.get("note") or ""),
+            }
+        )
+    return rows
+
+
+def _tally(files: list[dict[str, str]]) -> str:
+    states = [file["state"] for file in files]
+    return ", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states)) + "."
+
+
+def _provenance(manifest: Mapping) -> list[str]:
+    versions = manifest.get("versions") or {}
+    parts = [f"{name} {version}" for name, version in versions.items()]
+    parts += [
+        f"{label} {manifest[key]}"
+        for key, label in (
+            ("git_commit", "commit"),
+            ("random_seed", "random seed"),
+            ("start", "started"),
+            ("end", "ended"),
+        )
+        if manifest.get(key) is not None
+    ]
+    return parts

@@ -1,0 +1,249 @@
+"""The pages people read: a notebook without its code, and the night at a glance.
+
+Both are one file each, open offline, and ask the network for nothing: a content security policy in the page forbids
+it. Text from file headers is escaped; scripts other than the explorer's own cannot run.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from sla1tools.published import printable
+from sla1tools.show.night_page import night_page
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+GALLERY_MIME = "application/vnd.sla1.gallery+json"
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+
+_SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
+_TAGS = """
+    a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6
+    hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th thead tr u
+    ul var
+"""
+_ATTRIBUTES = """
+    abbr align alt class colspan headers height id lang open rowspan scope start style title width
+"""
+
+
+def export_html(notebook_path: str | Path, html_path: str | Path, home: str | None = None) -> None:
+    """Write an executed notebook as a report: its words, figures and tables, without code and prompts.
+
+    Parameters
+    ----------
+    notebook_path : path
+        An executed notebook.
+    html_path : path
+        The page to write; its folder must exist.
+    home : str, optional
+        Address of the night's index page, linked at the top.
+
+    Notes
+    -----
+    An explorer in the notebook stays alive in the page. Other widgets are dropped: they are dead without a kernel.
+    Images carry the `alt` of their output's metadata, else the heading they stand under. HTML and Markdown keep only
+    elements that format text; the rest is shown as text, escaped. TeX is not typeset: notebooks write Unicode.
+    """
+    import nbformat
+
+    notebook = nbformat.read(Path(notebook_path), as_version=4)
+    galleries = _prepare(notebook, Path(notebook_path).stem)
+    alive = any(payload.get("interactive", True) for payload in galleries.values())
+    script = f"{explorer_module()}\nstartAll(document);\n" if alive else ""
+    html, _ = _exporter().from_notebook_node(
+        notebook,
+        resources={
+            "metadata": {"name": notebook.metadata.title},
+            "sla1_policy": policy(script),
+            "sla1_css": page_css(with_explorer=bool(galleries)),
+            "sla1_home": home,
+        },
+    )
+    for slot, payload in galleries.items():
+        html = html.replace(slot, gallery_html(payload), 1)
+    if script:
+        html = html.replace("</body>", f'<script type="module">{script}</script>\n</body>', 1)
+    Path(html_path).write_text(html, encoding="utf-8")
+
+
+def write_index(
+    path: str | Path,
+    summary: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    figures: Mapping[str, bytes],
+    links: Mapping[str, str],
+) -> None:
+    """Write the night at a glance: what was found, what it means, what to do; then numbers, figures, files.
+
+    Parameters
+    ----------
+    path : path
+        The page to write.
+    summary : mapping
+        The contents of `summary.json`. What is missing or None reads "not tested".
+    manifest : mapping
+        Of `manifest.json`: `parameters`, `inputs` (a list of mappings with `name`, `verdict`, and `reason`, `detail`
+        where there are any), `versions`, `git_commit`, `random_seed`, `start`, `end`. All optional.
+    figures : mapping of str to bytes
+        PNG files by title; the title is caption and alternative text.
+    links : mapping of str to str
+        Text to relative path, for the reports and products beside the page.
+    """
+    page = page_template("night.html.j2").render(
+        night_page(summary, manifest),
+        policy=policy(""),
+        css=page_css(with_explorer=False),
+        figures=[{"title": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()],
+        links=links,
+    )
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def page_template(name: str) -> "Template":
+    """Return the template of a page: all text that it is given is escaped, control characters too."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # not what is marked as safe
+    )
+    # A quoted path can hold no scheme: javascript: becomes a file name.
+    environment.filters["address"] = lambda target: quote(target, safe="/.")
+    return environment.get_template(name)
+
+
+def policy(script: str) -> str:
+    """Return a content security policy: no request at all, and no script but this one."""
+    rules = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"]
+    rules += ["base-uri 'none'", "form-action 'none'"]
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        rules.append(f"script-src 'sha256-{digest}'")
+    return "; ".join(rules)
+
+
+def page_css(with_explorer: bool) -> str:
+    """Return the pages' one style sheet, with the explorer's where there is one."""
+    css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    return css + explorer_css() if with_explorer else css
+
+
+def explorer_module() -> str:
+    """Return the explorer's front end as one ES module, as anywidget takes it."""
+    parts = ("selection.js", "drawing.js", "explorer.js")
+    return "\n".join((TEMPLATES.parent / "explorer" / part).read_text(encoding="utf-8") for part in parts)
+
+
+def explorer_css() -> str:
+    """Return the explorer's style sheet."""
+    return (TEMPLATES.parent / "explorer" / "explorer.css").read_text(encoding="utf-8")
+
+
+def gallery_html(payload: Mapping[str, Any]) -> str:
+    """Return the place where an explorer comes alive: its payload, and a picture for readers without JavaScript.
+
+    Parameters
+    ----------
+    payload : mapping
+        As `Explorer` makes it. No NaN or infinity: JSON has none.
+
+    Raises
+    ------
+    ValueError
+        If the payload holds a NaN or an infinity.
+    """
+    from markupsafe import escape
+
+    montage, caption = payload.get("montage", ""), escape(payload.get("caption", ""))
+    picture = f'<img src="data:image/png;base64,{escape(montage)}" alt="{caption}">' if montage else ""
+    fallback = f'<figure class="sla1-static">{picture}<figcaption>{caption}</figcaption></figure>'
+    if not payload.get("interactive", True):
+        return fallback
+    text = json.dumps({**payload, "montage": ""}, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<div class="sla1-gallery">{fallback}<script type="application/json">{text}</script></div>'
+
+
+def clean_html(text: str) -> str:
+    """Keep the elements that format text, show everything else as text.
+
+    >>> clean_html("<b>12</b> <script>alert(1)</script>")
+    '<b>12</b> &lt;script&gt;alert(1)&lt;/script&gt;'
+    """
+    return _cleaner().clean(text)
+
+
+@functools.cache
+def _cleaner():
+    from bleach.css_sanitizer import CSSSanitizer
+    from bleach.sanitizer import Cleaner
+
+    attributes = set(_ATTRIBUTES.split())
+
+    def allowed(tag: str, name: str, value: str) -> bool:
+        if name == "src":
+            return tag == "img" and re.match(r"data:image/(png|jpeg|gif|svg\+xml);", value) is not None
+        if name == "href":
+            return tag == "a" and not value.strip().lower().startswith("data:")
+        return name in attributes
+
+    return Cleaner(
+        tags=set(_TAGS.split()),
+        attributes=allowed,
+        protocols={"http", "https", "mailto", "data"},
+        css_sanitizer=CSSSanitizer(),
+    )
+
+
+@functools.cache
+def _exporter():
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    return HTMLExporter(
+        config=Config({"NbConvertBase": {"display_data_priority": _SHOWN}}),
+        template_name="sla1",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+        sanitize_html=True,
+        filters={"clean_html": clean_html},
+    )
+
+
+def _prepare(notebook, name: str) -> dict[str, dict]:
+    """Title the notebook, give its images their words, and put a slot where each explorer goes; {slot: payload}."""
+    galleries: dict[str, dict] = {}
+    heading, title = "", ""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            headings = re.findall(r"^#{1,6}\s+(.+?)\s*#*$", cell.source, flags=re.MULTILINE)
+            heading = headings[-1] if headings else heading
+            title = title or (headings[0] if headings else "")
+        for output in cell.get("outputs", []):
+            if "data" not in output:
+                continue
+            output.metadata.setdefault("alt", f"Figure: {heading or name}")
+            if GALLERY_MIME in output.data:
+                # The slot is put past the cleaner and the HTML parser; no text of the notebook can know its name.
+                slot = f"explorer-{secrets.token_hex(16)}"
+                galleries[slot] = output.data[GALLERY_MIME]
+                output.data = {"text/html": f"<div>{slot}</div>"}
+            elif WIDGET_MIME in output.data or not set(output.data) & set(_SHOWN):
+                output.data = {"text/html": ""}
+    notebook.metadata.title = title or name
+    return galleries

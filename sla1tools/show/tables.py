@@ -1,0 +1,303 @@
+"""What the notebooks show: small tables and samples, each a selection on a measured night."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.stats import binom_conf_interval
+from astropy.table import Table
+from IPython.display import HTML
+from scipy.spatial import cKDTree
+
+from sla1tools.candidates.contaminants import contaminant_pass_rates
+from sla1tools.candidates.criteria import neighbor_ratio
+from sla1tools.candidates.leaders import caption, cut_stamps, find_leaders
+from sla1tools.candidates.rates import (
+    CONFIDENCE,
+    FRAMES_PER_NIGHT,
+    completeness_curve,
+    flux_bins,
+    frame_area,
+    gaussian_expectation,
+    poisson_rate,
+)
+from sla1tools.darks.classes import PixelClass
+from sla1tools.injections.injection import put_fake
+from sla1tools.injections.operating_point import CRITERIA
+from sla1tools.measure import Measurement
+from sla1tools.published import printable
+
+REFERENCE_NAMES = {"leave_one_out": "held out", "all": "in sample"}
+
+
+def shown(table: Table) -> HTML:
+    """Show a table without its types and row numbers; texts of the cells are escaped, control characters too."""
+    unit = any(table[name].unit for name in table.colnames)
+    lines = "".join(map(printable, table.pformat(max_lines=-1, max_width=-1, show_unit=unit, html=True)))
+    return HTML(re.sub(r' id="table\d+"', "", lines))  # an address in memory: no two runs would be alike
+
+
+def candidate_counts(night: Measurement) -> HTML:
+    """Count candidates of both criteria, held out and in sample, at the configured cuts."""
+    rows = []
+    for criterion, cuts in CRITERIA.items():
+        told = ", ".join(f"{name} {getattr(night.parameters, name):g}" for name in cuts)
+        numbers = night.summary["candidates"][criterion]
+        rows.append((criterion, told, numbers["held_out"], numbers["in_sample"]))
+    return shown(Table(rows=rows, names=("criterion", "cuts", "held out", "in sample")))
+
+
+def per_frame(night: Measurement) -> dict[str, np.ndarray]:
+    """Candidates of the configured criterion in each frame: held out and in sample."""
+    return {
+        label: np.array(
+            [np.count_nonzero(night.selected(reference=reference)["frame"] == name) for name in night.night.names]
+        )
+        for reference, label in REFERENCE_NAMES.items()
+    }
+
+
+def brightest(leaders: Table) -> Table:
+    """Sort leaders by peak, highest first."""
+    return leaders[np.argsort(-np.asarray(leaders["peak"]), kind="stable")]
+
+
+def captions(night: Measurement, leaders: Table) -> list[str]:
+    """Frame name, in letters that every font has, and the observers' caption of each leader."""
+    return [
+        f"{printable(frame).encode('ascii', 'backslashreplace').decode()}\n"
+        f"{caption(int(x), int(y), float(peak), night.night.shape)}"
+        for frame, x, y, peak in zip(*(leaders[name] for name in ("frame", "x", "y", "peak")), strict=True)
+    ]
+
+
+def leading_rows(leaders: Table, most: int = 20) -> HTML:
+    """Show the first rows of a leader table, rounded."""
+    names = ["frame", "x", "y", "peak", "neighbor_ratio", "snr", "p_value", "best_rival", "dq"]
+    rows = leaders[names][:most]
+    for name, text in {"peak": ".1f", "neighbor_ratio": ".2f", "snr": ".1f", "p_value": ".2g"}.items():
+        rows[name].info.format = text
+    return shown(rows)
+
+
+def kinds(night: Measurement, leaders: Table) -> np.ndarray:
+    """Say what each false alarm looks like.
+
+    Returns
+    -------
+    kind : (n,) str array
+        'recurrent pixel' where a leader within 1 px passes in another frame too, 'cosmic-ray-like' where it belongs to
+        a group of bright pixels of this frame alone, 'one-off' else.
+    """
+    kind = np.full(len(leaders), "one-off", "U15")
+    if len(leaders) == 0:
+        return kind
+    kind[np.asarray(leaders["dq"]) & PixelClass.COSMIC_RAY != 0] = "cosmic-ray-like"
+    places = np.column_stack([leaders["x"], leaders["y"]])
+    frames = np.asarray(leaders["frame"])
+    pairs = cKDTree(places).query_pairs(1, p=np.inf, output_type="ndarray")
+    elsewhere = pairs[frames[pairs[:, 0]] != frames[pairs[:, 1]]] if len(pairs) else pairs
+    kind[np.unique(elsewhere)] = "recurrent pixel"
+    return kind
+
+
+def false_alarms(night: Measurement) -> HTML:
+    """False alarms of the configured criterion by kind: per frame, per night of 960 frames, per square degree."""
+    frames = len(night.night.frames)
+    area = frame_area(night.night.shape, night.parameters.pixel_scale)
+    chosen = night.selected()
+    kind = kinds(night, chosen)
+    rows = []
+    for name in ("one-off", "recurrent pixel", "cosmic-ray-like", "all"):
+        rate = poisson_rate(len(kind) if name == "all" else int(np.count_nonzero(kind == name)), frames)
+        night_rate = f"{rate.rate * FRAMES_PER_NIGHT:.0f} (< {rate.high * FRAMES_PER_NIGHT:.0f})"
+        rows.append(
+            (
+                name,
+                rate.count,
+                f"{rate.rate:.2g} (< {rate.high:.2g})",
+                night_rate,
+                f"{rate.rate / area:.2g} (< {rate.high / area:.2g})",
+            )
+        )
+    names = (
+        "kind",
+        "seen",
+        "per frame (95 % limit)",
+        f"per night of {FRAMES_PER_NIGHT}",
+        "per frame and square degree",
+    )
+    return shown(Table(rows=rows, names=names))
+
+
+def contaminants(night: Measurement) -> HTML:
+    """Share of artefacts that pass `psf_chi2` at the configured cuts and this night's noise, by shape and flux."""
+    parameters = night.parameters
+    fluxes = [700.0, 1500.0, 5000.0]
+    noise = night.summary["dark"]["noise"]
+    rates = contaminant_pass_rates(parameters.fwhm, noise, fluxes, parameters.snr_min, parameters.p_min, 400, 1)
+    table = Table({"shape": list(dict.fromkeys(rates["kind"]))})
+    for flux in fluxes:
+        share = {row["kind"]: row["passed"] / row["trials"] for row in rates if row["flux"] == flux}
+        table[f"{flux:.0f} e-"] = [f"{share[kind]:.0%}" for kind in table["shape"]]
+    return shown(table)
+
+
+@dataclass(frozen=True)
+class FakeCheck:
+    """What became of the observers' fake: cutouts, captions, and a sentence."""
+
+    stamps: np.ndarray
+    captions: list[str]
+    found: bool
+    others_changed: int
+    x: int
+    y: int
+
+
+def fake_check(night: Measurement, k: int = 0) -> FakeCheck:
+    """Put the observers' fake into a copy of a frame's residual and look for it with their rule."""
+    parameters, shape = night.parameters, night.night.shape
+    x, y = (150, 250) if shape[0] > 252 and shape[1] > 152 else (shape[1] // 2, shape[0] // 2)
+    residual = night.residual(k)
+    before, after = (
+        find_leaders(values, parameters.threshold, parameters.neighbors)
+        for values in (residual, put_fake(residual, x, y))
+    )
+    chosen = [leaders[neighbor_ratio(leaders, parameters.threshold, parameters.ratio)] for leaders in (before, after)]
+    places = [set(zip(rows["x"], rows["y"], strict=True)) for rows in chosen]
+    stamp = cut_stamps(put_fake(residual, x, y), np.array([y]), np.array([x]))
+    text = caption(x, y, float(stamp[0, 2, 2]), shape)
+    return FakeCheck(stamp, [text], (x, y) in places[1], len(places[0] ^ places[1] - {(x, y)}), x, y)
+
+
+def example_stars(night: Measurement, number: int = 12) -> Table:
+    """Injected stars evenly from faint to bright that have a leader."""
+    trials = night.trials[~np.ma.getmaskarray(np.ma.asarray(night.trials["peak"]))]
+    order = np.argsort(np.asarray(trials["flux_true"]))
+    return trials[order[np.unique(np.linspace(0, len(order) - 1, min(number, len(order))).astype(int))]]
+
+
+def star_captions(trials: Table) -> list[str]:
+    """Flux, position and fate of each injected star."""
+    return [
+        f"{row['flux_true']:.0f} e- at {row['x_true']:.1f}, {row['y_true']:.1f}\n{row['miss_reason'] or 'found'}"
+        for row in trials
+    ]
+
+
+def completeness(night: Measurement) -> tuple[dict, dict]:
+    """Completeness curve and 50 % flux of both criteria, for `curves.completeness`."""
+    edges = flux_bins(night.parameters.injection_flux_range)
+    flux = np.asarray(night.trials["flux_true"])
+    curves = {name: completeness_curve(flux, np.asarray(night.trials[f"recovered_{name}"]), edges) for name in CRITERIA}
+    return curves, {name: night.summary["completeness"][name]["flux_50"]["flux"] for name in CRITERIA}
+
+
+def depth(night: Measurement) -> HTML:
+    """50 % and 90 % flux of both criteria with their 95 % intervals."""
+    rows = []
+    for name in CRITERIA:
+        numbers = night.summary["completeness"][name]
+        rows.append((name, *(_interval(numbers[key]) for key in ("flux_50", "flux_90"))))
+    return shown(Table(rows=rows, names=("criterion", "50 % flux [e-]", "90 % flux [e-]")))
+
+
+def _interval(limit: dict) -> str:
+    if limit["flux"] is None:
+        return f"below {limit['high']:.0f}" if limit["high"] and not limit["low"] else "never reached"
+    low, high = (f"{limit[key]:.0f}" if limit[key] else "?" for key in ("low", "high"))
+    return f"{limit['flux']:.0f} ({low} to {high})"
+
+
+def miss_reasons(night: Measurement) -> HTML:
+    """Count the missed stars by the first cut they fail, in four ranges of flux."""
+    trials = night.trials
+    edges = np.geomspace(*night.parameters.injection_flux_range, 5)
+    place = np.clip(np.searchsorted(edges, trials["flux_true"], side="right") - 1, 0, 3)
+    reasons = [reason for reason in dict.fromkeys(trials["miss_reason"]) if reason]
+    table = Table({"reason": ["found", *reasons]}, dtype=["U20"])
+    for i in range(4):
+        column = [np.count_nonzero((trials["miss_reason"] == reason) & (place == i)) for reason in ["", *reasons]]
+        table[f"{edges[i]:.0f} to {edges[i + 1]:.0f} e-"] = column
+    return shown(table)
+
+
+def completeness_by(night: Measurement) -> tuple[dict[str, Table], str]:
+    """Share of stars of intermediate flux recovered against sub-pixel phase and position, for `curves.share_by`.
+
+    The fluxes are those between one half and twice the configured criterion's 50 % flux (all of them if it has none).
+    """
+    trials = night.trials
+    criterion = night.parameters.criterion
+    flux_50 = night.summary["completeness"][criterion]["flux_50"]["flux"]
+    flux = np.asarray(trials["flux_true"])
+    some = (flux > flux_50 / 2) & (flux < flux_50 * 2) if flux_50 else np.ones(len(flux), bool)
+    found = np.asarray(trials[f"recovered_{criterion}"])[some]
+    x, y = (np.asarray(trials[name])[some] for name in ("x_true", "y_true"))
+    phase = np.hypot(x - np.rint(x), y - np.rint(y))
+    panels = {
+        "distance from pixel centre [px]": _share(phase, found, np.linspace(0, 0.7072, 7)),
+        "x, column [px]": _share(x, found, np.linspace(-0.5, night.night.shape[1] - 0.5, 9)),
+        "y, row [px]": _share(y, found, np.linspace(-0.5, night.night.shape[0] - 0.5, 9)),
+    }
+    told = f"{flux[some].min():.0f} to {flux[some].max():.0f} e-" if some.any() else "none"
+    return panels, f"Stars of {told}, {criterion}"
+
+
+def _share(values: np.ndarray, found: np.ndarray, edges: np.ndarray) -> Table:
+    total = np.histogram(values, edges)[0]
+    good = np.histogram(values[found], edges)[0]
+    some = total > 0
+    low, high = binom_conf_interval(good[some], total[some], CONFIDENCE, interval="wilson")
+    center = ((edges[1:] + edges[:-1]) / 2)[some]
+    return Table({"value": center, "completeness": good[some] / total[some], "low": low, "high": high})
+
+
+def operating_points(night: Measurement) -> HTML:
+    """Show each criterion's recommended setting, what it finds, and its false alarms in the other frames."""
+    rows = []
+    for name in CRITERIA:
+        point = night.summary["operating_point"][name]
+        if point is None:
+            rows.append((name, "not tested", "", "", ""))
+            continue
+        quoted = point["quoted_on"]
+        rows.append(
+            (
+                name,
+                ", ".join(f"{cut} {value:.4g}" for cut, value in point["cuts"].items()),
+                f"{point['flux_50']:.0f}",
+                f"{quoted['rate']:.2g} (< {quoted['high']:.2g})",
+                "yes" if point["keeps_budget"] else "too few frames to tell",
+            )
+        )
+    names = ("criterion", "recommended", "50 % flux [e-]", "false alarms per frame (95 % limit)", "budget kept")
+    return shown(Table(rows=rows, names=names))
+
+
+def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:
+    """Candidates above rising thresholds at the configured ratio, and the Gaussian expectation per frame."""
+    parameters = night.parameters
+    thresholds = np.geomspace(night.floors.peak, 8 * night.floors.peak, 30)
+    counts = {}
+    for reference, label in REFERENCE_NAMES.items():
+        rows = night.leaders[night.leaders["reference"] == reference]
+        passing = np.sort(rows["peak"][neighbor_ratio(rows, 0.0, parameters.ratio)])
+        counts[label] = (thresholds, len(passing) - np.searchsorted(passing, thresholds, side="right"))
+    noise = night.dark.level_sigma(parameters.reference)
+    cuts = np.geomspace(night.floors.peak, max(250.0, 1.2 * parameters.threshold), 8)
+    return counts, (cuts, gaussian_expectation(noise, cuts, parameters.ratio, parameters.neighbors))
+
+
+def tradeoff_points(night: Measurement) -> tuple[dict, dict]:
+    """Where the configured and the recommended settings lie: criterion to 50 % flux and false alarms per frame."""
+    configured, recommended = {}, {}
+    for name in CRITERIA:
+        flux = night.summary["completeness"][name]["flux_50"]["flux"]
+        configured[name] = (flux, night.summary["false_alarms_per_frame"][name]["rate"])
+        point = night.summary["operating_point"][name]
+        if point:
+            both = [point[half] for half in ("chosen_on", "quoted_on")]
+            recommended[name] = (point["flux_50"], sum(half["count"] for half in both) / len(night.night.frames))
+    return configured, recommended

@@ -1,0 +1,195 @@
+"""The operating point: chosen on half of the frames, quoted on the other, within the budget where that can be known."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from small_nights import with_parameters, write_small_night
+
+from sla1tools.candidates.criteria import neighbor_ratio, psf_chi2
+from sla1tools.candidates.detection import Floors, detect_night
+from sla1tools.candidates.rates import completeness_curve, flux_bins, flux_limit, poisson_rate
+from sla1tools.darks.reference import characterize
+from sla1tools.injections.injection import inject
+from sla1tools.injections.operating_point import CRITERIA, operating_point, tradeoff
+from sla1tools.measure import measure_night
+from sla1tools.show.curves import _best_front
+
+
+def grid_of(rows, criterion="psf_chi2"):
+    """Rows of even count, odd count and flux; each with cuts of its own."""
+    even, odd, flux_50 = zip(*rows, strict=True)
+    cuts = np.arange(len(rows), dtype=float)
+    columns = {name: cuts + 10 * i for i, name in enumerate(("threshold", "ratio", "snr_min", "p_min"))}
+    return Table(
+        {"criterion": [criterion] * len(rows)}
+        | columns
+        | {"even": even, "odd": odd, "flux_50": np.array(flux_50, float)}
+    )
+
+
+def test_the_deepest_setting_within_the_budget_is_chosen_on_one_half_and_quoted_on_the_other():
+    grid = grid_of([(0, 0, 900.0), (1, 7, 700.0), (2, 0, 600.0), (50, 0, 300.0), (0, 5, 800.0)])
+    point = operating_point(grid, "psf_chi2", 21, 0.5)  # 11 choose: one alarm allows 4.74 / 11, two 6.30 / 11
+    assert point.cuts == {"snr_min": 21.0, "p_min": 31.0}
+    assert point.flux_50 == 700.0
+    assert point.chosen_on == poisson_rate(1, 11)
+    assert point.quoted_on == poisson_rate(7, 10), "what the other half saw, good or bad"
+    assert point.keeps_budget
+    assert point.chosen_on.high <= 0.5
+
+
+def test_a_limit_that_is_the_budget_keeps_it():
+    grid = grid_of([(1, 0, 500.0), (0, 0, 900.0)])
+    exact = poisson_rate(1, 10).high
+    assert operating_point(grid, "psf_chi2", 20, exact).flux_50 == 500.0
+    assert operating_point(grid, "psf_chi2", 20, exact * (1 - 1e-9)).flux_50 == 900.0
+
+
+def test_of_equal_depth_the_one_with_fewer_alarms_is_chosen():
+    point = operating_point(grid_of([(1, 0, 500.0), (0, 9, 500.0), (1, 0, 500.0)]), "psf_chi2", 40, 0.5)
+    assert point.chosen_on.count == 0
+
+
+@pytest.mark.parametrize(("frames", "keeps"), [(3, False), (10, False), (11, True), (12, True)])
+def test_few_frames_cannot_keep_a_budget_and_say_so(frames, keeps):
+    grid = grid_of([(0, 1, 900.0), (1, 0, 400.0)])
+    point = operating_point(grid, "psf_chi2", frames, 0.5)
+    assert point.keeps_budget is keeps, "none in five frames still allows 0.6 a frame"
+    assert (point.chosen_on.frames, point.quoted_on.frames) == ((frames + 1) // 2, frames // 2)
+    assert point.flux_50 == 900.0, "without an alarm in the choosing half"
+
+
+@pytest.mark.parametrize(
+    ("rows", "frames"),
+    [
+        ([(0, 0, np.nan), (3, 3, np.nan)], 20),  # half of the stars are never found
+        ([(9, 0, 500.0), (8, 0, 700.0)], 10),  # too many alarms at every setting
+        ([(0, 0, 500.0)], 1),  # nothing to quote on
+    ],
+)
+def test_where_nothing_can_be_recommended_nothing_is(rows, frames):
+    assert operating_point(grid_of(rows), "psf_chi2", frames, 0.5) is None
+
+
+def test_a_criterion_without_rows_has_no_point():
+    assert operating_point(grid_of([(0, 0, 500.0)]), "neighbor_ratio", 20, 0.5) is None
+
+
+@pytest.fixture(scope="module")
+def defective(tmp_path_factory):
+    """A night of five frames with bad pixels, so that both rules have false alarms; its tables and trade-off."""
+    changes = {"injections": 4000, "injection_flux_range": (300.0, 6000.0), "threshold": 110.0, "ratio": 0.15}
+    night, _ = write_small_night(
+        tmp_path_factory.mktemp("night"), 5, (256, 256), 3, clean=False, noise=37.0, changes=changes
+    )
+    dark = characterize(night)
+    leaders, _, floors = detect_night(night, dark)
+    trials = inject(night, dark, floors)
+    return night, leaders, trials, floors, tradeoff(leaders, trials, night.names, floors, night.parameters)
+
+
+def test_every_setting_counts_what_the_criterion_selects(defective):
+    night, leaders, _, floors, grid = defective
+    own = leaders[leaders["reference"] == "leave_one_out"]
+    half = np.array([night.names.index(name) % 2 for name in own["frame"]])
+    alarms = 0
+    for row in grid:
+        if row["criterion"] == "neighbor_ratio":
+            passes = neighbor_ratio(own, row["threshold"], row["ratio"])
+            assert np.isnan(row["snr_min"])
+            assert row["threshold"] >= floors.peak
+        else:
+            passes = psf_chi2(own, row["snr_min"], row["p_min"])
+            assert np.isnan(row["ratio"])
+            assert row["snr_min"] >= floors.snr
+        assert [row["even"], row["odd"]] == np.bincount(half[passes], minlength=2).tolist()
+        alarms += passes.sum()
+    assert alarms > 500
+
+
+def test_the_configured_cuts_are_on_the_grid_and_agree_with_the_summary(defective):
+    night, leaders, trials, floors, _ = defective
+    for criterion, names in CRITERIA.items():
+        parameters = with_parameters(night, criterion=criterion).parameters
+        retold = inject(with_parameters(night, criterion=criterion), characterize(night), floors)
+        grid = tradeoff(leaders, retold, night.names, floors, parameters)
+        there = np.asarray(grid["criterion"]) == criterion
+        for name in names:
+            there &= np.asarray(grid[name]) == getattr(parameters, name)
+        (row,) = grid[there]
+        curve = completeness_curve(
+            np.asarray(retold["flux_true"]),
+            np.asarray(retold[f"recovered_{criterion}"]),
+            flux_bins(parameters.injection_flux_range),
+        )
+        assert row["flux_50"] == pytest.approx(flux_limit(curve, 0.5).flux)
+    assert len(trials) == 4000
+
+
+def test_stricter_cuts_never_raise_alarms(defective):
+    grid = defective[-1]
+    ratio = grid[grid["criterion"] == "neighbor_ratio"]
+    shape = len(np.unique(ratio["threshold"])), len(np.unique(ratio["ratio"]))
+    for name in ("even", "odd"):
+        counts = np.asarray(ratio[name]).reshape(shape)
+        assert (np.diff(counts, axis=0) <= 0).all()
+        assert (np.diff(counts, axis=1) <= 0).all()
+        psf = grid[grid["criterion"] == "psf_chi2"]
+        counts = np.asarray(psf[name]).reshape(len(np.unique(psf["snr_min"])), -1)
+        assert (np.diff(counts, axis=0) <= 0).all()
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_along_the_front_depth_costs_alarms(defective, criterion):
+    grid = defective[-1]
+    rows = grid[(grid["criterion"] == criterion) & np.isfinite(grid["flux_50"])]
+    flux, alarms = np.asarray(rows["flux_50"]), np.asarray(rows["even"] + rows["odd"])
+    front_flux, front_alarms = _best_front(flux, alarms)
+    assert len(front_flux) > 3
+    assert (np.diff(front_flux) > 0).all()
+    assert (np.diff(front_alarms) < 0).all()
+    for f, a in zip(flux, alarms, strict=True):
+        assert ((front_flux <= f) & (front_alarms <= a)).any(), "no setting beats the front"
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_point_recommended_for_a_night_is_on_its_grid_and_does_not_see_the_quoting_half(defective, criterion):
+    night, leaders, trials, floors, grid = defective
+    point = operating_point(grid, criterion, 5, 1.5)
+    assert point.keeps_budget
+    assert point.chosen_on.frames == 3
+    assert point.quoted_on.frames == 2
+    assert point.chosen_on.high <= 1.5
+    names = CRITERIA[criterion]
+    (row,) = grid[np.logical_and.reduce([np.asarray(grid[name]) == point.cuts[name] for name in names])]
+    assert (row["even"], row["odd"], row["flux_50"]) == (point.chosen_on.count, point.quoted_on.count, point.flux_50)
+    quoting = {name for k, name in enumerate(night.names) if k % 2}
+    blind = leaders[[name not in quoting for name in leaders["frame"]]]
+    without = tradeoff(blind, trials, night.names, floors, night.parameters)
+    again = operating_point(without, criterion, 5, 1.5)
+    assert (again.cuts, again.chosen_on, again.quoted_on.count) == (point.cuts, point.chosen_on, 0)
+
+
+def test_a_clean_night_is_recommended_a_deeper_setting_than_the_defaults(tmp_path):
+    changes = {"injections": 6000, "injection_flux_range": (300.0, 6000.0)}
+    night, _ = write_small_night(tmp_path, 12, (192, 192), 3, noise=37.0, changes=changes)
+    summary = measure_night(night.parameters).summary
+    for criterion in CRITERIA:
+        point = summary["operating_point"][criterion]
+        assert point["keeps_budget"]
+        assert point["flux_50"] <= summary["completeness"][criterion]["flux_50"]["flux"]
+        assert set(point) == {"criterion", "cuts", "flux_50", "chosen_on", "quoted_on", "keeps_budget"}
+        assert set(point["chosen_on"]) == set(asdict(poisson_rate(0, 1)))
+
+
+def test_tables_of_no_rows_have_a_grid_and_no_point(tmp_path):
+    night, _ = write_small_night(tmp_path, 5, (24, 20), 2, noise=9.0, level=90.0, changes={"injections": 0})
+    dark = characterize(night)
+    leaders, _, floors = detect_night(night, dark)
+    assert floors == Floors(120.0, 4.0)
+    grid = tradeoff(leaders, inject(night, dark, floors), night.names, floors, night.parameters)
+    assert (np.asarray(grid["even"]) == 0).all()
+    assert not np.isfinite(grid["flux_50"]).any()
+    assert all(operating_point(grid, criterion, 5, 0.5) is None for criterion in CRITERIA)

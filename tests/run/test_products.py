@@ -1,0 +1,235 @@
+"""Products: fixed columns and units, round trips through other readers, hostile text, the same bytes twice."""
+
+import json
+import math
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.table import MaskedColumn, Table
+from regions import Regions
+
+from sla1tools import published as manifest
+from sla1tools.errors import Reason
+from sla1tools.frames.capture import Frame, Night, Rejected
+from sla1tools.parameters import Parameters
+from sla1tools.run import products
+from sla1tools.run.products import LEADER_COLUMNS, TRIAL_COLUMNS
+
+HOSTILE = "A{b}\"c'\n\x1b[31m#;é<script>.fits"
+ELECTRON_IS_NO_FITS_UNIT = "ignore:'electron' did not parse as fits unit"
+PLANES = {"hot": 16, "saturated": 256, "metadata": 1}
+SHAPE = (12, 17)
+
+
+def some_leaders(n=4, columns=LEADER_COLUMNS):
+    rng = np.random.default_rng(7)
+    rows = {}
+    for name, (kind, _, _) in columns.items():
+        if kind == "U":
+            rows[name] = np.array([HOSTILE, "00002.fits", "", "x"][:n], dtype="U80")
+        elif kind == "?":
+            rows[name] = rng.random(n) > 0.5
+        elif kind == "f8":
+            rows[name] = rng.normal(300, 50, n)
+        else:
+            rows[name] = rng.integers(0, 12, n)
+    table = Table(rows)
+    for name in ("flux", "chi2", "dof", "p_value", *(("x", "peak", "dq") if "x_true" in columns else ())):
+        table[name] = MaskedColumn(table[name], mask=np.arange(n) % 2 == 1)
+    table["stamp"] = np.zeros((n, 5, 5), np.float32)
+    return table
+
+
+def some_night(names=("00001.fits", HOSTILE)):
+    begin = datetime(2024, 5, 8, 3, 38, 18, 700000)
+    frames = tuple(
+        Frame(
+            name=name,
+            path=Path(name),
+            shape=SHAPE,
+            exposure=30.0,
+            start=begin + k * timedelta(seconds=30),
+            end=begin + (k + 1) * timedelta(seconds=30),
+            temperature=-20.0,
+            gain=None,
+            binning=None,
+            filter_name=None,
+            level=1000.0,
+            sha256="ab" * 32,
+            notes=("GAIN unknown",),
+            header={"INSTRUME": "QHY42 Pro\n$\\foo$ é"},
+            stored=None,
+        )
+        for k, name in enumerate(names)
+    )
+    rejected = (Rejected("00009.fits", Reason.TRUNCATED, "half of it", None),)
+    return Night(Parameters(frame_shape=SHAPE), frames, rejected, ("truth.ecsv",), (), np.zeros(65536, np.int64))
+
+
+@pytest.fixture
+def master(tmp_path):
+    rng = np.random.default_rng(3)
+    maps = {"master": rng.normal(1300, 20, SHAPE).astype("f4"), "noise": np.full(SHAPE, 37, "f4")}
+    maps |= {"uncertainty": maps["noise"] / 3, "dq": np.zeros(SHAPE, np.uint16)}
+    maps["dq"][3, 4], maps["dq"][5, 6] = 16, 65535
+    before = {name: values.copy() for name, values in maps.items()}
+    path = tmp_path / "master_dark.fits"
+    products.write_master(path, **maps, planes=PLANES, cards=products.provenance(some_night()), unusable=16 | 256)
+    for name, values in before.items():
+        np.testing.assert_array_equal(maps[name], values)
+    return path, maps
+
+
+def test_master_dark_opens_as_ccddata_without_arguments(master):
+    path, maps = master
+    dark = CCDData.read(path)
+    assert dark.unit == u.electron
+    np.testing.assert_array_equal(dark.data, maps["master"])
+    assert isinstance(dark.uncertainty, StdDevUncertainty)
+    np.testing.assert_array_equal(dark.uncertainty.array, maps["uncertainty"])
+    assert np.argwhere(dark.mask).tolist() == [[3, 4], [5, 6]]
+
+
+def test_master_dark_units_planes_and_checksums(master):
+    path, maps = master
+    with fits.open(path, checksum=True) as hdus:
+        assert [hdu.name for hdu in hdus][:3] == ["MASTER", "NOISE", "DQ"]
+        assert [hdus[name].header["BUNIT"] for name in ("MASTER", "NOISE", "UNCERT")] == ["electron"] * 3
+        assert hdus["MASTER"].data.dtype.kind == "f"
+        assert hdus["MASTER"].header["BITPIX"] == hdus["NOISE"].header["BITPIX"] == -32
+        assert hdus["DQ"].data.dtype == np.uint16
+        np.testing.assert_array_equal(hdus["DQ"].data, maps["dq"])
+        header = hdus["DQ"].header
+        assert {header[f"DQBIT{bit}"]: 2**bit for bit in (0, 4, 8)} == {"metadata": 1, "hot": 16, "saturated": 256}
+        assert all("CHECKSUM" in hdu.header and "DATASUM" in hdu.header for hdu in hdus)
+        first = hdus[0].header
+        assert first["NCOMBINE"] == 2
+        assert first["CCD-TEMP"] == -20.0
+        assert first["DATE-BEG"] == "2024-05-08T03:38:18.700"
+        assert first["DATE-END"] == "2024-05-08T03:39:18.700"
+        assert "\\n" in first["FRAME002"]
+        assert first["FRAME002"].isascii()
+
+
+@pytest.mark.filterwarnings(ELECTRON_IS_NO_FITS_UNIT)
+@pytest.mark.parametrize(("name", "columns"), [("LEADERS", LEADER_COLUMNS), ("INJECTIONS", TRIAL_COLUMNS)])
+@pytest.mark.parametrize("n", [0, 1, 4])
+def test_tables_come_back_from_fits(tmp_path, name, columns, n):
+    table = some_leaders(n, columns)
+    products.write_table(tmp_path / "t.fits", table, name, columns, products.provenance(some_night()))
+    with fits.open(tmp_path / "t.fits", checksum=True) as hdus:
+        assert hdus[1].name == name
+        assert hdus[1].columns.names == list(columns)
+        assert [unit or None for unit in hdus[1].columns.units] == [unit for _, unit, _ in columns.values()]
+    back = Table.read(tmp_path / "t.fits", hdu=1)
+    assert len(back) == n
+    for column, (kind, _, _) in columns.items():
+        if kind == "U":
+            texts = [str(text) for text in np.ma.filled(np.ma.asarray(back[column].astype(str)), "")]
+            assert [text.encode().decode("unicode_escape") for text in texts] == list(table[column])
+        elif n:
+            mask = np.ma.getmaskarray(table[column])
+            np.testing.assert_array_equal(np.ma.getmaskarray(back[column]), mask)
+            np.testing.assert_array_equal(np.ma.getdata(back[column])[~mask], np.ma.getdata(table[column])[~mask])
+
+
+@pytest.mark.filterwarnings(ELECTRON_IS_NO_FITS_UNIT)
+def test_infinite_neighbor_and_missing_column(tmp_path):
+    table = some_leaders()
+    table["neighbor_min"][0] = np.inf
+    products.write_table(tmp_path / "t.fits", table, "LEADERS", LEADER_COLUMNS, {})
+    assert np.isposinf(Table.read(tmp_path / "t.fits", hdu=1)["neighbor_min"][0])
+    table.remove_column("snr")
+    with pytest.raises(KeyError, match="snr"):
+        products.write_table(tmp_path / "t.fits", table, "LEADERS", LEADER_COLUMNS, {})
+
+
+@pytest.mark.parametrize("n", [0, 4])
+def test_candidates_come_back_from_ecsv_and_ds9(tmp_path, n):
+    table = some_leaders(n)
+    products.write_candidates(tmp_path, table)
+    back = Table.read(tmp_path / "candidates.ecsv")
+    assert back.colnames == list(LEADER_COLUMNS)
+    assert len(back) == n
+    assert back["peak"].unit == u.electron
+    np.testing.assert_array_equal(np.ma.getdata(back["peak"]), table["peak"])
+    np.testing.assert_array_equal(np.ma.getmaskarray(back["dof"]), np.ma.getmaskarray(table["dof"]))
+    regions = Regions.read(tmp_path / "candidates.reg", format="ds9")
+    assert [(region.center.x, region.center.y) for region in regions] == [(row["x"], row["y"]) for row in table]
+    if n:
+        assert back["frame"][0] == manifest.printable(HOSTILE)
+        lines = (tmp_path / "candidates.reg").read_text().splitlines()
+        circle = next(line for line in lines if line.startswith("circle"))
+        assert circle.startswith(f"circle({table['x'][0] + 1}.00000000,{table['y'][0] + 1}.00000000,")
+        assert circle.count("{") == circle.count("}") == 1
+
+
+def test_same_content_is_the_same_bytes(tmp_path, monkeypatch):
+    def write(folder):
+        folder.mkdir()
+        cards = products.provenance(some_night())
+        flat = np.ones(SHAPE, "f4")
+        products.write_master(folder / "m.fits", flat, flat, flat, flat.astype("u2"), PLANES, cards)
+        products.write_table(folder / "l.fits", some_leaders(), "LEADERS", LEADER_COLUMNS, cards)
+        products.write_candidates(folder, some_leaders())
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    first = write(tmp_path / "a")
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    assert write(tmp_path / "b") == first
+    assert not any(str(year).encode() in contents for contents in first.values() for year in (2025, 2026, 2033))
+
+
+def test_writers_leave_their_input_alone(tmp_path):
+    table = some_leaders()
+    before = table.copy()
+    products.write_table(tmp_path / "t.fits", table, "LEADERS", LEADER_COLUMNS, {})
+    products.write_candidates(tmp_path, table)
+    assert table.colnames == before.colnames
+    for name in table.colnames:
+        np.testing.assert_array_equal(np.ma.getdata(table[name]), np.ma.getdata(before[name]))
+
+
+def test_summary_is_plain_json(tmp_path):
+    summary = dict.fromkeys(products.SUMMARY_KEYS)
+    summary["dark"] = {
+        "level": np.float32(1300.5),
+        "noise": math.nan,
+        "gain": np.inf,
+        np.int64(3): np.array([1.0, np.nan]),
+    }
+    summary["frames"] = {
+        "used": ("a", "b"),
+        "rejected": {Reason.EMPTY: [HOSTILE]},
+        "x": np.ma.masked,
+        "y": np.bool_(True),
+    }
+    products.write_summary(tmp_path / "summary.json", summary)
+    back = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert list(back) == list(products.SUMMARY_KEYS)
+    assert back["dark"] == {"level": 1300.5, "noise": None, "gain": None, "3": [1.0, None]}
+    assert back["frames"] == {"used": ["a", "b"], "rejected": {"empty": [HOSTILE]}, "x": None, "y": True}
+    with pytest.raises(ValueError, match="surprise"):
+        products.write_summary(tmp_path / "summary.json", summary | {"surprise": 1})
+
+
+def test_manifest_lists_every_judged_file():
+    rows = manifest.judged_files(some_night())
+    assert [(row["name"], row["verdict"], row.get("reason")) for row in rows] == [
+        ("00001.fits", "used", None),
+        ("00009.fits", "rejected", "truncated"),
+        (HOSTILE, "used", None),
+        ("truth.ecsv", "ignored", None),
+    ]
+    assert rows[0]["sha256"] == "ab" * 32
+
+
+def test_versions_name_the_requirements():
+    found = manifest.versions()
+    assert {"python", "sla1tools", "numpy", "astropy", "papermill"} <= set(found)
+    assert all(version[0].isdigit() for version in found.values())

@@ -1,0 +1,140 @@
+"""What `sla1 batch` says on a terminal and off it, and how it ends when the disk is full."""
+
+import errno
+import io
+import json
+import logging
+import os
+import sys
+
+import pytest
+
+from sla1tools import __version__
+from sla1tools.parameters import Parameters
+from sla1tools.run import night as night_module
+from sla1tools.run import terminal
+from sla1tools.run.batch import Job, Outcome, run_one
+from sla1tools.run.publishing import night_path
+from sla1tools.run.resuming import moment
+from sla1tools.simulate.night import simulate_night
+
+SHAPE = (48, 56)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def nights_in(sessions, count):
+    keys = {"sessions_directory": str(sessions), "object_name": "Dark 30 s", "frame_shape": SHAPE, "injections": 50}
+    return [Parameters(**keys, capture_date=f"2024-05-{number:02d}") for number in range(1, count + 1)]
+
+
+def told(night, *rest):
+    return Outcome(night_path(night).as_posix(), *rest)
+
+
+@pytest.fixture
+def batch(monkeypatch, tmp_path, capsys):
+    """Tell of a batch that gives these outcomes: exit status, standard output, standard error."""
+
+    def run(outcomes, screen=None):
+        def run_batch(nights, outputs, tell, step):
+            for night, outcome in zip(nights, outcomes, strict=True):
+                step(f"{night_path(night).as_posix()}: \x1b[31mframes judged")
+                tell(outcome)
+
+        monkeypatch.setattr(terminal, "run_batch", run_batch)
+        if screen:
+            monkeypatch.setattr(sys, "stderr", screen)
+        status = terminal.run_and_tell(nights_in(tmp_path, len(outcomes)), tmp_path / "outputs")
+        captured = capsys.readouterr()
+        return status, captured.out, screen.getvalue() if screen else captured.err
+
+    return run
+
+
+def outcomes_of(tmp_path):
+    first, second, third, fourth = nights_in(tmp_path, 4)
+    return [
+        told(first, "ok", (), 1, 12.5),
+        told(second, "degraded", ("1 frame rejected: empty",), 0, 3.0),
+        told(third, "failed", ("No space left on device",), None, 0.1),
+        told(fourth, "current"),
+    ]
+
+
+def test_one_bar_with_the_state_on_a_terminal(batch, tmp_path):
+    status, output, screen = batch(outcomes_of(tmp_path), Terminal())
+    assert status == 1
+    assert "4/4" in screen
+    assert "2024-05-04/03_38_48/Dark 30 s: \\x1b[31mframes judged" in screen
+    assert "\x1b[31m" not in screen
+    assert len(output.splitlines()) == 4  # three that were run, and the page
+
+
+def test_lines_and_tally_without_a_terminal(batch, tmp_path):
+    _, output, complaints = batch(outcomes_of(tmp_path))
+    ok, degraded, failed, page = output.splitlines()
+    assert ok.split() == ["ok", "2024-05-01/03_38_48/Dark", "30", "s", "1", "candidate", "12.5", "s"]
+    assert degraded.endswith("0 candidates     3.0 s  1 frame rejected: empty")
+    assert failed.split()[0] == "failed"
+    assert failed.endswith("No space left on device")
+    assert page == f"all nights: {tmp_path / 'outputs' / 'index.html'}"
+    lines = [line.split() for line in complaints.splitlines()]
+    assert lines[:4] == [
+        ["1", "ok"],
+        ["1", "usable,", "with", "reservations"],
+        ["1", "failed"],
+        ["1", "current", "already"],
+    ]
+    assert "failed: 2024-05-03/03_38_48/Dark 30 s: No space left on device" in complaints
+    assert "%|" not in complaints
+
+
+def test_the_workers_own_words_are_not_shown(batch, tmp_path):
+    batch([])
+    assert not logging.getLogger("distributed.scheduler").isEnabledFor(logging.ERROR)
+
+
+def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
+    """The nights before stay whole, each after says why, the page stays as it was, and nothing is half there."""
+    monkeypatch.setattr(night_module, "TITLES", {})
+    nights, outputs, full = nights_in(tmp_path / "sessions", 3), tmp_path / "outputs", False
+    write_products = night_module.write_products
+
+    def write(measurement, directory):
+        write_products(measurement, directory)
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def run_batch(nights, outputs, tell, step):
+        nonlocal full
+        for night in nights:
+            simulate_night(night.capture_directory, frames=5, shape=SHAPE, seed=1)
+            tell(run_one(Job(night, outputs, False, moment(), __version__, "")))
+            full = True
+
+    monkeypatch.setattr(night_module, "write_products", write)
+    monkeypatch.setattr(terminal, "run_batch", run_batch)
+    outputs.mkdir()
+    (outputs / "index.html").write_text("as it was")
+    replace = os.replace
+
+    def no_page(old, new):
+        if str(new).endswith("index.html"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(old, new)
+
+    monkeypatch.setattr("sla1tools.show.season_page.os.replace", no_page)
+    assert terminal.run_and_tell(nights, outputs) == 1
+    output, complaints = capsys.readouterr()
+    assert [line.split()[0] for line in output.splitlines()] == ["ok", "failed", "failed"]
+    assert output.count("No space left on device") == 2
+    assert "the page of all nights cannot be written: No space left on device" in complaints
+    assert (outputs / "index.html").read_text() == "as it was"
+    assert [path.parts[-4] for path in outputs.glob("2*/*/*/manifest.json")] == ["2024-05-01"]
+    assert len(list(outputs.glob("2*/*/*"))) == 1
+    (failed, _) = outputs.glob(".failed/2*/*/*/manifest.json")
+    assert json.loads(failed.read_text())["verdict"] == "failed"

@@ -1,0 +1,411 @@
+"""The explorer in the report: selections in the browser equal Python's, offline, by keyboard, whatever the input."""
+
+import re
+import statistics
+
+import nbformat
+import numpy as np
+import pytest
+from browser import browser, offline  # noqa: F401
+from nbformat import v4
+from night_tables import frame_names, make_leaders, make_stories, make_trials, parameters
+
+from sla1tools.candidates import criteria
+from sla1tools.candidates.detection import Floors
+from sla1tools.candidates.rates import poisson_rate
+from sla1tools.errors import ParametersError
+from sla1tools.parameters import read_parameters, save_parameters
+from sla1tools.show.explorer import payload as gallery
+from sla1tools.show.explorer.widget import Explorer, chosen
+from sla1tools.show.pages import export_html
+
+FRAMES = frame_names(10)
+SETTINGS = [
+    ("neighbor_ratio", {"threshold": threshold, "ratio": ratio})
+    for threshold in (120.0, 200.0, 333.3)
+    for ratio in (0.0, 0.1, 0.3, 0.55)
+] + [
+    ("psf_chi2", {"snr_min": snr_min, "p_min": p_min})
+    for snr_min in (4.0, 6.0, 9.37)
+    for p_min in (gallery.P_OPEN, 0.001, 0.05)
+]
+
+
+@pytest.fixture(scope="module")
+def leaders():
+    return make_leaders(6000, parameters())
+
+
+@pytest.fixture(scope="module")
+def trials():
+    return make_trials(3000, parameters())
+
+
+def write_page(folder, explorer):
+    bundle = explorer._repr_mimebundle_()
+    cell = v4.new_code_cell("", execution_count=1, outputs=[v4.new_output("display_data", data=bundle)])
+    nbformat.write(v4.new_notebook(cells=[cell]), folder / "page.ipynb")
+    export_html(folder / "page.ipynb", folder / "page.html")
+    return folder / "page.html"
+
+
+@pytest.fixture
+def opened(tmp_path, offline):  # noqa: F811
+    def open_explorer(explorer, **options):
+        watched = offline(**options)
+        watched.open(write_page(tmp_path, explorer))
+        if explorer.payload["interactive"] and options.get("javascript", True):
+            watched.page.wait_for_selector(".sla1-explorer")
+        return watched
+
+    return open_explorer
+
+
+def fill(page, name, value):
+    page.fill(f".sla1-slider-{name} input[type=number]", repr(float(value)))
+
+
+def shown(page):
+    return page.inner_text(".sla1-numbers")
+
+
+def words(numbers):
+    """What the live panel must begin its lines with."""
+    return f"{numbers['held_out']:,} held out · {numbers['in_sample']:,} in sample"
+
+
+def test_browser_counts_what_python_counts(opened, leaders, trials):
+    """Every setting of a grid: candidates of both references, completeness of the flux bin, 50 % flux."""
+    watched = opened(Explorer(leaders, trials, parameters(), FRAMES, make_stories))
+    page = watched.page
+    for k, (criterion, cuts) in enumerate(SETTINGS):
+        page.select_option(".sla1-controls select", label=criterion)
+        flux = (700.0, 1500.0, 5999.0)[k % 3]
+        fill(page, "flux", flux)
+        for name, value in cuts.items():
+            fill(page, name, value)
+        setting = parameters(criterion=criterion, **{n: v if v > gallery.P_OPEN else 0.0 for n, v in cuts.items()})
+        expected = gallery.live_numbers(leaders, trials, setting, len(FRAMES), flux)
+        text = shown(page)
+        assert words(expected) in text, (criterion, cuts)
+        assert f"{expected['found']:,} of {expected['injected']:,} star" in text, (criterion, cuts)
+        half = page.inner_text(".sla1-50-flux")
+        if expected["flux_50"] is None:
+            assert half == "not reached"
+        else:
+            assert float(half.removesuffix(" e-").replace(",", "")) == pytest.approx(expected["flux_50"], rel=6e-3)
+    assert watched.requests == []
+    assert watched.complaints == []
+
+
+def test_live_numbers_agree_with_the_criteria_alone(leaders, trials):
+    setting = parameters(criterion="psf_chi2")
+    numbers = gallery.live_numbers(leaders, trials, setting, 10, 1000.0)
+    passes = criteria.candidates(leaders, setting)
+    held = np.array([row == "leave_one_out" for row in leaders["reference"]])
+    assert numbers["held_out"] == sum(passes & held) > 0
+    assert numbers["in_sample"] == sum(passes & ~held) > 0
+    assert numbers["limit"] == poisson_rate(numbers["held_out"], 10).high
+    plain = (trials["snr"].filled(0) if hasattr(trials["snr"], "filled") else trials["snr"]) >= setting.snr_min
+    plain &= (np.ma.filled(trials["p_value"], -1) >= setting.p_min) & (trials["dq"] & criteria.BLOCKING == 0)
+    assert np.array_equal(gallery.recovered(trials, setting), np.asarray(plain & ~trials["prior"]))
+
+
+def test_one_star_is_counted_once(leaders):
+    """The made-up table has pairs two pixels apart: without the rule for them more would pass."""
+    setting = parameters(criterion="psf_chi2")
+    snr, p_value = (np.ma.filled(leaders[name].astype(float), np.nan) for name in ("snr", "p_value"))
+    alone = (snr >= setting.snr_min) & (p_value >= setting.p_min) & (leaders["dq"] & criteria.BLOCKING == 0)
+    assert 0 < np.sum(criteria.candidates(leaders, setting)) < np.sum(alone)
+
+
+def test_upper_limits_match_scipy(opened, leaders, trials):
+    page = opened(Explorer(leaders, trials, parameters(), FRAMES)).page
+    script = re.search(r"function upperLimit.*?\n}", page.locator("script[type=module]").text_content(), re.DOTALL)[0]
+    listed = [poisson_rate(n, 1).high for n in range(gallery.LIMITS_LISTED)]
+    for count in (0, 5, 199, 200, 1000, 40_000):
+        value = page.evaluate(f"([n, listed]) => {{ {script}; return upperLimit(n, listed); }}", [count, listed])
+        assert value == pytest.approx(poisson_rate(count, 1).high, rel=1e-5)
+
+
+def test_packed_columns_come_back_exactly(opened, leaders, trials):
+    explorer = Explorer(leaders, trials, parameters(), FRAMES)
+    page = opened(explorer).page
+    script = page.locator("script[type=module]").text_content().partition("function order")[0]
+    rng = np.random.default_rng(5)
+    unit = parameters().scale / 2
+    columns = {
+        "counts": (
+            gallery.pack_column(np.append(rng.integers(-(2**20), 2**20, 50) * unit, [np.inf, np.nan]), unit),
+            "i4",
+        ),
+        "single": (gallery.pack_column(rng.normal(size=50).astype(np.float32).astype(float)), "f4"),
+        "double": (gallery.pack_column(rng.normal(size=50), unit), "f8"),
+        "small": (gallery.pack_column(np.arange(50)), "u1"),
+        "large": (gallery.pack_column(np.array([-1, 2**30])), "i4"),
+        "none": (gallery.pack_column(np.zeros(0)), "f4"),
+    }
+    for name, (packed, kind) in columns.items():
+        assert packed["type"] == kind, name
+    values = page.evaluate(
+        "async (packed) => { " + script + "; return Array.from(await unpack(packed), String); }", columns["counts"][0]
+    )
+    rng = np.random.default_rng(5)
+    expected = np.append(rng.integers(-(2**20), 2**20, 50) * unit, [np.inf, np.nan])
+    assert np.array_equal([float(v.replace("Infinity", "inf")) for v in values], expected, equal_nan=True)
+
+
+def test_keyboard_moves_the_sliders(opened, leaders, trials):
+    page = opened(Explorer(leaders, trials, parameters(), FRAMES)).page
+    before = shown(page)
+    page.get_by_label("threshold (e-)", exact=True).focus()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    assert page.input_value(".sla1-slider-threshold input[type=number]") == "240"
+    expected = gallery.live_numbers(leaders, trials, parameters(threshold=240.0), 10, 1000.0)
+    assert words(expected) in shown(page)
+    assert shown(page) != before
+    page.get_by_role("button", name="Reset").press("Enter")
+    assert shown(page) == before
+    for control in page.locator(".sla1-explorer :is(input, select)").all():
+        assert control.evaluate("node => node.labels.length > 0 || !!node.ariaLabel")
+
+
+def test_status_is_spoken_once_the_slider_rests(opened, leaders, trials):
+    page = opened(Explorer(leaders, trials, parameters(), FRAMES)).page
+    fill(page, "threshold", 300)
+    expected = gallery.live_numbers(leaders, trials, parameters(threshold=300.0), 10, 1000.0)
+    page.get_by_role("status").get_by_text(f"{expected['held_out']:,} candidates held out").wait_for()
+
+
+def test_gallery_filters_sorts_and_turns_pages(opened, leaders, trials):
+    page = opened(Explorer(leaders, trials, parameters(), FRAMES)).page
+    passes = leaders[criteria.candidates(leaders, parameters()) & (leaders["reference"] == "leave_one_out")]
+    assert f"1–24 of {len(passes):,}" in page.inner_text(".sla1-where")
+    brightest = passes[np.argmax(passes["peak"])]
+    first = page.locator(".sla1-cutout").first.inner_text()
+    assert str(brightest["frame"]) in first
+    assert f"around (x={brightest['x']}, y={brightest['y']}," in first.replace("\n", " ")
+    page.get_by_role("button", name="Next").click()
+    assert page.inner_text(".sla1-where").startswith("25–48")
+    page.get_by_label("frame", exact=True).select_option(label=FRAMES[3])
+    inside = passes[passes["frame"] == FRAMES[3]]
+    assert f"of {len(inside):,}" in page.inner_text(".sla1-where")
+    page.get_by_label("sort by").select_option(label="S/N")
+    best = inside[np.argmax(np.ma.filled(inside["snr"], -1))]
+    assert f"x={best['x']}, y={best['y']}" in page.locator(".sla1-cutout").first.inner_text()
+
+
+def test_a_cutout_tells_the_pixels_story(opened, leaders, trials):
+    watched = opened(Explorer(leaders, trials, parameters(), FRAMES, make_stories))
+    page = watched.page
+    cutout = page.locator(".sla1-cutout").first
+    cutout.press("Enter")
+    story = page.locator(".sla1-story")
+    assert story.is_visible()
+    assert "σ in this frame" in story.inner_text()
+    assert story.locator("svg circle").count() == 1 + len(FRAMES)
+    story.get_by_role("button", name="Close").click()
+    assert not story.is_visible()
+    assert cutout.evaluate("node => node === document.activeElement")
+    assert watched.complaints == []
+
+
+def test_injected_stars_found_and_missed(opened, leaders, trials):
+    page = opened(Explorer(leaders, trials, parameters(), FRAMES, show="injections")).page
+    found = gallery.recovered(trials, parameters())
+    for label, number in (("all", len(trials)), ("found", found.sum()), ("missed", (~found).sum())):
+        page.get_by_label("stars").select_option(label=label)
+        where = page.inner_text(".sla1-where").replace(",", "")
+        listed, more = re.search(r"of (\d+)(?: \((\d+) more)?", where).groups()
+        assert int(listed) + int(more or 0) == number
+    assert "missed, " in page.locator(".sla1-cutout").first.inner_text()
+
+
+def test_hostile_frame_names_stay_text(opened, trials):
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>.fits"
+    leaders = make_leaders(500, parameters())
+    leaders["frame"] = np.where(leaders["frame"] == FRAMES[0], hostile, leaders["frame"])
+    names = [hostile, *FRAMES[1:]]
+    watched = opened(Explorer(leaders, trials, parameters(ratio=0.0), names, make_stories))
+    page = watched.page
+    page.get_by_label("frame", exact=True).select_option(label=hostile)
+    page.locator(".sla1-cutout").first.click()
+    assert hostile in page.locator(".sla1-story h4").inner_text()
+    assert page.locator(".sla1-explorer img").count() == 0
+    assert watched.complaints == []
+    assert watched.requests == []
+
+
+def test_no_leaders_and_no_stars(opened):
+    watched = opened(Explorer(make_leaders(0, parameters()), None, parameters(), FRAMES))
+    text = watched.page.inner_text(".sla1-explorer")
+    assert "None seen in 10 frames still allows 0.3 a frame (95 %)" in text
+    assert text.count("not tested") == 2
+    assert watched.complaints == []
+
+
+def test_nan_measures_never_pass(opened, trials):
+    leaders = make_leaders(400, parameters())
+    leaders["peak"][::3], leaders["neighbor_min"][1::3], leaders["neighbor_min"][2::9] = np.nan, np.nan, np.inf
+    leaders["snr"][::2] = np.nan
+    watched = opened(Explorer(leaders, trials, parameters(threshold=120.0, ratio=0.0), FRAMES))
+    expected = gallery.live_numbers(leaders, trials, parameters(threshold=120.0, ratio=0.0), 10, 1000.0)
+    assert words(expected) in shown(watched.page)
+    watched.page.select_option(".sla1-controls select", label="psf_chi2")
+    fill(watched.page, "p_min", gallery.P_OPEN)
+    expected = gallery.live_numbers(leaders, trials, parameters(criterion="psf_chi2", p_min=0.0), 10, 1000.0)
+    assert words(expected) in shown(watched.page)
+    assert watched.complaints == []
+
+
+def test_in_sample_reference_judges_in_sample(opened, leaders, trials):
+    setting = parameters(reference="all")
+    watched = opened(Explorer(leaders, trials, setting, FRAMES))
+    expected = gallery.live_numbers(leaders, trials, setting, 10, 1000.0)
+    assert f"of {expected['in_sample']:,}" in watched.page.inner_text(".sla1-where")
+    rate = watched.page.inner_text(".sla1-false-alarms-a-frame").partition(",")[0]
+    assert float(rate) == pytest.approx(expected["rate"], rel=5e-3)
+
+
+def test_many_leaders_are_capped_and_said(opened, trials, tmp_path):
+    leaders = make_leaders(100_000, parameters(), stars=0.01)
+    explorer = Explorer(leaders, trials, parameters(), FRAMES)
+    carried = explorer.payload["carried"]
+    assert carried["rows"] <= gallery.ROWS < carried["total"]
+    assert carried["complete"]
+    watched = opened(explorer)
+    assert f"carries {carried['rows']:,} of the night's 100,000 leaders" in watched.page.inner_text(".sla1-note")
+    floor = watched.page.get_attribute(".sla1-slider-threshold input[type=number]", "min")
+    for threshold in (float(floor), 200.0):
+        fill(watched.page, "threshold", threshold)
+        fill(watched.page, "ratio", 0.0)
+        setting = parameters(threshold=threshold, ratio=0.0)
+        assert words(gallery.live_numbers(leaders, trials, setting, 10, 1000.0)) in shown(watched.page)
+    assert "more without a cutout" in watched.page.inner_text(".sla1-where")
+    times = watched.page.evaluate(
+        """async () => {
+            const slider = document.querySelector('.sla1-slider-threshold input[type=range]'), times = [];
+            for (let k = 0; k < 40; k++) {
+                await new Promise(requestAnimationFrame);
+                slider.value = 200 + (k % 10) * 5;
+                const start = performance.now();
+                slider.dispatchEvent(new Event('input'));
+                times.push(performance.now() - start);
+            }
+            return times;
+        }"""
+    )
+    size = (tmp_path / "page.html").stat().st_size / 1e6
+    print(f"\n{carried['rows']:,} leaders: median {statistics.median(times):.1f} ms an update, page {size:.1f} MB")
+
+
+def test_raised_floors_keep_every_count_exact():
+    leaders = make_leaders(20_000, parameters())
+    index, floors, complete = gallery.carried(leaders, parameters(), Floors(120.0, 4.0), most=15_000)
+    assert complete
+    assert len(index) <= 15_000
+    assert floors.peak > 120.0
+    for criterion, cuts in (
+        ("neighbor_ratio", {"threshold": floors.peak, "ratio": 0.0}),
+        ("psf_chi2", {"snr_min": floors.snr, "p_min": 0.0}),
+    ):
+        setting = parameters(criterion=criterion, **cuts)
+        assert criteria.candidates(leaders[index], setting).sum() == criteria.candidates(leaders, setting).sum()
+
+
+def test_floors_never_rise_above_the_cuts():
+    leaders = make_leaders(5000, parameters())
+    index, floors, complete = gallery.carried(leaders, parameters(), Floors(120.0, 4.0), most=50)
+    assert not complete
+    assert len(index) == 50
+    assert floors.peak <= 200.0
+    assert floors.snr <= 6.0
+
+
+def test_one_stretch_for_all_cutouts():
+    stamps = np.zeros((3, 5, 5), np.float32)
+    stamps[0, 2, 2], stamps[1, 2, 2], stamps[2, 0, 0] = 500.0, 500.0, np.nan
+    stamps += np.random.default_rng(1).normal(0, 10, stamps.shape).astype(np.float32)
+    stamps[0] = stamps[1]
+    levels = gallery.shades(stamps, gallery.stretch(stamps))
+    assert np.array_equal(levels[0], levels[1])
+    assert levels[2, 0, 0] == 255
+    assert levels[0, 2, 2] > levels[0, 1, 1]
+    assert (levels == 255).sum() == 1
+
+
+def test_without_javascript_the_candidates_are_there(opened, leaders, trials):
+    explorer = Explorer(leaders, trials, parameters(), FRAMES)
+    page = opened(explorer, javascript=False).page
+    assert page.locator(".sla1-static img").evaluate("node => node.naturalWidth") > 500
+    numbers = gallery.live_numbers(leaders, trials, parameters(), 10, 1000.0)
+    assert f"{numbers['held_out']:,} candidates held out, {numbers['in_sample']:,} in sample" in page.inner_text("body")
+
+
+def test_static_mode_is_a_contact_sheet(opened, leaders, trials):
+    explorer = Explorer(leaders, trials, parameters(interactive=False), FRAMES)
+    bundle = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" not in bundle
+    watched = opened(explorer)
+    assert watched.page.locator("img").count() == 1
+    assert watched.page.locator("script, input, select").count() == 0
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_nothing_sticks_out(opened, leaders, trials, width):
+    page = opened(Explorer(leaders, trials, parameters(), FRAMES, make_stories), width=width).page
+    page.locator(".sla1-cutout").first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    edges = page.evaluate(
+        "Array.from(document.querySelectorAll('.sla1-explorer :is(button, input, select, p, dd, canvas)'))"
+        ".filter(node => node.checkVisibility() && !node.matches('.sla1-spoken'))"
+        ".map(node => node.getBoundingClientRect().right)"
+    )
+    assert max(edges) <= width
+
+
+def test_saved_setting_is_a_params_file(opened, leaders, trials, tmp_path):
+    page = opened(Explorer(leaders, trials, parameters(products_directory="/x"), FRAMES)).page
+    page.select_option(".sla1-controls select", label="psf_chi2")
+    fill(page, "snr_min", 7.25)
+    fill(page, "p_min", 1e-7)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as parameters").click()
+    download.value.save_as(tmp_path / "setting.yaml")
+    saved = read_parameters([tmp_path / "setting.yaml"])
+    assert saved == parameters(criterion="psf_chi2", snr_min=7.25, p_min=1e-7)
+
+
+def test_saving_never_overwrites(tmp_path, monkeypatch):
+    monkeypatch.setattr("sla1tools.parameters.CHECKOUT", tmp_path)
+    path = save_parameters(parameters(threshold=180.0), "mine")
+    assert path == tmp_path / "params" / "mine.yaml"
+    assert read_parameters([path]).threshold == 180.0
+    with pytest.raises(ParametersError, match="already"):
+        save_parameters(parameters(), "mine.yaml")
+    assert read_parameters([path]).threshold == 180.0
+    for name in ("", "../mine", "a/b", "a\\b", ".hidden", "a\nb"):
+        with pytest.raises(ParametersError, match="plain file name"):
+            save_parameters(parameters(), name)
+
+
+def test_sliders_setting_becomes_parameters(leaders, trials):
+    explorer = Explorer(leaders, trials, parameters(p_min=0.0), FRAMES)
+    view = explorer.widget.children[-1]
+    assert chosen(view, explorer.parameters) == parameters(p_min=0.0)
+    view.criterion, view.snr_min, view.threshold = 1, 8.5, 150.0
+    assert chosen(view, explorer.parameters) == parameters(
+        p_min=0.0, criterion="psf_chi2", snr_min=8.5, threshold=150.0
+    )
+
+
+def test_tables_are_left_alone(leaders, trials):
+    before = leaders.copy(), trials.copy()
+    Explorer(leaders, trials, parameters(), FRAMES, make_stories)._repr_mimebundle_()
+    for table, copy in zip((leaders, trials), before, strict=True):
+        assert table.colnames == copy.colnames
+        for name in table.colnames:
+            assert np.array_equal(
+                np.ma.getdata(table[name]), np.ma.getdata(copy[name]), equal_nan=table[name].dtype.kind == "f"
+            )

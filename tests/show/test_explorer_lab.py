@@ -1,0 +1,131 @@
+"""The explorer in a real JupyterLab: ipywidgets sliders drive the gallery without a new detection."""
+
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+from browser import browser, lab  # noqa: F401
+from nbformat import v4
+from night_tables import make_leaders, make_trials, parameters
+
+from sla1tools.parameters import read_parameters
+from sla1tools.show.explorer import payload as gallery
+
+LEADERS = 50_000
+TABLES = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+from pathlib import Path
+import sla1tools.parameters
+from night_tables import frame_names, make_leaders, make_stories, make_trials, parameters
+from sla1tools.show.explorer.widget import Explorer
+sla1tools.parameters.CHECKOUT = Path.cwd()
+tables = make_leaders({LEADERS}, parameters()), make_trials(20_000, parameters())
+"""
+CUTS = {"threshold": 183.37, "p_min": 0.0017}  # on no slider's step
+SHOW = f"explorer = Explorer(*tables, parameters(**{CUTS}), frame_names(10), make_stories)\nexplorer"
+LATENCY = """
+async (key) => {
+    const handle = document.activeElement, times = [];
+    const panel = document.querySelector('.sla1-numbers');
+    for (let k = 0; k < 30; k++) {
+        const changed = new Promise((done) => {
+            const watch = new MutationObserver(() => { watch.disconnect(); done(); });
+            watch.observe(panel, { childList: true, subtree: true, characterData: true });
+        });
+        const start = performance.now();
+        handle.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+        await changed;
+        await new Promise(requestAnimationFrame);
+        times.push(performance.now() - start);
+        await new Promise((done) => setTimeout(done, 60));
+    }
+    return times;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def shown(browser, lab):  # noqa: F811
+    """A page of JupyterLab in which the explorer has been shown."""
+    cells = [v4.new_code_cell(TABLES), v4.new_code_cell(SHOW), v4.new_code_cell("print('all', 'run')")]
+    nbformat.write(v4.new_notebook(cells=cells), lab.root / "explorer.ipynb")
+    context = browser.new_context(viewport={"width": 1500, "height": 1000})
+    context.route("**", lambda route: route.continue_() if route.request.url.startswith(lab.url) else route.abort())
+    page = context.new_page()
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    lab.run_all(page, "explorer.ipynb", "all run")
+    page.locator(".sla1-explorer").wait_for(timeout=60_000)
+    yield page
+    context.close()
+
+
+def expected(**changes):
+    numbers = gallery.live_numbers(
+        make_leaders(LEADERS, parameters()), make_trials(20_000, parameters()), parameters(**CUTS | changes), 10, 1000.0
+    )
+    return f"{numbers['held_out']:,} held out · {numbers['in_sample']:,} in sample"
+
+
+def candidates(page, text):
+    page.locator(".sla1-candidates").get_by_text(text, exact=True).wait_for(timeout=10_000)
+
+
+def test_sliders_fields_and_criterion_select_in_the_browser(shown):
+    candidates(shown, expected())
+    handle = shown.locator(".sla1-slider-threshold .noUi-handle")
+    assert handle.get_attribute("aria-label") == "threshold (e-)"
+    handle.focus()
+    for _ in range(3):
+        shown.keyboard.press("ArrowRight")
+    candidates(shown, expected(threshold=186.0))
+    field = shown.locator(".sla1-slider-threshold input")
+    assert float(field.input_value()) == 186.0
+    field.fill("251.5")
+    field.press("Enter")
+    candidates(shown, expected(threshold=251.5))
+    shown.wait_for_timeout(500)
+    assert float(field.input_value()) == 251.5
+    shown.get_by_label("criterion").select_option(label="psf_chi2")
+    candidates(shown, expected(criterion="psf_chi2"))
+    shown.locator(".sla1-slider-snr_min").wait_for(state="visible")
+    shown.locator(".sla1-slider-threshold").wait_for(state="hidden")
+    field = shown.locator(".sla1-slider-p_min input")
+    field.fill("0.05")
+    field.press("Enter")
+    candidates(shown, expected(criterion="psf_chi2", p_min=0.05))
+    shown.get_by_role("button", name="Reset").click()
+    candidates(shown, expected())
+    assert shown.errors == []
+
+
+def test_saved_in_lab_as_parameters(shown, lab):  # noqa: F811
+    field = shown.locator(".sla1-slider-threshold input")
+    field.fill("222")
+    field.press("Enter")
+    candidates(shown, expected(threshold=222.0))
+    shown.get_by_label("save as").fill("mine")
+    button = shown.get_by_role("button", name="Save as parameters")
+    button.click()
+    shown.get_by_text("Saved as params/mine.yaml").wait_for(timeout=10_000)
+    assert read_parameters([lab.root / "params" / "mine.yaml"]) == parameters(**CUTS | {"threshold": 222.0})
+    button.click()
+    shown.get_by_text("Not saved: mine.yaml is there already").wait_for(timeout=10_000)
+
+
+def test_story_opens_in_lab(shown):
+    shown.locator(".sla1-cutout").first.click()
+    assert "σ in this frame" in shown.locator(".sla1-story").inner_text()
+    shown.locator(".sla1-story").get_by_role("button", name="Close").click()
+    assert shown.errors == []
+
+
+def test_latency_in_lab_is_told(shown):
+    shown.get_by_role("button", name="Reset").click()
+    candidates(shown, expected())
+    shown.locator(".sla1-slider-threshold .noUi-handle").focus()
+    times = shown.evaluate(LATENCY, "ArrowRight")
+    print(f"\n{LEADERS:,} leaders in JupyterLab: key to gallery {statistics.median(times):.1f} ms in the median")
+    assert len(times) == 30

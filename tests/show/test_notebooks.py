@@ -1,0 +1,169 @@
+"""The real notebooks: run by `sla1 run`, by plain papermill, and on the spot, they say the same of one night."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from seed_rule import find_hot_pixel_leaders, find_psf_candidates
+
+from sla1tools.measure import measure_night
+from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, to_yaml
+from sla1tools.run.night import TITLES, run_night
+from sla1tools.run.notebooks import OPENS_NIGHT
+from sla1tools.simulate.night import parse_star, simulate_night
+
+NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("0[123]_*.ipynb"))
+SHAPE = (256, 320)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A small simulated night in a folder with an awkward name, run once."""
+    folder = tmp_path_factory.mktemp("night [1] {a}")
+    parameters = Parameters(sessions_directory=str(folder / "sessions"), frame_shape=SHAPE, injections=2000)
+    stars = [parse_star("2500@2.0"), parse_star("6000@2.0")]
+    simulate_night(parameters.capture_directory, frames=6, shape=SHAPE, stars=stars)
+    before = checksums(parameters.capture_directory)
+    result = run_night(parameters, folder / "outputs")
+    assert result.verdict == "ok", result.reasons
+    assert checksums(parameters.capture_directory) == before
+    return parameters, result.directory
+
+
+def checksums(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def parameters_cell(notebook):
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    return cell.source
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_short_and_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    parameters_cell(notebook)
+    for cell in code:
+        assert not cell.outputs
+        assert cell.execution_count is None
+        if "parameters" not in cell.metadata.get("tags", []):
+            assert len(cell.source.splitlines()) <= 8, cell.source
+            assert not re.search(r"^\s*(def |!|%|class )|warnings|/home|open\(", cell.source, re.M), cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_cell_that_opens_the_night_says_so(path):
+    """Its kernel starts while the night is measured: untagged, it would look for the measurement too early."""
+    cells = nbformat.read(path, as_version=4).cells
+    tagged = [cell.source for cell in cells if OPENS_NIGHT in cell.metadata.get("tags", [])]
+    assert tagged == [cell.source for cell in cells if "open_night(" in cell.source]
+    assert len(tagged) == 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_cell_holds_every_default(path):
+    namespace = {}
+    exec(parameters_cell(nbformat.read(path, as_version=4)), namespace)
+    del namespace["__builtins__"]
+    assert set(namespace) == set(Parameters.model_fields)
+    assert Parameters.from_namespace(namespace) == Parameters()
+
+
+def test_every_product_is_there_and_in_the_manifest(published):
+    _, directory = published
+    names = {path.name for path in directory.iterdir()}
+    products = {"master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits"}
+    reports = {f"{title}.{suffix}" for title in TITLES for suffix in ("html", "ipynb")}
+    assert names == products | reports | {"index.html", "summary.json", "manifest.json"}
+    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    for name, sha256 in manifest["outputs"].items():
+        assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == sha256
+    assert set(manifest["outputs"]) == names - {"manifest.json"}
+
+
+def test_products_are_what_is_measured_on_the_spot(published):
+    parameters, directory = published
+    measured = measure_night(parameters)
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    assert summary == json.loads(json.dumps(measured.summary))
+    leaders = Table.read(directory / "leaders.fits", unit_parse_strict="silent")
+    assert len(leaders) == len(measured.leaders) > 50
+    assert list(leaders["peak"]) == list(measured.leaders["peak"])
+    assert len(Table.read(directory / "injections.fits", unit_parse_strict="silent")) == parameters.injections
+    assert fits.getdata(directory / "master_dark.fits", "MASTER").shape == SHAPE
+
+
+def test_another_run_gives_the_same_bytes(published, tmp_path):
+    """Tables, and every figure and explorer of the reports; only what says when it was run may differ."""
+    parameters, directory = published
+    again = run_night(parameters, tmp_path, side_by_side=False)
+    first, second = checksums(directory), checksums(again.directory)
+    differing = {name for name in first | second if first.get(name) != second.get(name)}
+    assert differing <= {"index.html", "manifest.json", *(path.name for path in NOTEBOOKS)}  # and widgets' numbers
+    assert len(first) == len(second) == 14
+
+
+def test_candidates_are_those_of_the_observers_loops(published):
+    """From raw files to `candidates.ecsv`, against the plain loops on a residual made with numpy alone."""
+    import numpy as np
+
+    parameters, directory = published
+    paths = sorted(parameters.capture_directory.glob("*.fits"))
+    counts = np.stack([fits.getdata(path, memmap=False) for path in paths]).astype(float)
+    scale = parameters.scale_due_to_gain / parameters.scale_due_to_padding
+    expected = set()
+    for k, path in enumerate(paths):
+        residual = (counts[k] - np.median(np.delete(counts, k, axis=0), axis=0)) * scale
+        leaders = find_hot_pixel_leaders(residual, parameters.threshold)
+        for pixel in find_psf_candidates(leaders, residual, parameters.ratio):
+            expected.add((path.name, int(pixel.x), int(pixel.y)))
+    found = Table.read(directory / "candidates.ecsv")
+    assert {(row["frame"], row["x"], row["y"]) for row in found} == expected
+    assert expected
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[1:2], ids=lambda path: path.stem)
+def test_plain_papermill_gives_the_same_notebook(published, tmp_path, path):
+    """The layered files work with `papermill -f … -f …`; the numbers in the outputs are those of `sla1 run`."""
+    parameters, directory = published
+    camera, night, output = tmp_path / "camera.yaml", tmp_path / "night.yaml", tmp_path / "output.ipynb"
+    lines = to_yaml(parameters).splitlines(keepends=True)
+    camera.write_text("".join(lines[4:]), encoding="utf-8")
+    night.write_text("".join(lines[:4]), encoding="utf-8")
+    assert read_parameters([camera, night]) == parameters
+    command = [sys.executable, "-m", "papermill", path, output, "-f", camera, "-f", night, "-k", "python3"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=tmp_path)
+    texts = [
+        [output.data.get("text/markdown") or output.data.get("text/html") for output in cell.get("outputs", [])]
+        for notebook in (output, directory / path.name)
+        for cell in nbformat.read(notebook, as_version=4).cells
+        if "injected-parameters" not in cell.metadata.get("tags", []) and cell.cell_type == "code"
+    ]
+    half = len(texts) // 2
+    assert texts[:half] == texts[half:]
+    assert sum(map(bool, texts)) > 5
+
+
+def test_trends_notebook_runs_without_a_night(tmp_path):
+    ran = tmp_path / "04.ipynb"
+    command = [sys.executable, "-m", "papermill", CHECKOUT / "notebooks" / "04_night_trends.ipynb", ran]
+    command += ["-p", "outputs_directory", tmp_path / "no [outputs]"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=tmp_path)
+    assert "There is no night yet" in ran.read_text(encoding="utf-8")
+    assert not (tmp_path / "no [outputs]").exists()  # a notebook writes nothing
+
+
+def test_reports_ask_nothing_of_the_network(published, tmp_path):
+    """No address is fetched by a page: every source is inside it."""
+    _, directory = published
+    for page in directory.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "Content-Security-Policy" in text
+        assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text), page.name

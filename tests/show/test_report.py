@@ -1,0 +1,197 @@
+"""The pages: a notebook without its code, and the night at a glance."""
+
+import base64
+
+import nbformat
+import pytest
+from browser import browser, offline  # noqa: F401
+from nbformat import v4
+
+from sla1tools.parameters import Parameters
+from sla1tools.show.night_page import night_page, quantity
+from sla1tools.show.pages import GALLERY_MIME, clean_html, export_html, gallery_html, write_index
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def write_notebook(path, *cells):
+    nbformat.write(v4.new_notebook(cells=list(cells), metadata={"widgets": {"state": {}}}), path)
+    return path
+
+
+def code(*outputs):
+    return v4.new_code_cell("secret_source = 1", execution_count=7, outputs=list(outputs))
+
+
+def display(**kinds):
+    return v4.new_output("display_data", data={kind.replace("_", "/"): value for kind, value in kinds.items()})
+
+
+@pytest.fixture
+def exported(tmp_path):
+    def export(*cells, **options):
+        export_html(write_notebook(tmp_path / "n.ipynb", *cells), tmp_path / "n.html", **options)
+        return tmp_path / "n.html"
+
+    return export
+
+
+def test_words_and_outputs_stay_code_and_prompts_go(exported):
+    text = exported(
+        v4.new_markdown_cell("# How dark?\n\nThe *median* of ten."),
+        code(
+            v4.new_output("stream", name="stdout", text="ten frames"),
+            display(text_html="<table><tr><td>5</td></tr></table>"),
+        ),
+        home="index.html",
+    ).read_text()
+    assert "<title>How dark?</title>" in text
+    assert "<em>median</em>" in text
+    assert "ten frames" in text
+    assert "<td>5</td>" in text
+    assert 'href="index.html"' in text
+    assert "secret_source" not in text
+    assert "[7]" not in text
+    assert len(text) < 20_000
+
+
+def test_images_carry_their_own_words_or_their_headings(exported):
+    own = display(image_png=base64.b64encode(PNG).decode())
+    own.metadata["alt"] = 'noise "map"'
+    cells = [v4.new_markdown_cell("## Noise"), code(display(image_png=base64.b64encode(PNG).decode()), own)]
+    text = exported(*cells).read_text()
+    assert 'alt="Figure: Noise"' in text
+    assert "noise &quot;map&quot;" in text or "alt='noise \"map\"'" in text
+
+
+def test_dead_widgets_and_scripts_are_dropped(exported):
+    widget = display(text_plain="IntSlider()")
+    widget.data["application/vnd.jupyter.widget-view+json"] = {"model_id": "m"}
+    text = exported(code(widget, display(application_javascript="alert(1)"))).read_text()
+    assert "IntSlider" not in text
+    assert "alert(1)" not in text
+
+
+def test_cleaning_shows_what_it_does_not_trust():
+    assert clean_html("<table><tr><th scope='col'>x</th></tr></table>").count("<") == 6 + 2
+    assert clean_html("<iframe src='//x'></iframe>").startswith("&lt;iframe")
+    assert "onerror" not in clean_html("<img src='data:image/png;base64,AA' onerror='alert(1)'>")
+    assert "javascript" not in clean_html("<a href='javascript:alert(1)'>a</a>")
+    assert "data:" not in clean_html("<a href='data:text/html,x'>a</a>")
+    assert "http" not in clean_html("<img src='https://example.org/a.png'>")
+
+
+def test_hostile_outputs_neither_run_nor_ask_the_network(exported, offline):  # noqa: F811
+    page = exported(
+        v4.new_markdown_cell("# T\n\n" + HOSTILE + "\n\n![x](https://example.org/x.png)"),
+        code(
+            display(text_html=HOSTILE + "<link rel=stylesheet href=https://example.org/a.css><base href=//evil>"),
+            display(text_markdown=HOSTILE + " $\\foo$"),
+            v4.new_output("stream", name="stdout", text=HOSTILE),
+        ),
+    )
+    watched = offline()
+    shown = watched.open(page).inner_text("body")
+    assert watched.requests == []
+    assert watched.complaints == []
+    assert shown.count("<script>alert(1)</script>") == 4
+
+
+def test_policy_blocks_what_would_slip_through(tmp_path, exported, offline):  # noqa: F811
+    page = exported(v4.new_markdown_cell("# T"))
+    page.write_text(page.read_text().replace("</body>", "<script>document.title = 'ran'</script></body>"))
+    watched = offline()
+    assert watched.open(page).title() == "T"
+
+
+def test_gallery_payload_cannot_close_its_script():
+    text = gallery_html({"frames": ["</script><script>alert(1)</script>"], "montage": "", "caption": "<b>"})
+    assert text.count("</script>") == 1
+    assert "&lt;b&gt;" in text
+    with pytest.raises(ValueError, match="JSON"):
+        gallery_html({"value": float("nan")})
+
+
+def test_static_gallery_is_a_picture(exported):
+    payload = {"interactive": False, "montage": base64.b64encode(PNG).decode(), "caption": "three <candidates>"}
+    text = exported(code(v4.new_output("display_data", data={GALLERY_MIME: payload, "text/plain": "x"}))).read_text()
+    assert 'alt="three &lt;candidates&gt;"' in text
+    assert "<script" not in text
+
+
+SUMMARY = {
+    "night": {"capture_date": "2024-05-08", "capture_time": "03_38_48", "object_name": HOSTILE},
+    "verdict": "degraded",
+    "reasons": ["1 frame rejected: level"],
+    "notes": [HOSTILE],
+    "frames": {"used": ["1.fits", "2.fits"], "rejected": {"level": ["3.fits"]}, "ignored": ["truth.ecsv"]},
+    "candidates": {"neighbor_ratio": {"held_out": 0, "in_sample": 0}},
+    "false_alarms_per_frame": {
+        "neighbor_ratio": {"rate": 0.0, "low": 0.0, "high": 0.3, "confidence": 0.95, "gaussian_expectation": 1.7e-5}
+    },
+    "completeness": {
+        "neighbor_ratio": {
+            "flux_50": {"flux": 1961.0, "low": 1900.0, "high": 2030.0},
+            "flux_90": {"flux": None, "low": None, "high": None},
+            "curve": [{"flux": 300.0}],
+        }
+    },
+    "operating_point": {
+        "neighbor_ratio": None,
+        "psf_chi2": {
+            "cuts": {"snr_min": 6.2, "p_min": 0.001},
+            "flux_50": 702.0,
+            "keeps_budget": True,
+            "quoted_on": {"high": 0.6},
+        },
+    },
+}
+
+
+def test_index_says_verdict_meaning_and_action(tmp_path, offline):  # noqa: F811
+    path = tmp_path / "index.html"
+    manifest = {"parameters": Parameters().model_dump(mode="json"), "versions": {"sla1tools": "0.1.0"}}
+    links = {"Candidates": "02_candidate_finding.html", "evil": "javascript:alert(1)"}
+    write_index(path, SUMMARY, manifest, {f"Noise {HOSTILE}": PNG}, links)
+    watched = offline(width=390)
+    page = watched.open(path)
+    text = page.inner_text("body")
+    assert watched.requests == []
+    assert watched.complaints == []
+    assert text.index("No false alarm in 2 darks") < text.index("The numbers") < text.index("Parameters")
+    assert "still allows 288 in a night of 8 h, 960 frames" in text
+    assert "1,961 e- (1,900–2,030)" in text
+    assert "not reached" in text
+    assert "psf_chi2 at S/N ≥ 6.2, p ≥ 0.001 keeps the budget" in text
+    assert "3.fits" in text
+    assert "rejected (level)" in text
+    assert HOSTILE in text
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not page.get_attribute("text=evil", "href").startswith("javascript:")
+    assert page.locator("img").first.get_attribute("alt") == f"Noise {HOSTILE}"
+
+
+def test_what_is_missing_reads_not_tested(tmp_path):
+    write_index(tmp_path / "i.html", {}, {}, {}, {})
+    text = (tmp_path / "i.html").read_text()
+    assert "not tested" in text
+    assert "None" not in text
+    assert ">nan<" not in text
+
+
+def test_budget_decides_the_advice():
+    def advice(budget):
+        return " ".join(night_page(SUMMARY, {"parameters": {"false_alarm_budget": budget}})["verdict"]["actions"])
+
+    assert "Keep the setting" in advice(0.5)
+    assert "exceeds the budget" in advice(0.1)
+
+
+def test_quantities_read_well():
+    assert quantity(float("nan")) == "not tested"
+    assert quantity(12345.6, "e-") == "12,346 e-"
+    assert quantity(True) == "yes"
+    assert quantity({"value": None}) == "not tested"

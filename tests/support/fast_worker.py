@@ -1,0 +1,95 @@
+"""Loaded into dask workers by the tests of batches, and told what to do by the environment.
+
+`SLA1_TEST_NOTEBOOKS`: notebooks of tests/notebooks to run instead of the real ones. `SLA1_TEST_RUNS`: a file that gets
+a line for every night that is begun. `SLA1_TEST_KILL`, "worker notebook FILE": who dies (kill -9) and when (start,
+notebook, publish), once, which the file remembers. `SLA1_TEST_VERSION`: another version of the package.
+
+Importing it changes nothing: dask calls `dask_setup` in a worker's process, and in no other.
+"""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+import sla1tools
+from sla1tools.measure import measure_night
+from sla1tools.run import night
+from sla1tools.run import publishing as publish
+from sla1tools.run.notebooks import execute
+
+WHOM, WHEN, ONCE = os.environ.get("SLA1_TEST_KILL", "nobody never -").split(maxsplit=2)
+
+
+def dask_setup(worker):
+    night.NOTEBOOKS = Path(__file__).parent / "notebooks"
+    night.TITLES = {name: name for name in os.environ.get("SLA1_TEST_NOTEBOOKS", "").split()}
+    sla1tools.__version__ = os.environ.get("SLA1_TEST_VERSION", sla1tools.__version__)
+    night.measure_night, night.execute, publish.os = counted, killed_midway, Renaming()
+
+
+def kernels():
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it ended while it was asked
+            if child.status() != psutil.STATUS_ZOMBIE and "ipykernel" in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
+def kill(moment):
+    if moment != WHEN:
+        return
+    try:
+        Path(ONCE).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    # The batch that began a worker names itself: a parent's number could be another program's by now.
+    victims = {"worker": lambda: [os.getpid()], "client": lambda: [client()], "kernel": kernels}[WHOM]()
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+
+
+def client():
+    parent = psutil.Process().parent()
+    if parent is None or "batch" not in parent.cmdline():
+        raise RuntimeError("the worker was not begun by a batch")
+    return parent.pid
+
+
+def counted(parameters, progress):
+    if "SLA1_TEST_RUNS" in os.environ:
+        with open(os.environ["SLA1_TEST_RUNS"], "a") as file:
+            file.write(f"{publish.night_path(parameters).as_posix()}\n")
+    kill("start")
+    return measure_night(parameters, progress)
+
+
+def killed_midway(source, target, *rest):
+    def watch():
+        while not (kernels() and target.is_file() and b'"execution_count": 2' in target.read_bytes()):
+            time.sleep(0.02)
+        kill("notebook")
+
+    if WHEN == "notebook" and not Path(ONCE).exists():
+        threading.Thread(target=watch, daemon=True).start()
+    elif WHEN == "notebook":
+        source = source.with_name("good.ipynb")  # the one that was killed would not end
+    return execute(source, target, *rest)
+
+
+class Renaming:
+    """The module os for publish.py: a swap may end between its two renamings."""
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    @staticmethod
+    def replace(old, new):
+        if publish.STAGING in Path(old).parts and publish.ASIDE not in Path(new).parts:
+            kill("publish")
+        os.replace(old, new)
