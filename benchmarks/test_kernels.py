@@ -6,6 +6,7 @@ import sep
 from astropy.io import fits
 from astropy.table import Table
 from ccdproc import Combiner, combine
+from fitted import fit_stamps
 from flashes import flashes
 from photutils.detection import DAOStarFinder, find_peaks
 from photutils.psf import CircularGaussianPRF, PSFPhotometry
@@ -18,7 +19,7 @@ from seed_rule import find_hot_pixel_leaders
 from sla1tools.candidates.criteria import neighbor_ratio
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
-from sla1tools.candidates.psf import fit_stamps, pixel_integrated_gaussian
+from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.darks.reference import DarkReference, middle_counts
 from sla1tools.injections.injection import add_stars, inject, random_stars
 

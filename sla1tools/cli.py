@@ -31,7 +31,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except Sla1Error as error:
-            from sla1tools.published import printable
+            from sla1tools.text import printable
 
             lines = [printable(line) for line in str(error).splitlines()]
             click.echo("sla1: " + "\n      ".join(lines), err=True)
@@ -39,7 +39,7 @@ class _Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt, BrokenPipeError):
             raise
         except Exception as error:
-            from sla1tools.published import printable
+            from sla1tools.text import printable
 
             with tempfile.NamedTemporaryFile(
                 "w", prefix="sla1-", suffix=".txt", delete=False, encoding="utf-8"
@@ -90,8 +90,8 @@ def main(verbose: bool) -> None:
 @OVERRIDES
 def check(files, overrides) -> None:
     """Judge the night's files and run nothing: one line a file."""
-    from sla1tools.frames.capture import judge_night
-    from sla1tools.published import judged_files, printable
+    from sla1tools.frames.capture import judge_night, judged_files
+    from sla1tools.text import printable
 
     night = judge_night(read_parameters(files, overrides))
     rows = judged_files(night)
@@ -152,7 +152,7 @@ def simulate(directory, frames, shape, seed, noise, stars, clean) -> None:
 @main.command()
 def demo() -> None:
     """Run the notebooks on the demo night, simulated if it is not there."""
-    from sla1tools.simulate.demo import ensure_demo_night
+    from sla1tools.simulate.night import ensure_demo_night
 
     parameters = read_parameters([CHECKOUT / "params" / "qhy42pro.yaml", CHECKOUT / "params" / "demo.yaml"])
     if not (parameters.capture_directory / "truth.ecsv").is_file():
@@ -171,8 +171,8 @@ def lab(ctx, arguments) -> None:
 
 
 def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) -> "NightResult":
-    from sla1tools.published import printable
     from sla1tools.run.night import run_night
+    from sla1tools.text import printable
 
     result = run_night(parameters, outputs, timeout=timeout, progress=lambda step: click.echo(step, err=True))
     for reason in result.reasons:
@@ -207,6 +207,6 @@ def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force
 @OUTPUTS
 def trends(outputs) -> None:
     """Show all nights of the outputs on one page: what changed, and which pixels flash again and again."""
-    from sla1tools.show.season_page import write_trends
+    from sla1tools.run.season import write_trends
 
     click.echo(write_trends(outputs))

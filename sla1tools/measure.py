@@ -10,21 +10,16 @@ from astropy.table import Table
 
 from sla1tools.candidates.criteria import candidates
 from sla1tools.candidates.detection import Floors, detect_night
-from sla1tools.candidates.rates import (
-    completeness_curve,
-    flux_bins,
-    flux_limit,
-    gaussian_expectation,
-    gaussian_peaks,
-    poisson_rate,
-)
-from sla1tools.darks.reference import DarkModel, Reference, characterize
+from sla1tools.candidates.rates import gaussian_expectation, gaussian_peaks, poisson_rate
+from sla1tools.darks.model import DarkModel, characterize
+from sla1tools.darks.reference import Reference
 from sla1tools.frames.capture import Night, judge_night
 from sla1tools.frames.codes import CountsAudit, audit_counts
+from sla1tools.injections.completeness import completeness_curve, flux_bins, flux_limit
 from sla1tools.injections.injection import holds_a_stamp, inject
 from sla1tools.injections.operating_point import CRITERIA, operating_point, tradeoff
 from sla1tools.parameters import Parameters
-from sla1tools.simulate.demo import ensure_demo_night
+from sla1tools.simulate.night import ensure_demo_night
 
 PICKLE = "measurement.pickle"
 

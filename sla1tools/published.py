@@ -1,20 +1,12 @@
-"""The manifest: what a run was made of, judged and wrote; and the plain text that it is written in."""
+"""What an outputs folder holds: names of its folders and files, and the manifest of each night."""
 
 import hashlib
-import importlib.metadata
 import json
-import math
-import platform
-import re
-import subprocess
-from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sla1tools.parameters import CHECKOUT
+from sla1tools.parameters import Parameters
+from sla1tools.text import json_text
 
 MANIFEST = "manifest.json"
 
@@ -32,73 +24,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def judged_files(night) -> list[dict[str, Any]]:
-    """One mapping a file of the capture folder: name, verdict, reason, detail and SHA-256, for the manifest."""
-    rows = [
-        {"name": frame.name, "verdict": "used", "detail": "; ".join(frame.notes), "sha256": frame.sha256}
-        for frame in night.frames
-    ]
-    rows += [
-        {
-            "name": item.name,
-            "verdict": "rejected",
-            "reason": item.reason.value,
-            "detail": item.detail,
-            "sha256": item.sha256,
-        }
-        for item in night.rejected
-    ]
-    rows += [{"name": name, "verdict": "ignored"} for name in night.ignored]
-    return sorted(rows, key=lambda row: row["name"])
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of the packages it requires."""
-    required = importlib.metadata.requires("sla1tools") or []
-    names = [re.split(r"[^A-Za-z0-9._-]", requirement)[0] for requirement in required]
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ["sla1tools", *names]},
-    }
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout, with ``-dirty`` where files differ from it; None outside a checkout or without git."""
-    if not (CHECKOUT / ".git").exists():
-        return None
-    command = "git --no-optional-locks describe --always --abbrev=40 --dirty --match="
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read a folder's manifest; {} where there is none, or none that can be read."""
     try:
-        result = subprocess.run(command.split(), cwd=CHECKOUT, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
-def printable(text: Any) -> str:
-    r"""Show control characters and lone surrogates as escapes, everything else as it is.
-
-    >>> printable("d\u00e4rk\n\x1b[31m.fits")
-    'därk\\n\\x1b[31m.fits'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+STAGING, ASIDE, FAILED, LOCKS = ".staging", ".aside", ".failed", ".locks"
 
 
-def json_text(value: Any) -> str:
-    """Serialize with numpy scalars and arrays as plain numbers and lists, and null for NaN and infinities."""
-    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if value is np.ma.masked:
-        return None
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
-        return [_plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+def night_path(parameters: Parameters) -> Path:
+    """Return a night's folder relative to the outputs folder: capture_date/capture_time/object_name."""
+    return Path(parameters.capture_date, parameters.capture_time, parameters.object_name)

@@ -176,7 +176,7 @@ TRAPS = [
 @pytest.mark.parametrize("command", [["check"], ["run"], ["batch"]], ids=lambda command: command[0])
 @pytest.mark.parametrize(("text", "told"), TRAPS, ids=[text.replace("\n", " ") for text, _ in TRAPS])
 def test_every_trap_of_yaml_ends_with_2_before_anything_is_read(night_file, monkeypatch, command, text, told):
-    for module in ("capture", "measure", "night"):
+    for module in ("frames.capture", "measure", "run.night"):
         monkeypatch.setattr(f"sla1tools.{module}.judge_night", lambda _: pytest.fail("read"))
     key = text.partition(":")[0]
     kept = [line for line in night_file.read_text().splitlines() if not line.startswith(key)]
@@ -250,7 +250,7 @@ def test_simulate_writes_a_night_with_its_stars(tmp_path):
 def test_demo_simulates_once_and_runs(monkeypatch, fake_run, tmp_path):
     simulated = []
     calls = fake_run(NightResult("ok", (), tmp_path / "there"))
-    monkeypatch.setattr("sla1tools.simulate.demo.ensure_demo_night", simulated.append)
+    monkeypatch.setattr("sla1tools.simulate.night.ensure_demo_night", simulated.append)
     result = sla1("demo")
     assert result.exit_code == 0
     assert f"ok: {tmp_path / 'there' / 'index.html'}" in result.stdout

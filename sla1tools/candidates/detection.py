@@ -13,8 +13,10 @@ from astropy.table import MaskedColumn, Table, vstack
 from sla1tools.candidates.hits import bright_pixels, cosmic_rays
 from sla1tools.candidates.leaders import STAMP_RADIUS, above, cut_stamps, leading_pixels
 from sla1tools.candidates.psf import MatchedFilter, fit_stamps, greatest_snr, grid_share, pixel_integrated_gaussian
+from sla1tools.candidates.shapes import rival_templates
 from sla1tools.darks.classes import BLOCKING, PixelClass
-from sla1tools.darks.reference import DarkModel, Reference
+from sla1tools.darks.model import DarkModel
+from sla1tools.darks.reference import Reference
 from sla1tools.parameters import Parameters
 
 SNR_FLOOR = 4.0
@@ -177,7 +179,7 @@ def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, fwhm: 
     """
     bright = greatest_snr(stamps[looked], noise, valid, fwhm) > grid_share(fwhm) * floors.snr
     looked = looked[bright]
-    fit = fit_stamps(stamps[looked], noise[bright], valid[bright], fwhm)
+    fit = fit_stamps(stamps[looked], noise[bright], valid[bright], fwhm, rival_templates())
     row_of_fit = np.full(len(stamps), -1)
     row_of_fit[looked] = np.arange(len(looked))
     snr = np.full(len(stamps), np.nan)

@@ -13,12 +13,12 @@ from functools import lru_cache
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.candidates.shapes import SIZE, best_rival
+from sla1tools.candidates.leaders import STAMP_SIZE
 
 POSITION_BOUND = 1.0  # a fitted star stays within it of the stamp's centre, along x and along y, px
 FREE_PARAMETERS = 4  # flux, background, x and y
 
-_CENTRE = SIZE * SIZE // 2
+_CENTRE = STAMP_SIZE**2 // 2
 _CHUNK = 512
 _BLAS_COLUMNS = 64
 _FILTER_ROWS = 64  # such a tile stays in a core's cache
@@ -27,7 +27,7 @@ _MAX_STEPS = 12
 _STEP_TOLERANCE = 3e-4
 
 
-def pixel_integrated_gaussian(dx, dy, fwhm, size=SIZE):
+def pixel_integrated_gaussian(dx, dy, fwhm, size=STAMP_SIZE):
     """Integrate a circular Gaussian of unit flux over the pixels of a stamp.
 
     Parameters
@@ -55,7 +55,7 @@ def pixel_integrated_gaussian(dx, dy, fwhm, size=SIZE):
     return _profile(dy, fwhm, size)[0].T[:, :, None] * _profile(dx, fwhm, size)[0].T[:, None, :]
 
 
-def _profile(offset, fwhm, size=SIZE):
+def _profile(offset, fwhm, size=STAMP_SIZE):
     """Return the (size, ...) shares of one-dimensional stars and their slopes with the star's position."""
     from scipy.special import erf
 
@@ -68,8 +68,8 @@ def _profile(offset, fwhm, size=SIZE):
     return below[1:] - below[:-1], density[:-1] - density[1:]
 
 
-def fit_stamps(stamps, noise, valid, fwhm):
-    """Fit the PSF to each stamp and compare it with the rivals of `rivals.rival_templates`.
+def fit_stamps(stamps, noise, valid, fwhm, rivals=None):
+    """Fit the PSF to each stamp and compare it with rival shapes.
 
     Parameters
     ----------
@@ -81,6 +81,8 @@ def fit_stamps(stamps, noise, valid, fwhm):
         finite and positive, are left out too.
     fwhm : float
         Full width at half maximum of the Gaussian, in pixels.
+    rivals : mapping of str to (k, 5, 5) array, optional
+        Shapes to be fitted beside the star, as `shapes.rival_templates` gives them.
 
     Returns
     -------
@@ -90,7 +92,8 @@ def fit_stamps(stamps, noise, valid, fwhm):
         - ``snr``: sum(d P / noise**2) / sqrt(sum(P**2 / noise**2)), P at the fitted position, no background
         - ``flux``, ``background``: electrons; ``x_fit``, ``y_fit``: px from the centre, within `POSITION_BOUND`
         - ``chi2``, ``dof`` (valid pixels minus 4), ``p_value`` (chance of a larger chi2, were it a star)
-        - ``best_rival``, ``rival_chi2``: the rival of lowest chi2; it beats the star where rival_chi2 < chi2
+        - ``best_rival``, ``rival_chi2``: the rival of lowest chi2; it beats the star where rival_chi2 < chi2; without
+          rivals '' and NaN
 
     Raises
     ------
@@ -106,7 +109,9 @@ def fit_stamps(stamps, noise, valid, fwhm):
     Examples
     --------
     >>> star = 3000 * pixel_integrated_gaussian(0.2, -0.4, 2.0)
-    >>> fit = fit_stamps(star + 7, 40.0, True, 2.0)
+    >>> block = np.zeros((1, 5, 5))
+    >>> block[:, 2:4, 2:4] = 1
+    >>> fit = fit_stamps(star + 7, 40.0, True, 2.0, {"block": block})
     >>> [round(float(fit[name][0]), 1) for name in ("flux", "x_fit", "y_fit", "background")]
     [3000.0, 0.2, -0.4, 7.0]
     >>> str(fit["best_rival"][0]), bool(fit["rival_chi2"][0] < fit["chi2"][0])
@@ -115,10 +120,11 @@ def fit_stamps(stamps, noise, valid, fwhm):
     from scipy.special import chdtrc
 
     fits = _not_fitted(len(stamps))
+    prepared = _rival_pixels(rivals) if rivals else None
     for start, values, weights in _chunks(stamps, noise, valid):
         dof = np.count_nonzero(weights, axis=0) - FREE_PARAMETERS
         fitted = np.flatnonzero((weights[_CENTRE] > 0) & (dof >= 1))
-        columns = _fit_chunk(values[:, fitted], weights[:, fitted], fwhm) | {"dof": dof[fitted]}
+        columns = _fit_chunk(values[:, fitted], weights[:, fitted], fwhm, prepared) | {"dof": dof[fitted]}
         columns["p_value"] = chdtrc(columns["dof"], columns["chi2"])
         for name, column in columns.items():
             fits[name][start + fitted] = column
@@ -180,7 +186,7 @@ def grid_share(fwhm):
     """
     _, nodes = _grid(float(fwhm))
     places = (np.arange(5) + 0.5) * _GRID_STEP
-    stars = pixel_integrated_gaussian(np.repeat(places, 5), np.tile(places, 5), fwhm).reshape(-1, SIZE * SIZE)
+    stars = pixel_integrated_gaussian(np.repeat(places, 5), np.tile(places, 5), fwhm).reshape(-1, STAMP_SIZE**2)
     nodes, stars = (psf / np.linalg.norm(psf, axis=1, keepdims=True) for psf in (nodes, stars))
     return float((nodes @ stars.T).max(axis=0).min() ** 2)
 
@@ -229,13 +235,16 @@ class MatchedFilter:
 
 def _chunks(stamps, noise, valid):
     """Yield the first row, the stamps and the inverse variances, as (25, m) arrays, 0 where a pixel is not usable."""
-    if np.ndim(stamps) != 3 or stamps.shape[1:] != (SIZE, SIZE):
-        raise ValueError(f"stamps have shape {np.shape(stamps)}, not (n, {SIZE}, {SIZE})")
+    if np.ndim(stamps) != 3 or stamps.shape[1:] != (STAMP_SIZE, STAMP_SIZE):
+        raise ValueError(f"stamps have shape {np.shape(stamps)}, not (n, {STAMP_SIZE}, {STAMP_SIZE})")
     noise, valid = np.broadcast_to(noise, stamps.shape), np.broadcast_to(valid, stamps.shape)
     for start in range(0, len(stamps), _CHUNK):
         part = slice(start, start + _CHUNK)
         values, weights = _masked(stamps[part], noise[part], valid[part], np.float64)
-        yield start, *(np.ascontiguousarray(array.reshape(-1, SIZE * SIZE).T) for array in (values, weights))
+        yield (
+            start,
+            *(np.ascontiguousarray(array.reshape(-1, STAMP_SIZE**2).T) for array in (values, weights)),
+        )
 
 
 def _masked(values, noise, valid, dtype):
@@ -273,7 +282,7 @@ def _not_fitted(n):
     }
 
 
-def _fit_chunk(values, weights, fwhm):
+def _fit_chunk(values, weights, fwhm, rivals):
     """Fit stamps whose centre is valid; values are 0 where weights (inverse variances) are."""
     pedestal = _mean(values, weights)
     level = values - pedestal  # small numbers: no figure is lost to a large background
@@ -285,7 +294,9 @@ def _fit_chunk(values, weights, fwhm):
     snr = _ratio((weighted * values).sum(0), np.sqrt((weighted * psf).sum(0)))
     star = {"snr": snr, "flux": flux, "x_fit": position[0], "y_fit": position[1]}
     star |= {"background": background + pedestal, "chi2": chi2}
-    return star | dict(zip(("best_rival", "rival_chi2"), best_rival(level, weights), strict=True))
+    if rivals is None:
+        return star
+    return star | dict(zip(("best_rival", "rival_chi2"), _best_rival(level, weights, rivals), strict=True))
 
 
 def _product(templates, stamps):
@@ -303,7 +314,7 @@ def _product(templates, stamps):
 
 def _products(along_x, along_y):
     """Return the (25, n) images of the (5, n) profiles along rows and columns."""
-    return (along_y[:, None] * along_x).reshape(SIZE * SIZE, -1)
+    return (along_y[:, None] * along_x).reshape(STAMP_SIZE**2, -1)
 
 
 def _mean(values, weights):
@@ -315,7 +326,7 @@ def _grid(fwhm):
     """Return the positions (2, 121) of the starting grid and their PSFs (121, 25)."""
     nodes = np.arange(-5, 6) * _GRID_STEP
     positions = np.stack(np.meshgrid(nodes, nodes)).reshape(2, -1)
-    return positions, pixel_integrated_gaussian(positions[0], positions[1], fwhm).reshape(-1, SIZE * SIZE)
+    return positions, pixel_integrated_gaussian(positions[0], positions[1], fwhm).reshape(-1, STAMP_SIZE**2)
 
 
 def _best_node(level, weights, fwhm):
@@ -379,3 +390,49 @@ def _linear(level, weights, psf, flux):
         flux = _ratio((weighted * level).sum(0), (weighted * centred).sum(0))
     residual = level - mean_level - flux * centred
     return flux, mean_level - flux * mean_psf, (current * residual**2).sum(0)
+
+
+def _rival_pixels(rivals):
+    """Return the name of every template, and (5, k) arrays of its pixels, padded, and of their weights (0: padding)."""
+    names = np.repeat(list(rivals), [len(templates) for templates in rivals.values()])
+    flat = np.concatenate(list(rivals.values())).reshape(len(names), -1)
+    pixels = np.argsort(-flat, axis=1, kind="stable")[:, :STAMP_SIZE]
+    return names, pixels.T, np.take_along_axis(flat, pixels, 1).T
+
+
+def _best_rival(level, weights, prepared):
+    """Find the rival of lowest chi2 for each stamp.
+
+    Parameters
+    ----------
+    level, weights : (25, n) arrays
+        Electrons, of weighted mean zero, and inverse variances; 0 where a pixel does not count.
+    prepared : tuple
+        From `_rival_pixels`.
+
+    Returns
+    -------
+    name, chi2 : (n,) arrays
+        Sums run over a shape's few pixels, and over the rest by subtraction.
+    """
+    names, pixels, shape = prepared
+    shape = shape[:, :, None]
+    inside, value = weights[pixels] * (shape > 0), level[pixels]
+    current, weighted = inside, inside * value
+    outside = weights.sum(0) - inside.sum(0)
+    outside_value = -weighted.sum(0)  # the weighted sum of all pixels is 0
+    outside_square = (weights * level**2).sum(0) - (weighted * value).sum(0)
+    for variance_known in (False, False, True):
+        total = outside + current.sum(0)
+        mean = (outside_value + weighted.sum(0)) / total
+        template = (current * shape).sum(0)
+        overlap = (weighted * shape).sum(0) - mean * template
+        power = (current * shape**2).sum(0) - template**2 / total
+        amplitude = np.divide(overlap, power, out=np.zeros_like(power), where=power > 1e-9 * template)
+        if not variance_known:
+            current = inside / (1 + inside * np.maximum(amplitude * shape, 0))
+            weighted = current * value
+    square = outside_square + (weighted * value).sum(0) - total * mean**2
+    chi2 = square - amplitude * overlap
+    best = chi2.argmin(0)
+    return names[best], np.maximum(chi2[best, np.arange(len(best))], 0)

@@ -1,10 +1,10 @@
-"""The shapes that a camera makes and a star does not: fitted beside the star, to say what a stamp resembles."""
-
-from functools import cache
+"""The shapes that a camera makes and a star does not, and how often they pass for a star."""
 
 import numpy as np
+from astropy.table import Table
 
-SIZE = 5  # side of a stamp, px
+from sla1tools.candidates.leaders import STAMP_SIZE
+from sla1tools.candidates.psf import fit_stamps, pixel_integrated_gaussian
 
 
 def rival_templates():
@@ -27,54 +27,58 @@ def rival_templates():
 
 def paint(shapes):
     """Make (k, 5, 5) templates of lists of pixels, (y, x) from the centre; a pixel listed twice counts twice."""
-    templates = np.zeros((len(shapes), SIZE, SIZE))
+    templates = np.zeros((len(shapes), STAMP_SIZE, STAMP_SIZE))
     for template, pixels in zip(templates, shapes, strict=True):
         for y, x in pixels:
-            template[y + SIZE // 2, x + SIZE // 2] += 1
+            template[y + STAMP_SIZE // 2, x + STAMP_SIZE // 2] += 1
     return templates
 
 
-@cache
-def _rival_pixels():
-    """Return the name of every template, and (5, k) arrays of its pixels, padded, and of their weights (0: padding)."""
-    shapes = rival_templates()
-    names = np.repeat(list(shapes), [len(templates) for templates in shapes.values()])
-    flat = np.concatenate(list(shapes.values())).reshape(len(names), -1)
-    pixels = np.argsort(-flat, axis=1, kind="stable")[:, :SIZE]
-    return names, pixels.T, np.take_along_axis(flat, pixels, 1).T
-
-
-def best_rival(level, weights):
-    """Find the rival of lowest chi2 for each stamp.
+def contaminant_pass_rates(fwhm, noise, fluxes, snr_min, p_min, trials, seed):
+    """Simulate stars and the shapes that are not stars, and count how many pass for a star.
 
     Parameters
     ----------
-    level, weights : (25, n) arrays
-        Electrons, of weighted mean zero, and inverse variances; 0 where a pixel does not count.
+    fwhm, noise : float
+        Of the star in pixels, and the 1-sigma noise of every pixel in electrons, without the source's own.
+    fluxes : sequence of float
+        Electrons in the whole source (a column's in five of its pixels).
+    snr_min, p_min : float
+        A stamp passes with snr >= snr_min and p_value >= p_min.
+    trials, seed : int
+        Stamps of each kind at each flux; of the random numbers.
 
     Returns
     -------
-    name, chi2 : (n,) arrays
-        Sums run over a shape's few pixels, and over the rest by subtraction.
+    rates : Table
+        Columns kind, flux, passed, trials; kinds 'star' (any sub-pixel phase), those of `rival_templates`, and 'L'.
     """
-    names, pixels, shape = _rival_pixels()
-    shape = shape[:, :, None]
-    inside, value = weights[pixels] * (shape > 0), level[pixels]
-    current, weighted = inside, inside * value
-    outside = weights.sum(0) - inside.sum(0)
-    outside_value = -weighted.sum(0)  # the weighted sum of all pixels is 0
-    outside_square = (weights * level**2).sum(0) - (weighted * value).sum(0)
-    for variance_known in (False, False, True):
-        total = outside + current.sum(0)
-        mean = (outside_value + weighted.sum(0)) / total
-        template = (current * shape).sum(0)
-        overlap = (weighted * shape).sum(0) - mean * template
-        power = (current * shape**2).sum(0) - template**2 / total
-        amplitude = np.divide(overlap, power, out=np.zeros_like(power), where=power > 1e-9 * template)
-        if not variance_known:
-            current = inside / (1 + inside * np.maximum(amplitude * shape, 0))
-            weighted = current * value
-    square = outside_square + (weighted * value).sum(0) - total * mean**2
-    chi2 = square - amplitude * overlap
-    best = chi2.argmin(0)
-    return names[best], np.maximum(chi2[best, np.arange(len(best))], 0)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for kind in ("star", *rival_templates(), "L"):
+        for flux in fluxes:
+            stamps = _leader_stamps(flux * _sources(kind, fwhm, trials, rng), noise, rng)
+            fits = fit_stamps(stamps, noise, True, fwhm)
+            passed = np.count_nonzero((fits["snr"] >= snr_min) & (fits["p_value"] >= p_min))
+            rows.append((kind, float(flux), passed, trials))
+    return Table(rows=rows, names=("kind", "flux", "passed", "trials"), units={"flux": "electron"})
+
+
+def _leader_stamps(sources, noise, rng):
+    """Add noise to (n, 7, 7) expected electrons and cut (n, 5, 5) around the brightest of the nine pixels amid them."""
+    scenes = rng.poisson(sources) + rng.normal(0.0, noise, sources.shape)
+    y, x = np.divmod(scenes[:, 2:5, 2:5].reshape(-1, 9).argmax(1), 3)
+    windows = np.lib.stride_tricks.sliding_window_view(scenes, (STAMP_SIZE, STAMP_SIZE), (1, 2))
+    return windows[np.arange(len(scenes)), y, x]
+
+
+def _sources(kind, fwhm, trials, rng):
+    """Return (trials, 7, 7) scenes of unit flux."""
+    if kind == "star":
+        dx, dy = rng.uniform(-0.5, 0.5, (2, trials))
+        return pixel_integrated_gaussian(dx, dy, fwhm, STAMP_SIZE + 2)
+    templates = paint([[(0, 0), (0, 1), (1, 0)]]) if kind == "L" else rival_templates()[kind]
+    scenes = np.pad(templates / templates.sum((1, 2), keepdims=True), ((0, 0), (1, 1), (1, 1)))
+    if kind == "column":  # it goes on beyond the stamp
+        scenes[:, [0, -1]] = scenes[:, [1, -2]]
+    return scenes[rng.integers(len(scenes), size=trials)]

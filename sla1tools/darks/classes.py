@@ -9,11 +9,11 @@ from enum import IntFlag
 from functools import cache
 
 import numpy as np
-from astropy.table import Table
 
 from sla1tools.darks.noise import NoiseModel, PixelStatistics, combined_variance
 from sla1tools.darks.structure import line_medians, smooth_level
-from sla1tools.darks.transfer import variance_ratio_isf, variance_ratio_ppf
+from sla1tools.darks.telegraph import SPLIT_CHANCE, _suspect_chance, _unstable, two_levels
+from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_ppf
 
 METADATA_PIXELS = 22  # QHY GPS cameras write 44 bytes over the start of row 0
 WARM_SIGMA = 5.0
@@ -23,9 +23,6 @@ LINE_VARIANCE = 1.5  # times the model's: a whole column this noisy is noisy
 EDGE_WIDTH = 2  # a 5x5 stamp is cut there
 LEAST_FRAMES = 5  # for two readings on each side of one that may be a flash
 PERSISTENCE_CHANCE = 1e-3
-SPLIT_CHANCE = 0.02
-SPLIT_DRAWS = 50_000
-BAND_ROWS = 40
 
 
 class PixelClass(IntFlag):
@@ -280,59 +277,6 @@ def _noisy(statistics, prior, model):
     return suspect
 
 
-def _suspect_chance(pixels: int) -> float:
-    """Tail of s² that makes a suspect, so that one good pixel a frame passes both tests."""
-    return min(1e-2, 1 / (pixels * SPLIT_CHANCE))
-
-
-def _unstable(band, statistics, prior, model):
-    n, pixels = statistics.frames, prior.size
-    limit = variance_ratio_isf(_suspect_chance(pixels), n - 1, model.prior_dof)
-    suspect = statistics.variance > prior * np.float32(limit)
-    for top in range(0, len(suspect), BAND_ROWS):
-        y, x = np.nonzero(suspect[top : top + BAND_ROWS])
-        if len(y):
-            counts = band(top, min(top + BAND_ROWS, len(suspect)))
-            suspect[top + y, x] = two_levels(counts[:, y, x])
-    return suspect
-
-
-def two_levels(counts: np.ndarray) -> np.ndarray:
-    """Tell which pixels switch between two levels, whatever their noise.
-
-    Parameters
-    ----------
-    counts : (N, n) array
-        Counts of n pixels in N frames, N at least 5; not changed.
-
-    Returns
-    -------
-    split : (n,) bool array
-        The sorted readings fall into two groups, two frames or more in each, that are farther apart for their own
-        scatter than those of all but 2 in 100 Gaussian pixels. A pixel that is up in one frame only is never split:
-        it cannot be told from a flash.
-    """
-    return _split_score(counts) > _split_limit(len(counts))
-
-
-def _split_score(counts):
-    """Largest ratio of the variation between two groups of the sorted readings to that within them."""
-    n = len(counts)
-    ranked = np.sort(np.asarray(counts, np.float64), axis=0)
-    ranked -= ranked.mean(axis=0)
-    below = np.arange(2, n - 1)[:, None]
-    lower = np.cumsum(ranked, axis=0)[1 : n - 2]  # sums of the lowest 2 ... N - 2; the rest sums to minus that
-    between = (lower**2 * (n / (below * (n - below)))).max(axis=0)
-    within = np.sum(ranked**2, axis=0) - between
-    return between / np.maximum(within, 1e-9)
-
-
-@cache
-def _split_limit(n: int) -> float:
-    draws = max(10_000, SPLIT_DRAWS * 10 // max(n, 10))
-    return float(np.quantile(_split_score(np.random.default_rng(0).standard_normal((n, draws))), 1 - SPLIT_CHANCE))
-
-
 @cache
 def _power(n: int, pixels: int, prior_dof: float) -> dict[str, float]:
     """Chances that `PixelClasses.power` states, from 20,000 simulated pixels each."""
@@ -351,48 +295,3 @@ def _power(n: int, pixels: int, prior_dof: float) -> dict[str, float]:
         others > variance_ratio_isf(PERSISTENCE_CHANCE, n - 2, prior_dof)
     )
     return {"noisy": float(noisy.mean()), "unstable": unstable(0.3), "unstable_10_percent": unstable(0.1)}
-
-
-# What may truly be behind a flag besides the class's own kind of pixel; kinds as `simulate` names them.
-_KIND = {
-    PixelClass.METADATA: ("metadata",),
-    PixelClass.ZERO_VARIANCE: ("stuck", "saturated", "metadata"),
-    PixelClass.HOT: ("hot", "rts"),
-    PixelClass.UNSTABLE: ("rts",),
-    PixelClass.WARM: ("warm", "rts"),
-    PixelClass.NOISY: ("noisy", "rts", "column"),
-    PixelClass.COLUMN_ROW: ("column",),
-    PixelClass.SATURATED: ("saturated", "hot", "rts", "muon", "star"),
-}
-
-
-def truth_scores(dq: np.ndarray, truth: Table) -> Table:
-    """Compare the bit planes with a simulated night's truth.
-
-    Parameters
-    ----------
-    dq : (ny, nx) uint16 array
-        Bit planes.
-    truth : Table
-        `SimulatedNight.truth`: columns `x`, `y`, `kind`.
-
-    Returns
-    -------
-    scores : Table
-        A row a class: `class`, `kind` (the truth's word), `n_true`, `n_flagged`, `recall` (share of the true pixels
-        that are flagged) and `precision` (share of the flagged that are of this kind, or of another that does what
-        the class says: telegraph pixels are noisy too); NaN for no pixels.
-    """
-    kind, y, x = np.asarray(truth["kind"]), np.asarray(truth["y"]), np.asarray(truth["x"])
-    rows = []
-    for flag, kinds in _KIND.items():
-        flagged = dq & flag != 0
-        own = np.zeros(dq.shape, bool)
-        own[y[kind == kinds[0]], x[kind == kinds[0]]] = True
-        behind = np.zeros(dq.shape, bool)
-        behind[y[np.isin(kind, kinds)], x[np.isin(kind, kinds)]] = True
-        n_true, n_flagged = int(own.sum()), int(flagged.sum())
-        recall = (flagged & own).sum() / n_true if n_true else np.nan
-        precision = (flagged & behind).sum() / n_flagged if n_flagged else np.nan
-        rows.append((name_of(flag), kinds[0], n_true, n_flagged, float(recall), float(precision)))
-    return Table(rows=rows, names=("class", "kind", "n_true", "n_flagged", "recall", "precision"))

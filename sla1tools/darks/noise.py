@@ -13,15 +13,8 @@ from functools import cache
 import numpy as np
 from scipy import special
 
-from sla1tools.darks.transfer import (
-    QUANTISATION_FLOOR,
-    PhotonTransfer,
-    fit_curve,
-    photon_transfer,
-    sample_rows,
-    variance_ratio_isf,
-    variance_ratio_ppf,
-)
+from sla1tools.darks.transfer import PhotonTransfer, photon_transfer
+from sla1tools.darks.variance import QUANTISATION_FLOOR, fit_curve, sample_rows, variance_ratio_isf, variance_ratio_ppf
 
 OUTLIER_CHANCE = 1e-4  # a pixel this unlikely under the model keeps its own variance
 AROUND_VARIANCE = 0.298  # variance of the median of four Gaussians

@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -19,7 +20,7 @@ from sla1tools.errors import FrameError, NightError, ParametersError, Reason
 from sla1tools.frames.codes import code_histogram
 from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
 from sla1tools.parameters import Parameters, from_checkout
-from sla1tools.published import printable
+from sla1tools.text import printable
 
 LEAST_FRAMES = 3
 LEVEL_TOLERANCE = 0.25  # of the night's median level: a light leak or an open cover, not a warm evening
@@ -397,3 +398,23 @@ def _listed_pixels(path: Path, shape: tuple[int, int]) -> np.ndarray:
     known = np.zeros(shape, bool)
     known[y, x] = True
     return known
+
+
+def judged_files(night) -> list[dict[str, Any]]:
+    """One mapping a file of the capture folder: name, verdict, reason, detail and SHA-256, for the manifest."""
+    rows = [
+        {"name": frame.name, "verdict": "used", "detail": "; ".join(frame.notes), "sha256": frame.sha256}
+        for frame in night.frames
+    ]
+    rows += [
+        {
+            "name": item.name,
+            "verdict": "rejected",
+            "reason": item.reason.value,
+            "detail": item.detail,
+            "sha256": item.sha256,
+        }
+        for item in night.rejected
+    ]
+    rows += [{"name": name, "verdict": "ignored"} for name in night.ignored]
+    return sorted(rows, key=lambda row: row["name"])

@@ -10,7 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from sla1tools.parameters import Parameters, validate
-from sla1tools.published import MANIFEST, printable
+from sla1tools.published import MANIFEST
+from sla1tools.text import printable
 
 HEADER_BYTES = 20 * 2880  # a capture program's header, and that of the extension a packed image lies in
 DARK_NAME = re.compile(r"(?<![a-z])dark(s|frames?| frames?)?(?![a-z])(?![\W_]*(flat|nebula|cloud|sky|matter))", re.I)

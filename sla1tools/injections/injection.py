@@ -14,7 +14,8 @@ from sla1tools.candidates.detection import LEADER_COLUMNS, UNITS, Floors, Patche
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.darks.classes import BLOCKING, PixelClass
-from sla1tools.darks.reference import DarkModel, DarkReference, middle_counts
+from sla1tools.darks.model import DarkModel
+from sla1tools.darks.reference import DarkReference, middle_counts
 from sla1tools.errors import ParametersError
 
 PATCH_RADIUS = 3

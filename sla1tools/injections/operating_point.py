@@ -7,15 +7,8 @@ from astropy.table import Table, vstack
 
 from sla1tools.candidates.criteria import brightest_of_each_star, resembles_psf, same_star
 from sla1tools.candidates.detection import Floors
-from sla1tools.candidates.rates import (
-    Rate,
-    bin_of_flux,
-    crossings,
-    flux_bins,
-    grid_histogram,
-    poisson_rate,
-    upper_limit,
-)
+from sla1tools.candidates.rates import Rate, grid_histogram, poisson_rate, upper_limit
+from sla1tools.injections.completeness import bin_of_flux, crossings, flux_bins
 
 RATIOS = np.round(np.arange(0.0, 0.625, 0.025), 3)
 P_MINS = np.array([0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05])

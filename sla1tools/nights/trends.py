@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from sla1tools.frames.sessions import cards
-from sla1tools.published import MANIFEST
-from sla1tools.run.publishing import FAILED
-from sla1tools.run.resuming import read_manifest
+from sla1tools.published import FAILED, MANIFEST, read_manifest
+from sla1tools.text import shown
 
 SENSOR_KEYS = ("frame_shape", "dark_exposure", "scale_due_to_padding", "scale_due_to_gain")
 CUT_KEYS = (
@@ -279,23 +278,3 @@ def _set_limits(records: Sequence[NightRecord], metric: Metric) -> None:
                     f"{shown(low)} to {shown(high)} of the {min(len(earlier), WINDOW)} nights before"
                 )
         earlier.append(value)
-
-
-def shown(value: float | None) -> str:
-    """Write a number for reading, with four digits; a dash for what was not tested.
-
-    >>> shown(1303.82), shown(0.0876373), shown(None), shown(2209.0)
-    ('1,304', '0.08764', '–', '2,209')
-    """
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a number of things.
-
-    >>> counted(1, "night"), counted(1204, "night")
-    ('1 night', '1,204 nights')
-    """
-    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -18,10 +18,11 @@ from filelock import FileLock, Timeout
 from sla1tools import __version__
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
-from sla1tools.published import printable
+from sla1tools.published import LOCKS, night_path
 from sla1tools.run.night import run_night
-from sla1tools.run.publishing import LOCKS, night_path, refuse_to_mix
-from sla1tools.run.resuming import finished_since, is_current, moment
+from sla1tools.run.publishing import refuse_to_mix
+from sla1tools.run.resuming import finished_since, is_current
+from sla1tools.text import moment, printable
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -6,18 +6,19 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sla1tools import published as record
 from sla1tools.errors import NightError, Sla1Error
-from sla1tools.frames.capture import judge_night, read_known_pixels
+from sla1tools.frames.capture import judge_night, judged_files, read_known_pixels
 from sla1tools.measure import PICKLE, measure_night
 from sla1tools.parameters import CHECKOUT, Parameters
+from sla1tools.published import night_path, write_manifest
 from sla1tools.run.notebooks import execute, tagged_figures
 from sla1tools.run.products import write_products, write_summary
-from sla1tools.run.publishing import Claim, claim, night_path, refuse_to_mix
+from sla1tools.run.provenance import git_commit, versions
+from sla1tools.run.publishing import Claim, claim, refuse_to_mix
+from sla1tools.text import moment
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 TITLES = {
@@ -90,17 +91,17 @@ def run_night(
         manifest: dict[str, Any] = {
             "parameters": parameters.model_dump(mode="json") | {"products_directory": None},
             "inputs": [],
-            "versions": record.versions(),
-            "git_commit": record.git_commit(),
+            "versions": versions(),
+            "git_commit": git_commit(),
             "random_seed": parameters.random_seed,
-            "start": _now(),
+            "start": moment(),
         }
         try:
             _build(parameters, claimed.staging, manifest, timeout, side_by_side, progress or (lambda step: None))
             directory = claimed.publish()
         except NightError as error:
             with suppress(NightError):
-                manifest["inputs"] = record.judged_files(judge_night(parameters))
+                manifest["inputs"] = judged_files(judge_night(parameters))
             _publish_failure(claimed, manifest, error, exit_status=3)
             raise
         except OSError as error:
@@ -124,7 +125,7 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
             progress(word)
 
         measurement = measure_night(parameters, step)
-        manifest["inputs"] = record.judged_files(measurement.night)
+        manifest["inputs"] = judged_files(measurement.night)
         (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
         notebooks.start()
         notebooks.open(*list(notebooks.opened)[:1])  # the longest: the others would only take its core now
@@ -136,11 +137,11 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
 
     (staging / PICKLE).unlink()
     manifest |= {key: measurement.summary[key] for key in ("verdict", "reasons")}
-    manifest |= {"end": _now(), "exit_status": 0}
+    manifest |= {"end": moment(), "exit_status": 0}
     links = {title: f"{name}.html" for name, title in TITLES.items()} | {name: name for name in PRODUCTS}
     figures = {title: png for name in TITLES for title, png in tagged_figures(staging / f"{name}.ipynb").items()}
     write_index(staging / "index.html", measurement.summary, manifest, figures, links)
-    record.write_manifest(staging, manifest)
+    write_manifest(staging, manifest)
     progress("reports written")
 
 
@@ -228,10 +229,6 @@ def _publish_failure(claimed: Claim, manifest: dict, error: Exception, exit_stat
         with suppress(FileNotFoundError, ValueError):
             summary = json.loads((staging / "summary.json").read_text(encoding="utf-8"))
             write_summary(staging / "summary.json", summary | failed)
-        record.write_manifest(staging, manifest | failed | {"end": _now(), "exit_status": exit_status})
+        write_manifest(staging, manifest | failed | {"end": moment(), "exit_status": exit_status})
         return claimed.publish_failed()
     return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -19,7 +19,7 @@ from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.noise import median_variance, residual_factor
 from sla1tools.frames.capture import Night
 from sla1tools.measure import Measurement
-from sla1tools.published import json_text, printable
+from sla1tools.text import json_text, printable
 
 # name: (type, unit, what it is)
 LEADER_COLUMNS: dict[str, tuple[str, str | None, str]] = {

@@ -18,15 +18,9 @@ from filelock import FileLock, Timeout
 
 from sla1tools.errors import BusyError, ParametersError
 from sla1tools.parameters import Parameters
-from sla1tools.published import MANIFEST, sha256_of
+from sla1tools.published import ASIDE, FAILED, LOCKS, MANIFEST, STAGING, night_path, sha256_of
 
-STAGING, ASIDE, FAILED, LOCKS = ".staging", ".aside", ".failed", ".locks"
 LOCK_PATIENCE = 1.0  # seconds: longer than another command needs to settle this night's leftovers
-
-
-def night_path(parameters: Parameters) -> Path:
-    """Return a night's folder relative to the outputs folder: capture_date/capture_time/object_name."""
-    return Path(parameters.capture_date, parameters.capture_time, parameters.object_name)
 
 
 def refuse_to_mix(parameters: Parameters, outputs: str | Path) -> None:

@@ -1,11 +1,8 @@
 """Whether a night has to be run at all: what its manifest says against what lies in its capture folder."""
 
 import hashlib
-import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -16,8 +13,7 @@ from sla1tools.errors import FrameError
 from sla1tools.frames.capture import read_known_pixels, readable
 from sla1tools.frames.fits import read_bytes
 from sla1tools.parameters import Parameters, from_checkout
-from sla1tools.published import MANIFEST
-from sla1tools.run.publishing import FAILED, night_path
+from sla1tools.published import FAILED, night_path, read_manifest
 
 
 def is_current(parameters: Parameters, outputs: Path) -> bool:
@@ -55,20 +51,6 @@ def finished_since(parameters: Parameters, outputs: Path, since: str) -> tuple[s
         if str(manifest.get("end", "")) > since and _same_parameters(manifest, parameters):
             return str(manifest.get("verdict")), tuple(map(str, manifest.get("reasons", ())))
     return None
-
-
-def moment() -> str:
-    """Now, as manifests write it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Read a folder's manifest; {} where there is none, or none that can be read."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def _same_parameters(manifest: dict, parameters: Parameters) -> bool:

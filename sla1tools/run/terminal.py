@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from sla1tools.errors import ParametersError
 from sla1tools.frames.sessions import find_nights, night_in
-from sla1tools.nights.trends import counted
 from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters
-from sla1tools.published import printable
 from sla1tools.run.batch import CURRENT, LOGS, Outcome, run_batch
+from sla1tools.text import counted, printable
 
 WORDS = {
     "ok": "ok",
@@ -85,7 +84,7 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
             )
             raise
     _close(outcomes, outputs)
-    from sla1tools.show.season_page import write_trends
+    from sla1tools.run.season import write_trends
 
     try:
         click.echo(f"all nights: {write_trends(outputs)}")

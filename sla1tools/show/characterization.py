@@ -9,11 +9,11 @@ from scipy import ndimage, special
 
 from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.darks.classes import MEANINGS, PixelClass, name_of
-from sla1tools.darks.classes import truth_scores as score_classes
 from sla1tools.darks.structure import deviation_histogram, frame_drift, profiles, smooth_level, spatial_variances, trend
 from sla1tools.measure import Measurement
 from sla1tools.show.tables import shown
 from sla1tools.simulate.night import TRUTH_NAME
+from sla1tools.simulate.scores import truth_scores as score_classes
 
 
 def verdicts(night) -> HTML:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from sla1tools.published import printable
 from sla1tools.show.night_page import night_page
+from sla1tools.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -1,10 +1,7 @@
 """The page of all nights: a table to sort and filter, numbers over time, pixels that come back."""
 
 import base64
-import os
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
@@ -12,41 +9,10 @@ from IPython.display import Markdown
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
-from sla1tools.errors import ParametersError
-from sla1tools.nights.recurrence import CACHE, follow_pixels
-from sla1tools.nights.trends import METRICS, Metric, NightRecord, counted, read_nights, shown
-from sla1tools.published import printable
-from sla1tools.run.publishing import recover
+from sla1tools.nights.trends import METRICS, Metric, NightRecord
 from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, blank_axes, png
 from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
-
-
-def write_trends(outputs: str | Path) -> Path:
-    """Write `index.html` and `known_pixels.fits` for all nights of an outputs folder.
-
-    Returns
-    -------
-    page : Path
-
-    Raises
-    ------
-    ParametersError
-        If the folder cannot be read or written.
-    """
-    outputs = Path(outputs).absolute()
-    try:
-        (outputs / CACHE).mkdir(parents=True, exist_ok=True)
-        recover(outputs)
-        records = read_nights(outputs)
-        recurrent, latest = follow_pixels(records, outputs, write=True)
-        page = outputs / "index.html"
-        unfinished = outputs / CACHE / f"index.html.{uuid.uuid4().hex}"
-        unfinished.write_text(page_text(records, recurrent, latest), encoding="utf-8", errors="backslashreplace")
-        os.replace(unfinished, page)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ParametersError(f"{outputs}: the page of all nights cannot be written: {reason}") from None
-    return page
+from sla1tools.text import counted, printable, shown
 
 
 def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRecord | None) -> str:

@@ -9,23 +9,16 @@ from astropy.table import Table
 from IPython.display import HTML
 from scipy.spatial import cKDTree
 
-from sla1tools.candidates.contaminants import contaminant_pass_rates
 from sla1tools.candidates.criteria import neighbor_ratio
 from sla1tools.candidates.leaders import caption, cut_stamps, find_leaders
-from sla1tools.candidates.rates import (
-    CONFIDENCE,
-    FRAMES_PER_NIGHT,
-    completeness_curve,
-    flux_bins,
-    frame_area,
-    gaussian_expectation,
-    poisson_rate,
-)
+from sla1tools.candidates.rates import CONFIDENCE, FRAMES_PER_NIGHT, frame_area, gaussian_expectation, poisson_rate
+from sla1tools.candidates.shapes import contaminant_pass_rates
 from sla1tools.darks.classes import PixelClass
+from sla1tools.injections.completeness import completeness_curve, flux_bins
 from sla1tools.injections.injection import put_fake
 from sla1tools.injections.operating_point import CRITERIA
 from sla1tools.measure import Measurement
-from sla1tools.published import printable
+from sla1tools.text import printable
 
 REFERENCE_NAMES = {"leave_one_out": "held out", "all": "in sample"}
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from filelock import FileLock
 from tqdm import tqdm
 
 from sla1tools.errors import ParametersError
+from sla1tools.parameters import Parameters
 from sla1tools.simulate.camera import FULL_FRAME, HEADER_STREAM, Star, make_camera, stream
 
 TRUTH_NAME = "truth.ecsv"
@@ -258,3 +260,27 @@ def _fits(counts, k, directory, exposure, meta):
     header["ADCBITS"] = 12, "Bit depth of camera sensor ADC in current mode"
     header.update({"XBINNING": 1, "YBINNING": 1, "XPIXSZ": 11.0, "YPIXSZ": 11.0, "ROWORDER": "TOP-DOWN"})
     return frame
+
+
+def ensure_demo_night(parameters: Parameters) -> bool:
+    """Simulate the demo night if the parameters name it and it is not there.
+
+    Returns
+    -------
+    simulated : bool
+        Whether it was simulated now. Of several programs that ask at once, one simulates and the others wait.
+
+    Raises
+    ------
+    ParametersError
+        If its folder holds anything else, or cannot be written.
+    """
+    folder, demo = parameters.capture_directory, Parameters()
+    if folder != demo.capture_directory or (folder / TRUTH_NAME).is_file():
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if (folder / TRUTH_NAME).is_file():  # another program was first
+            return False
+        simulate_night(folder, shape=demo.frame_shape, seed=demo.random_seed)
+    return True

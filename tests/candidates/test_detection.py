@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 from astropy.table import Table
+from fitted import fit_stamps
 from small_nights import with_parameters, write_small_night
 
 from sla1tools.candidates import detection
 from sla1tools.candidates.criteria import candidates
 from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, FirstLook, Floors, detect, detect_night
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
-from sla1tools.candidates.psf import fit_stamps
 from sla1tools.darks.classes import BLOCKING, PixelClass
-from sla1tools.darks.reference import characterize
+from sla1tools.darks.model import characterize
 from sla1tools.measure import measure_night
 from sla1tools.simulate.night import Star
 

@@ -3,6 +3,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from fitted import fit_stamps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -11,16 +12,8 @@ from scipy.optimize import least_squares
 from scipy.stats import chi2 as chi2_law
 from scipy.stats import kstest
 
-from sla1tools.candidates.contaminants import contaminant_pass_rates
-from sla1tools.candidates.psf import (
-    POSITION_BOUND,
-    MatchedFilter,
-    centred_snr,
-    fit_stamps,
-    greatest_snr,
-    pixel_integrated_gaussian,
-)
-from sla1tools.candidates.shapes import rival_templates
+from sla1tools.candidates.psf import POSITION_BOUND, MatchedFilter, centred_snr, greatest_snr, pixel_integrated_gaussian
+from sla1tools.candidates.shapes import contaminant_pass_rates, rival_templates
 
 COLUMNS = ["snr", "flux", "x_fit", "y_fit", "background", "chi2", "dof", "p_value", "best_rival", "rival_chi2"]
 NUMBERS = [name for name in COLUMNS if name != "best_rival"]

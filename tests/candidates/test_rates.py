@@ -15,15 +15,8 @@ from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.psf import fit_stamps, greatest_snr, pixel_integrated_gaussian
 from sla1tools.candidates.rates import (
-    FLUX_BINS,
     FRAMES_PER_NIGHT,
-    FluxLimit,
-    bin_of_flux,
-    completeness_curve,
     count_over_grid,
-    crossings,
-    flux_bins,
-    flux_limit,
     frame_area,
     gaussian_expectation,
     gaussian_peaks,
@@ -31,7 +24,16 @@ from sla1tools.candidates.rates import (
     poisson_rate,
     upper_limit,
 )
-from sla1tools.darks.reference import characterize
+from sla1tools.darks.model import characterize
+from sla1tools.injections.completeness import (
+    FLUX_BINS,
+    FluxLimit,
+    bin_of_flux,
+    completeness_curve,
+    crossings,
+    flux_bins,
+    flux_limit,
+)
 from sla1tools.injections.injection import CRITERIA, inject
 
 FULL = (2048, 2048)

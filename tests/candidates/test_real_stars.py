@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from astropy.stats import binom_conf_interval
+from fitted import fit_stamps
 from real_star_tables import (
     FIGURE,
     FLUXES,
@@ -26,7 +27,7 @@ from real_star_tables import (
 from real_stars import P_MIN, STARS, reference_stars, sky_gain
 from star_stamps import SHAPES, rival_stamps, rules, shape_chi2
 
-from sla1tools.candidates.psf import fit_stamps, pixel_integrated_gaussian
+from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.candidates.shapes import rival_templates
 
 try:

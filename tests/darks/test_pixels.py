@@ -5,9 +5,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from sla1tools.darks.classes import BLOCKING, MEANINGS, PixelClass, classify, truth_scores, two_levels
+from sla1tools.darks.classes import BLOCKING, MEANINGS, PixelClass, classify
 from sla1tools.darks.noise import fit_noise_model, pixel_statistics
+from sla1tools.darks.telegraph import two_levels
 from sla1tools.simulate.night import Star, simulate_counts
+from sla1tools.simulate.scores import truth_scores
 
 SCALE = 1.39 / 16
 CHANCE_CLASSES = ("metadata", "zero_variance", "saturated", "hot", "warm", "column_row", "noisy", "unstable")

@@ -13,7 +13,7 @@ from sla1tools.candidates.criteria import candidates
 from sla1tools.candidates.detection import LEADER_COLUMNS, FirstLook, Floors, detect
 from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.darks.classes import BLOCKING
-from sla1tools.darks.reference import characterize
+from sla1tools.darks.model import characterize
 from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import judge_night
 from sla1tools.injections import injection

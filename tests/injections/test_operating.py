@@ -9,8 +9,9 @@ from small_nights import with_parameters, write_small_night
 
 from sla1tools.candidates.criteria import neighbor_ratio, psf_chi2
 from sla1tools.candidates.detection import Floors, detect_night
-from sla1tools.candidates.rates import completeness_curve, flux_bins, flux_limit, poisson_rate
-from sla1tools.darks.reference import characterize
+from sla1tools.candidates.rates import poisson_rate
+from sla1tools.darks.model import characterize
+from sla1tools.injections.completeness import completeness_curve, flux_bins, flux_limit
 from sla1tools.injections.injection import inject
 from sla1tools.injections.operating_point import CRITERIA, operating_point, tradeoff
 from sla1tools.measure import measure_night

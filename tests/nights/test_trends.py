@@ -21,8 +21,9 @@ from sla1tools.nights.trends import LEAST_NIGHTS, METRICS, WINDOW, control_limit
 from sla1tools.parameters import CHECKOUT, Parameters
 from sla1tools.run import night as night_module
 from sla1tools.run.night import run_night
+from sla1tools.run.season import write_trends
 from sla1tools.show.pages import export_html
-from sla1tools.show.season_page import nights_table, summed_up, write_trends
+from sla1tools.show.season_page import nights_table, summed_up
 from sla1tools.simulate.night import simulate_night
 
 HOSTILE = "<script>alert(1)</script> $\\foo$"

@@ -28,8 +28,9 @@ from sla1tools.run import batch as batch_module
 from sla1tools.run import night as night_module
 from sla1tools.run import publishing as publish
 from sla1tools.run.batch import BATCH, LOGS, Job, Outcome, run_one
-from sla1tools.run.resuming import finished_since, is_current, moment
+from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.simulate.night import simulate_night
+from sla1tools.text import moment
 
 HERE = Path(__file__).parents[1] / "support"
 SHAPE = (48, 56)

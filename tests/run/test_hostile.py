@@ -18,12 +18,12 @@ from small_nights import parameters_of
 from sla1tools import __version__
 from sla1tools.frames.fits import HEADER_KEYS, READ_KEYS
 from sla1tools.parameters import to_yaml
-from sla1tools.published import printable
+from sla1tools.published import LOCKS, night_path
 from sla1tools.run import night as night_module
 from sla1tools.run.batch import LOGS, Job, run_one
 from sla1tools.run.products import LEADER_COLUMNS
-from sla1tools.run.publishing import LOCKS, night_path
 from sla1tools.simulate.night import parse_star, simulate_night
+from sla1tools.text import printable
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="other systems have no such file names")
 

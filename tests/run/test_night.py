@@ -174,7 +174,7 @@ def test_disk_too_full_even_for_the_verdict(tmp_path, made_up_night, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(night_module, "write_products", full_disk)
-    monkeypatch.setattr("sla1tools.published.write_manifest", full_disk)
+    monkeypatch.setattr("sla1tools.run.night.write_manifest", full_disk)
     result = run_night(PARAMETERS, tmp_path)
     assert (result.verdict, result.directory) == ("failed", None)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]

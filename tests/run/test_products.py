@@ -13,12 +13,13 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import MaskedColumn, Table
 from regions import Regions
 
-from sla1tools import published as manifest
 from sla1tools.errors import Reason
-from sla1tools.frames.capture import Frame, Night, Rejected
+from sla1tools.frames.capture import Frame, Night, Rejected, judged_files
 from sla1tools.parameters import Parameters
 from sla1tools.run import products
 from sla1tools.run.products import LEADER_COLUMNS, TRIAL_COLUMNS
+from sla1tools.run.provenance import versions
+from sla1tools.text import printable
 
 HOSTILE = "A{b}\"c'\n\x1b[31m#;é<script>.fits"
 ELECTRON_IS_NO_FITS_UNIT = "ignore:'electron' did not parse as fits unit"
@@ -162,7 +163,7 @@ def test_candidates_come_back_from_ecsv_and_ds9(tmp_path, n):
     regions = Regions.read(tmp_path / "candidates.reg", format="ds9")
     assert [(region.center.x, region.center.y) for region in regions] == [(row["x"], row["y"]) for row in table]
     if n:
-        assert back["frame"][0] == manifest.printable(HOSTILE)
+        assert back["frame"][0] == printable(HOSTILE)
         lines = (tmp_path / "candidates.reg").read_text().splitlines()
         circle = next(line for line in lines if line.startswith("circle"))
         assert circle.startswith(f"circle({table['x'][0] + 1}.00000000,{table['y'][0] + 1}.00000000,")
@@ -219,7 +220,7 @@ def test_summary_is_plain_json(tmp_path):
 
 
 def test_manifest_lists_every_judged_file():
-    rows = manifest.judged_files(some_night())
+    rows = judged_files(some_night())
     assert [(row["name"], row["verdict"], row.get("reason")) for row in rows] == [
         ("00001.fits", "used", None),
         ("00009.fits", "rejected", "truncated"),
@@ -230,6 +231,6 @@ def test_manifest_lists_every_judged_file():
 
 
 def test_versions_name_the_requirements():
-    found = manifest.versions()
+    found = versions()
     assert {"python", "sla1tools", "numpy", "astropy", "papermill"} <= set(found)
     assert all(version[0].isdigit() for version in found.values())

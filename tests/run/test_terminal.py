@@ -11,12 +11,12 @@ import pytest
 
 from sla1tools import __version__
 from sla1tools.parameters import Parameters
+from sla1tools.published import night_path
 from sla1tools.run import night as night_module
 from sla1tools.run import terminal
 from sla1tools.run.batch import Job, Outcome, run_one
-from sla1tools.run.publishing import night_path
-from sla1tools.run.resuming import moment
 from sla1tools.simulate.night import simulate_night
+from sla1tools.text import moment
 
 SHAPE = (48, 56)
 
@@ -127,7 +127,7 @@ def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(old, new)
 
-    monkeypatch.setattr("sla1tools.show.season_page.os.replace", no_page)
+    monkeypatch.setattr("sla1tools.run.season.os.replace", no_page)
     assert terminal.run_and_tell(nights, outputs) == 1
     output, complaints = capsys.readouterr()
     assert [line.split()[0] for line in output.splitlines()] == ["ok", "failed", "failed"]

@@ -7,8 +7,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from sla1tools.parameters import Parameters
-from sla1tools.published import write_manifest
-from sla1tools.run.publishing import FAILED
+from sla1tools.published import FAILED, write_manifest
 
 SHAPE = (32, 40)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from astropy.stats import binom_conf_interval, sigma_clipped_stats
 from astropy.table import Table, vstack
+from fitted import fit_stamps
 from real_stars import EDGES, P_MIN, Field, Judged, judge, measured_fwhm, read_field, stamps_of
 from star_stamps import (
     SHAPES,
@@ -27,7 +28,7 @@ from star_stamps import (
     templates,
 )
 
-from sla1tools.candidates.psf import fit_stamps, pixel_integrated_gaussian
+from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.candidates.shapes import rival_templates
 from sla1tools.parameters import CHECKOUT
 

@@ -11,6 +11,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.stats import SigmaClip, sigma_clipped_stats
 from astropy.table import Table
+from fitted import fit_stamps
 from photutils.background import Background2D, MedianBackground
 from photutils.detection import DAOStarFinder
 from scipy import ndimage
@@ -18,9 +19,9 @@ from scipy.spatial import cKDTree
 
 from sla1tools.candidates import criteria
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
-from sla1tools.candidates.psf import fit_stamps, greatest_snr, pixel_integrated_gaussian
+from sla1tools.candidates.psf import greatest_snr, pixel_integrated_gaussian
 from sla1tools.darks.classes import BLOCKING, PixelClass
-from sla1tools.darks.reference import characterize
+from sla1tools.darks.model import characterize
 from sla1tools.darks.transfer import photon_transfer
 from sla1tools.frames.capture import judge_night
 from sla1tools.parameters import CHECKOUT, read_parameters

@@ -2,13 +2,14 @@
 
 import numpy as np
 from astropy.table import Table, vstack
+from fitted import fit_stamps
 from real_stars import P_MIN, RATIO, REACH, SIGMAS, SNR_MIN, Field, measure, reference_stars, stamps_of
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from sla1tools.candidates import criteria
 from sla1tools.candidates.leaders import cut_stamps
-from sla1tools.candidates.psf import fit_stamps, pixel_integrated_gaussian
+from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.candidates.shapes import rival_templates
 from sla1tools.darks.classes import BLOCKING
 

@@ -18,8 +18,9 @@ from sla1tools.candidates import criteria, rates
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.darks.classes import BLOCKING, PixelClass
+from sla1tools.injections import completeness
 from sla1tools.parameters import Parameters, to_yaml
-from sla1tools.published import printable
+from sla1tools.text import printable
 
 ROWS = 50_000  # leaders carried: about 1 MB, and a selection in under 5 ms
 CUTOUTS = 3_000
@@ -68,15 +69,17 @@ def live_numbers(
     }
     if trials is None or len(trials) == 0:
         return numbers
-    edges = rates.flux_bins(parameters.injection_flux_range)
-    curve = rates.completeness_curve(np.asarray(trials["flux_true"]), recovered(trials, parameters), edges)
-    place = curve[int(rates.bin_of_flux(np.array([flux]), edges)[0])]
+    edges = completeness.flux_bins(parameters.injection_flux_range)
+    curve = completeness.completeness_curve(np.asarray(trials["flux_true"]), recovered(trials, parameters), edges)
+    place = curve[int(completeness.bin_of_flux(np.array([flux]), edges)[0])]
     numbers |= {"found": int(place["recovered"]), "injected": int(place["injected"])}
     if place["injected"]:
         numbers |= {name: float(place[name]) for name in ("completeness", "low", "high")}
     some = curve[np.asarray(curve["injected"]) > 0]
     if len(some) > 1:
-        crossing = rates.crossings(np.log(np.asarray(some["flux"])), np.asarray(some["completeness"])[None], 0.5)[0]
+        crossing = completeness.crossings(
+            np.log(np.asarray(some["flux"])), np.asarray(some["completeness"])[None], 0.5
+        )[0]
         numbers["flux_50"] = float(np.exp(crossing)) if np.isfinite(crossing) else None
     return numbers
 
@@ -311,12 +314,12 @@ def _pack_rows(rows: Table, parameters: Parameters, frames: Sequence[str]) -> di
 def _pack_trials(trials: Table | None, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any] | None:
     if trials is None or len(trials) == 0:
         return None
-    edges = rates.flux_bins(parameters.injection_flux_range)
+    edges = completeness.flux_bins(parameters.injection_flux_range)
     flux = np.asarray(trials["flux_true"], np.float64)
     prior = np.asarray(trials["prior"], bool) if "prior" in trials.colnames else np.zeros(len(trials), bool)
     return _pack_rows(trials, parameters, frames) | {
         "edges": [float(edge) for edge in edges],
-        "bin": pack_column(rates.bin_of_flux(flux, edges)),
+        "bin": pack_column(completeness.bin_of_flux(flux, edges)),
         "prior": pack_column(prior),
         "flux": pack_column(flux.astype(np.float32)),
     }

@@ -1,0 +1,99 @@
+"""What a night's darks say about every pixel: reference, noise, classes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sla1tools.darks.classes import PixelClasses, classify
+from sla1tools.darks.noise import NoiseModel, fit_noise_model, join_statistics, pixel_statistics, residual_factor
+from sla1tools.darks.reference import BAND_ROWS, DarkReference, Reference, middle_counts
+from sla1tools.frames.capture import read_known_pixels
+
+
+@dataclass(frozen=True)
+class DarkModel:
+    """What a night's darks say about every pixel: reference, noise, classes.
+
+    Attributes
+    ----------
+    scale : float
+        Electrons per count.
+    reference : DarkReference
+        Exact in counts.
+    mean, variance : (ny, nx) float32 arrays
+        Over all frames, in counts and counts squared.
+    prior : (ny, nx) float32 array
+        Variance of one frame that the pixel's level alone suggests, counts squared.
+    noise_model : NoiseModel
+        How level and a pixel's own frames make its noise.
+    classes : PixelClasses
+        DQ bit planes.
+    """
+
+    scale: float
+    reference: DarkReference
+    mean: np.ndarray
+    variance: np.ndarray
+    prior: np.ndarray
+    noise_model: NoiseModel
+    classes: PixelClasses
+
+    @property
+    def master(self) -> np.ndarray:
+        """Master dark of all frames, (ny, nx) float32 electrons."""
+        return (self.reference.master * self.scale).astype(np.float32)
+
+    @property
+    def noise(self) -> np.ndarray:
+        """1-sigma of a held-out residual, from all frames, (ny, nx) float32 electrons."""
+        return self.noise_model.noise_map(self.variance, self.prior, self.scale)
+
+    def level_sigma(self, reference: Reference) -> np.ndarray:
+        """1-sigma of a residual that the pixel's level alone suggests, (ny, nx) float32 electrons."""
+        factor = residual_factor(self.reference.frames, self.reference.method, reference)
+        return np.sqrt(self.prior * np.float32(factor * self.scale**2))
+
+    def sigma(self, counts: np.ndarray, where, reference: Reference) -> np.ndarray:
+        """1-sigma in electrons of the residual of a frame's pixels, judged by the other frames.
+
+        Parameters
+        ----------
+        counts : uint16 array
+            The frame's counts at the pixels, as they went into the statistics.
+        where : index
+            The pixels' place in the frame.
+        reference : {'leave_one_out', 'all'}
+            What the residual was taken against.
+        """
+        maps = (self.mean[where], self.variance[where], self.prior[where])
+        return self.noise_model.held_out_sigma(counts, *maps, reference) * np.float32(self.scale)
+
+
+def characterize(night, step: int = 1) -> DarkModel:
+    """Measure reference, noise and pixel classes of a night, one band of rows at a time.
+
+    Parameters
+    ----------
+    night : Night
+        With at least three frames.
+    step : int
+        Greatest common step of the codes.
+    """
+    parameters = night.parameters
+    n, (ny, _) = len(night.frames), night.shape
+    method = parameters.combination_method
+    parts, exact, levels = [], [], []
+    for top in range(0, ny, BAND_ROWS):
+        band = night.band(top, min(top + BAND_ROWS, ny))
+        parts.append(pixel_statistics(band))
+        middle = middle_counts(band)
+        exact.append(middle if method == "median" else band.sum(axis=0, dtype=np.uint32)[None])
+        levels.append(np.rint(DarkReference(n, "median", middle).master).astype(np.uint16))
+    statistics = join_statistics(parts)
+    reference = DarkReference(n, method, np.concatenate(exact, axis=1))
+    level = np.concatenate(levels)  # the median, for the average too: a bright star must not raise its own noise
+    model = fit_noise_model(level, statistics.variance, n, method, parameters.scale)
+    prior = model.variance(level)
+    known = read_known_pixels(parameters)
+    classes = classify(night.band, statistics, level, prior, model, parameters.scale, parameters.top_code, known, step)
+    return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)

@@ -1,0 +1,50 @@
+"""How well the pixel classes find what a simulated night really holds."""
+
+import numpy as np
+from astropy.table import Table
+
+from sla1tools.darks.classes import PixelClass, name_of
+
+# What may truly be behind a flag besides the class's own kind of pixel; kinds as `simulate` names them.
+_KIND = {
+    PixelClass.METADATA: ("metadata",),
+    PixelClass.ZERO_VARIANCE: ("stuck", "saturated", "metadata"),
+    PixelClass.HOT: ("hot", "rts"),
+    PixelClass.UNSTABLE: ("rts",),
+    PixelClass.WARM: ("warm", "rts"),
+    PixelClass.NOISY: ("noisy", "rts", "column"),
+    PixelClass.COLUMN_ROW: ("column",),
+    PixelClass.SATURATED: ("saturated", "hot", "rts", "muon", "star"),
+}
+
+
+def truth_scores(dq: np.ndarray, truth: Table) -> Table:
+    """Compare the bit planes with a simulated night's truth.
+
+    Parameters
+    ----------
+    dq : (ny, nx) uint16 array
+        Bit planes.
+    truth : Table
+        `SimulatedNight.truth`: columns `x`, `y`, `kind`.
+
+    Returns
+    -------
+    scores : Table
+        A row a class: `class`, `kind` (the truth's word), `n_true`, `n_flagged`, `recall` (share of the true pixels
+        that are flagged) and `precision` (share of the flagged that are of this kind, or of another that does what
+        the class says: telegraph pixels are noisy too); NaN for no pixels.
+    """
+    kind, y, x = np.asarray(truth["kind"]), np.asarray(truth["y"]), np.asarray(truth["x"])
+    rows = []
+    for flag, kinds in _KIND.items():
+        flagged = dq & flag != 0
+        own = np.zeros(dq.shape, bool)
+        own[y[kind == kinds[0]], x[kind == kinds[0]]] = True
+        behind = np.zeros(dq.shape, bool)
+        behind[y[np.isin(kind, kinds)], x[np.isin(kind, kinds)]] = True
+        n_true, n_flagged = int(own.sum()), int(flagged.sum())
+        recall = (flagged & own).sum() / n_true if n_true else np.nan
+        precision = (flagged & behind).sum() / n_flagged if n_flagged else np.nan
+        rows.append((name_of(flag), kinds[0], n_true, n_flagged, float(recall), float(precision)))
+    return Table(rows=rows, names=("class", "kind", "n_true", "n_flagged", "recall", "precision"))

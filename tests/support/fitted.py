@@ -1,0 +1,8 @@
+"""The fit as the product calls it: with the rivals beside the star."""
+
+from functools import partial
+
+from sla1tools.candidates import psf
+from sla1tools.candidates.shapes import rival_templates
+
+fit_stamps = partial(psf.fit_stamps, rivals=rival_templates())
