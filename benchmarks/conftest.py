@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from comparison import Comparison, markdown
 
 from sla1tools.darks.model import characterize
-from sla1tools.frames.capture import judge_night
+from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import Parameters
 from sla1tools.simulate.night import simulate_night
 
@@ -47,7 +47,7 @@ def parameters(sessions):
 
 @pytest.fixture(scope="session")
 def night(parameters):
-    return judge_night(parameters)
+    return judge_capture(parameters)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ def flashes(night, floor, reference="leave_one_out") -> list:
 
     Parameters
     ----------
-    night : Night
+    capture : Capture
         Judged: what its headers and checksums say is known.
     floor : float
         Electrons.

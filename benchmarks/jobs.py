@@ -49,9 +49,9 @@ def find(parameters) -> dict:
     from flashes import flashes
 
     from sla1tools.candidates.detection import Floors
-    from sla1tools.frames.capture import judge_night
+    from sla1tools.frames.capture import judge_capture
 
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     start = time.perf_counter()
     leaders = flashes(night, Floors.of(parameters).peak)
     return {"seconds": time.perf_counter() - start, "leaders": sum(map(len, leaders))}

@@ -90,10 +90,10 @@ def main(verbose: bool) -> None:
 @OVERRIDES
 def check(files, overrides) -> None:
     """Judge the night's files and run nothing: one line a file."""
-    from sla1tools.frames.capture import judge_night, judged_files
+    from sla1tools.frames.capture import judge_capture, judged_files
     from sla1tools.text import printable
 
-    night = judge_night(read_parameters(files, overrides))
+    night = judge_capture(read_parameters(files, overrides))
     rows = judged_files(night)
     width = max((len(printable(row["name"])) for row in rows), default=0)
     for row in rows:

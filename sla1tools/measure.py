@@ -13,7 +13,7 @@ from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.rates import gaussian_expectation, gaussian_peaks, poisson_rate
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
-from sla1tools.frames.capture import Night, judge_night
+from sla1tools.frames.capture import Capture, judge_capture
 from sla1tools.frames.codes import CountsAudit, audit_counts
 from sla1tools.injections.completeness import completeness_curve, flux_bins, flux_limit
 from sla1tools.injections.injection import holds_a_stamp, inject
@@ -30,7 +30,7 @@ class Measurement:
 
     Attributes
     ----------
-    night : Night
+    capture : Capture
         Frames and verdicts.
     dark : DarkModel
         Reference, noise, pixel classes.
@@ -48,7 +48,7 @@ class Measurement:
         The numbers, in the shape of `summary.json`.
     """
 
-    night: Night
+    capture: Capture
     dark: DarkModel
     leaders: Table
     trials: Table
@@ -61,12 +61,12 @@ class Measurement:
     @property
     def parameters(self) -> Parameters:
         """The night's parameters."""
-        return self.night.parameters
+        return self.capture.parameters
 
     def residual(self, k: int, reference: Reference | None = None) -> np.ndarray:
         """Frame k minus its reference (the configured one by default), (ny, nx) float64 electrons."""
         reference = reference or self.parameters.reference
-        counts = self.night.rows(k, 0, self.night.shape[0])
+        counts = self.capture.rows(k, 0, self.capture.shape[0])
         return self.dark.reference.residual(counts, reference) * (
             self.dark.scale / self.dark.reference.denominator_of(reference)
         )
@@ -75,8 +75,8 @@ class Measurement:
         """Held-out residuals of n pixels in every frame, in units of their noise, (n, N)."""
         where = (np.asarray(y), np.asarray(x))
         scaled = []
-        for k in range(len(self.night.frames)):
-            counts = self.night.rows(k, 0, self.night.shape[0])[where]
+        for k in range(len(self.capture.frames)):
+            counts = self.capture.rows(k, 0, self.capture.shape[0])[where]
             numerator = self.dark.reference.residual(counts, "leave_one_out", where)
             factor = self.dark.scale / self.dark.reference.denominator_of("leave_one_out")
             scaled.append(numerator * factor / self.dark.sigma(counts, where, "leave_one_out"))
@@ -104,22 +104,22 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
         Where the night is unusable: no such folder, or fewer than three usable frames.
     """
     step = progress or (lambda _: None)
-    night = judge_night(parameters)
-    night.require_usable()
+    capture = judge_capture(parameters)
+    capture.require_usable()
     step("frames judged")
     audit = audit_counts(
-        night.histogram, parameters.top_code, parameters.scale_due_to_padding, _declared_padding(night)
+        capture.histogram, parameters.top_code, parameters.scale_due_to_padding, _declared_padding(capture)
     )
-    dark = characterize(night, audit.step)
+    dark = characterize(capture, audit.step)
     step("darks characterized")
-    leaders, hits, floors = detect_night(night, dark)
+    leaders, hits, floors = detect_night(capture, dark)
     step("leaders measured")
-    trials = inject(night, dark, floors)
+    trials = inject(capture, dark, floors)
     step("stars injected")
-    grid = tradeoff(leaders, trials, night.names, floors, parameters)
-    summary = summarize(night, dark, leaders, trials, floors, grid, audit)
+    grid = tradeoff(leaders, trials, capture.names, floors, parameters)
+    summary = summarize(capture, dark, leaders, trials, floors, grid, audit)
     step("night summed up")
-    return Measurement(night, dark, leaders, trials, hits, floors, grid, audit, summary)
+    return Measurement(capture, dark, leaders, trials, hits, floors, grid, audit, summary)
 
 
 def open_night(parameters: Parameters) -> Measurement:
@@ -136,9 +136,9 @@ def open_night(parameters: Parameters) -> Measurement:
     return measure_night(parameters)
 
 
-def _declared_padding(night: Night) -> float | None:
+def _declared_padding(capture: Capture) -> float | None:
     """Return the padding that the files themselves declare: EGAIN is at the ADC's depth, EGAINSAV at the saved one."""
-    true, saved, bits = (_positive(night.frames[0].header.get(key)) for key in ("EGAIN", "EGAINSAV", "ADCBITS"))
+    true, saved, bits = (_positive(capture.frames[0].header.get(key)) for key in ("EGAIN", "EGAINSAV", "ADCBITS"))
     if true and saved:
         return true / saved
     return 2.0 ** (16 - bits) if bits and bits <= 16 else None
@@ -150,28 +150,30 @@ def _positive(value) -> float | None:
     return float(value) if number and value > 0 else None
 
 
-def summarize(night, dark, leaders, trials, floors, grid, audit) -> dict:
+def summarize(capture, dark, leaders, trials, floors, grid, audit) -> dict:
     """Put the night's numbers together in the shape of `summary.json`: plain types, None where not tested."""
-    parameters = night.parameters
+    parameters = capture.parameters
     transfer = dark.noise_model.photon_transfer
-    rejected = Counter(item.reason.value for item in night.rejected)
+    rejected = Counter(item.reason.value for item in capture.rejected)
     reasons = [f"{count} frame{'s' * (count > 1)} rejected: {reason}" for reason, count in rejected.items()]
     reasons += [f"pixel class {name} could not be tested" for name, tested in dark.classes.tested.items() if not tested]
-    if not holds_a_stamp(night.shape):
-        reasons.append(f"completeness could not be tested: a frame of {list(night.shape)} is smaller than a 5x5 stamp")
-    per_criterion = {name: _criterion_numbers(name, night, dark, leaders, trials, grid) for name in CRITERIA}
+    if not holds_a_stamp(capture.shape):
+        reasons.append(
+            f"completeness could not be tested: a frame of {list(capture.shape)} is smaller than a 5x5 stamp"
+        )
+    per_criterion = {name: _criterion_numbers(name, capture, dark, leaders, trials, grid) for name in CRITERIA}
     return {
         "night": {key: getattr(parameters, key) for key in ("capture_date", "capture_time", "object_name")},
         "verdict": "degraded" if reasons else "ok",
         "reasons": reasons,
-        "notes": [*night.notes, *_notes(parameters, transfer, audit, floors)],
+        "notes": [*capture.notes, *_notes(parameters, transfer, audit, floors)],
         "floors": asdict(floors),
         "frames": {
-            "used": night.names,
+            "used": capture.names,
             "rejected": {
-                reason: [item.name for item in night.rejected if item.reason.value == reason] for reason in rejected
+                reason: [item.name for item in capture.rejected if item.reason.value == reason] for reason in rejected
             },
-            "ignored": list(night.ignored),
+            "ignored": list(capture.ignored),
         },
         "counts": {
             "low_bit_use": [float(share) for share in audit.low_bit_use],
@@ -217,30 +219,30 @@ def _finite(value) -> float | None:
     return float(value) if value is not None and np.isfinite(value) else None
 
 
-def _criterion_numbers(criterion, night, dark, leaders, trials, grid) -> dict:
-    parameters = night.parameters
+def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
+    parameters = capture.parameters
     passing = leaders[candidates(leaders, parameters, criterion)]
     held_out = passing[passing["reference"] == "leave_one_out"]
     configured = passing[passing["reference"] == parameters.reference]
-    rate = poisson_rate(len(configured), len(night.frames))
+    rate = poisson_rate(len(configured), len(capture.frames))
     curve = completeness_curve(
         np.asarray(trials["flux_true"]),
         np.asarray(trials[f"recovered_{criterion}"]),
         flux_bins(parameters.injection_flux_range),
     )
-    point = operating_point(grid, criterion, len(night.frames), parameters.false_alarm_budget)
+    point = operating_point(grid, criterion, len(capture.frames), parameters.false_alarm_budget)
     return {
         "candidates": {
             "held_out": len(held_out),
             "in_sample": len(passing) - len(held_out),
-            "per_frame": [int(np.count_nonzero(configured["frame"] == name)) for name in night.names],
+            "per_frame": [int(np.count_nonzero(configured["frame"] == name)) for name in capture.names],
         },
         "false_alarms": {
             "rate": rate.rate,
             "low": rate.low,
             "high": rate.high,
             "confidence": rate.confidence,
-            "gaussian_expectation": _expected(criterion, night, dark),
+            "gaussian_expectation": _expected(criterion, capture, dark),
         },
         "completeness": {
             "flux_50": asdict(flux_limit(curve, 0.5)),
@@ -251,10 +253,10 @@ def _criterion_numbers(criterion, night, dark, leaders, trials, grid) -> dict:
     }
 
 
-def _expected(criterion, night, dark) -> float:
+def _expected(criterion, capture, dark) -> float:
     """Candidates of one frame from Gaussian noise alone, with the configured reference's noise."""
-    parameters = night.parameters
+    parameters = capture.parameters
     if criterion == "neighbor_ratio":
         noise = dark.level_sigma(parameters.reference)
         return gaussian_expectation(noise, parameters.threshold, parameters.ratio, parameters.neighbors)
-    return gaussian_peaks(night.shape, parameters.snr_min, parameters.fwhm) * (1 - parameters.p_min)
+    return gaussian_peaks(capture.shape, parameters.snr_min, parameters.fwhm) * (1 - parameters.p_min)

@@ -14,7 +14,7 @@ from test_parameters import QUIETLY_MISREAD
 
 from sla1tools import cli
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
-from sla1tools.frames.capture import judge_night
+from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, read_yaml, to_yaml
 from sla1tools.run import publishing as publish
 from sla1tools.run.night import NightResult
@@ -177,7 +177,7 @@ TRAPS = [
 @pytest.mark.parametrize(("text", "told"), TRAPS, ids=[text.replace("\n", " ") for text, _ in TRAPS])
 def test_every_trap_of_yaml_ends_with_2_before_anything_is_read(night_file, monkeypatch, command, text, told):
     for module in ("frames.capture", "measure", "run.night"):
-        monkeypatch.setattr(f"sla1tools.{module}.judge_night", lambda _: pytest.fail("read"))
+        monkeypatch.setattr(f"sla1tools.{module}.judge_capture", lambda _: pytest.fail("read"))
     key = text.partition(":")[0]
     kept = [line for line in night_file.read_text().splitlines() if not line.startswith(key)]
     night_file.write_text("\n".join([*kept, text, ""]))
@@ -243,7 +243,7 @@ def test_simulate_writes_a_night_with_its_stars(tmp_path):
     truth = Table.read(folder / "truth.ecsv")
     stars = truth[truth["kind"] == "star"]
     assert sorted(zip(stars["value"], stars["fwhm"], strict=True)) == [(500, 1.5), (800, 2.0), (3000, 2.0)]
-    night = judge_night(Parameters(sessions_directory=str(tmp_path / "s"), frame_shape=(64, 80)))
+    night = judge_capture(Parameters(sessions_directory=str(tmp_path / "s"), frame_shape=(64, 80)))
     assert len(night.frames) == 3
 
 

@@ -91,7 +91,7 @@ def test_the_summarys_numbers_are_the_tables(measured):
         told = summary["candidates"][criterion]
         assert told["held_out"] == len(held_out) == len(measured.selected(criterion)) == sum(told["per_frame"])
         assert told["in_sample"] == len(passing) - len(held_out) == len(measured.selected(criterion, "all"))
-        assert told["per_frame"] == [np.count_nonzero(held_out["frame"] == name) for name in measured.night.names]
+        assert told["per_frame"] == [np.count_nonzero(held_out["frame"] == name) for name in measured.capture.names]
         rate = poisson_rate(len(held_out), 6)
         alarms = summary["false_alarms_per_frame"][criterion]
         assert (alarms["rate"], alarms["low"], alarms["high"]) == (rate.rate, rate.low, rate.high)
@@ -185,7 +185,7 @@ def test_stars_of_the_night_are_found_by_the_psf_in_their_own_frame(measured):
 
 
 def test_residuals_and_stories_are_the_definitions(measured):
-    night = measured.night
+    night = measured.capture
     stack = np.stack([frame.rows(0, 144) for frame in night.frames]).astype(float)
     for reference, others in (("leave_one_out", np.delete(stack, 2, axis=0)), ("all", stack)):
         wanted = (stack[2] - np.median(others, axis=0)) * night.parameters.scale

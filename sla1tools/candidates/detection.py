@@ -224,12 +224,12 @@ def flag_hits(leaders: Table, hits: Table) -> None:
     leaders["dq"][(away <= np.maximum(np.asarray(hits["length"]), 2.0)).any(axis=1)] |= int(PixelClass.COSMIC_RAY)
 
 
-def detect_night(night, dark: DarkModel) -> tuple[Table, Table, Floors]:
+def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     """Measure every leader of every frame against both references.
 
     Parameters
     ----------
-    night : Night
+    capture : Capture
         The frames.
     dark : DarkModel
         From the same night.
@@ -244,13 +244,13 @@ def detect_night(night, dark: DarkModel) -> tuple[Table, Table, Floors]:
         The floors that hold for all rows. Where more than `MOST_ROWS` rows stand above the usual floors, they are
         raised, but never above the configured cuts.
     """
-    parameters = night.parameters
+    parameters = capture.parameters
     floors = Floors.of(parameters)
     parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
     hits, sigma = [], dark.level_sigma("leave_one_out")
     looks = {reference: FirstLook.of(dark, reference, parameters.fwhm) for reference in parts}
-    for k, name in enumerate(night.names):
-        counts = night.rows(k, 0, night.shape[0])
+    for k, name in enumerate(capture.names):
+        counts = capture.rows(k, 0, capture.shape[0])
         hits.append(find_hits(dark, name, counts, sigma))
         for reference, tables in parts.items():
             tables.append(detect(dark, looks[reference], name, counts, reference, floors, parameters))

@@ -69,22 +69,22 @@ class DarkModel:
         return self.noise_model.held_out_sigma(counts, *maps, reference) * np.float32(self.scale)
 
 
-def characterize(night, step: int = 1) -> DarkModel:
+def characterize(capture, step: int = 1) -> DarkModel:
     """Measure reference, noise and pixel classes of a night, one band of rows at a time.
 
     Parameters
     ----------
-    night : Night
+    capture : Capture
         With at least three frames.
     step : int
         Greatest common step of the codes.
     """
-    parameters = night.parameters
-    n, (ny, _) = len(night.frames), night.shape
+    parameters = capture.parameters
+    n, (ny, _) = len(capture.frames), capture.shape
     method = parameters.combination_method
     parts, exact, levels = [], [], []
     for top in range(0, ny, BAND_ROWS):
-        band = night.band(top, min(top + BAND_ROWS, ny))
+        band = capture.band(top, min(top + BAND_ROWS, ny))
         parts.append(pixel_statistics(band))
         middle = middle_counts(band)
         exact.append(middle if method == "median" else band.sum(axis=0, dtype=np.uint32)[None])
@@ -95,5 +95,7 @@ def characterize(night, step: int = 1) -> DarkModel:
     model = fit_noise_model(level, statistics.variance, n, method, parameters.scale)
     prior = model.variance(level)
     known = read_known_pixels(parameters)
-    classes = classify(night.band, statistics, level, prior, model, parameters.scale, parameters.top_code, known, step)
+    classes = classify(
+        capture.band, statistics, level, prior, model, parameters.scale, parameters.top_code, known, step
+    )
     return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)

@@ -85,7 +85,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Night:
+class Capture:
     """A night of darks: usable frames in file order, rejected files, ignored files.
 
     `histogram` counts the raw codes of all used frames, (65536,) int64. `notes` are remarks that degrade nothing.
@@ -145,12 +145,12 @@ class Night:
             )
 
 
-def judge_night(parameters: Parameters) -> Night:
+def judge_capture(parameters: Parameters) -> Capture:
     """Judge every file of the capture folder once.
 
     Every file ends as exactly one of used, rejected (with a reason) or ignored (its name does not match
     `file_pattern`, or is hidden). Files are in the order of their names, numbers by value: 9.fits before 10.fits. One
-    bad file never stops the night; whether enough frames are left is asked by `Night.require_usable`.
+    bad file never stops the night; whether enough frames are left is asked by `Capture.require_usable`.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def judge_night(parameters: Parameters) -> Night:
         used, pixels = codes[frame.name]
         total[used] += pixels
     notes = _night_notes(frames)
-    return Night(parameters, tuple(frames), tuple(rejected), tuple(map(readable, ignored)), tuple(notes), total)
+    return Capture(parameters, tuple(frames), tuple(rejected), tuple(map(readable, ignored)), tuple(notes), total)
 
 
 def _numbers_by_value(name: str) -> tuple[list[tuple[str, int]], str]:
@@ -400,11 +400,11 @@ def _listed_pixels(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return known
 
 
-def judged_files(night) -> list[dict[str, Any]]:
+def judged_files(capture) -> list[dict[str, Any]]:
     """One mapping a file of the capture folder: name, verdict, reason, detail and SHA-256, for the manifest."""
     rows = [
         {"name": frame.name, "verdict": "used", "detail": "; ".join(frame.notes), "sha256": frame.sha256}
-        for frame in night.frames
+        for frame in capture.frames
     ]
     rows += [
         {
@@ -414,7 +414,7 @@ def judged_files(night) -> list[dict[str, Any]]:
             "detail": item.detail,
             "sha256": item.sha256,
         }
-        for item in night.rejected
+        for item in capture.rejected
     ]
-    rows += [{"name": name, "verdict": "ignored"} for name in night.ignored]
+    rows += [{"name": name, "verdict": "ignored"} for name in capture.ignored]
     return sorted(rows, key=lambda row: row["name"])

@@ -105,12 +105,12 @@ def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng
     return np.maximum(np.minimum(np.rint(counts + electrons / scale), top_code), counts).astype(np.uint16)
 
 
-def inject(night, dark: DarkModel, floors: Floors, stars: Table | None = None) -> Table:
+def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None) -> Table:
     """Inject stars one by one and measure what becomes of each.
 
     Parameters
     ----------
-    night : Night
+    capture : Capture
         Its parameters say how many stars and which reference.
     dark : DarkModel
         From the same night.
@@ -134,35 +134,39 @@ def inject(night, dark: DarkModel, floors: Floors, stars: Table | None = None) -
     Where no pixel there leads it is 'out-led' ('below threshold' if none is above it either), and where a candidate
     stood before, 'already there'.
     """
-    parameters = night.parameters
+    parameters = capture.parameters
     if stars is None:
-        stars = random_stars(parameters, len(night.frames), night.shape)
-        stars = stars if holds_a_stamp(night.shape) else stars[:0]
+        stars = random_stars(parameters, len(capture.frames), capture.shape)
+        stars = stars if holds_a_stamp(capture.shape) else stars[:0]
     order = np.argsort(stars["frame_number"], kind="stable")
     rng = np.random.default_rng([parameters.random_seed, 1])
     trials = _empty_trials(stars)
     for start in range(0, len(stars), _CHUNK):
         rows = order[start : start + _CHUNK]
-        before, after = _patches(night, dark, stars[rows], rng)
+        before, after = _patches(capture, dark, stars[rows], rng)
         _judge_stars(trials, rows, dark, before, after, floors, parameters)
-    trials["frame"] = np.array([*night.names, ""])[np.asarray(stars["frame_number"], int)].astype("U80")
+    trials["frame"] = np.array([*capture.names, ""])[np.asarray(stars["frame_number"], int)].astype("U80")
     return trials
 
 
-def _patches(night, dark: DarkModel, stars: Table, rng: np.random.Generator) -> tuple[Patches, Patches]:
+def _patches(capture, dark: DarkModel, stars: Table, rng: np.random.Generator) -> tuple[Patches, Patches]:
     """Cut the surroundings of stars, in the order of their frames, out of these; and put the stars in."""
     reach = np.arange(-PATCH_RADIUS, PATCH_RADIUS + 1)
     rows, columns = np.broadcast_arrays(
         np.rint(stars["y_true"]).astype(int)[:, None, None] + reach[:, None],
         np.rint(stars["x_true"]).astype(int)[:, None, None] + reach,
     )
-    where = np.clip(rows, 0, night.shape[0] - 1), np.clip(columns, 0, night.shape[1] - 1)
+    where = np.clip(rows, 0, capture.shape[0] - 1), np.clip(columns, 0, capture.shape[1] - 1)
     parts = list(_by_frame(stars))
-    raw = np.concatenate([night.frames[k].rows(0, night.shape[0])[where[0][part], where[1][part]] for k, part in parts])
-    starred = add_stars(raw, stars, dark.scale, night.parameters.top_code, rng)
-    raw, starred = (np.concatenate([night.correct(k, counts[part]) for k, part in parts]) for counts in (raw, starred))
-    noise = dark.sigma(raw, where, night.parameters.reference)
-    without, having = _residuals(night, dark, stars, where, raw, starred)
+    raw = np.concatenate(
+        [capture.frames[k].rows(0, capture.shape[0])[where[0][part], where[1][part]] for k, part in parts]
+    )
+    starred = add_stars(raw, stars, dark.scale, capture.parameters.top_code, rng)
+    raw, starred = (
+        np.concatenate([capture.correct(k, counts[part]) for k, part in parts]) for counts in (raw, starred)
+    )
+    noise = dark.sigma(raw, where, capture.parameters.reference)
+    without, having = _residuals(capture, dark, stars, where, raw, starred)
     return Patches(rows, columns, raw, without, noise), Patches(rows, columns, starred, having, noise)
 
 
@@ -172,15 +176,15 @@ def _by_frame(stars: Table) -> Iterator[tuple[int, slice]]:
         yield k, slice(start, stop)
 
 
-def _residuals(night, dark, stars, where, raw, starred) -> tuple[np.ndarray, np.ndarray]:
+def _residuals(capture, dark, stars, where, raw, starred) -> tuple[np.ndarray, np.ndarray]:
     """Numerators of the residuals of patches without and with their stars."""
-    reference = night.parameters.reference
+    reference = capture.parameters.reference
     if reference == "leave_one_out":
         # what the others say rests on the count that was there: the star only adds to it
         numerator = dark.reference.residual(raw, reference, where)
         added = starred.astype(np.int64) - raw
         return numerator, numerator + added * dark.reference.denominator_of(reference)
-    stack = np.stack([night.rows(k, 0, night.shape[0])[where] for k in range(len(night.frames))])
+    stack = np.stack([capture.rows(k, 0, capture.shape[0])[where] for k in range(len(capture.frames))])
     own = np.asarray(stars["frame_number"]), np.arange(len(stars))
     numerators = []
     for counts in (raw, starred):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sla1tools.errors import NightError, Sla1Error
-from sla1tools.frames.capture import judge_night, judged_files, read_known_pixels
+from sla1tools.frames.capture import judge_capture, judged_files, read_known_pixels
 from sla1tools.measure import PICKLE, measure_night
 from sla1tools.parameters import CHECKOUT, Parameters
 from sla1tools.published import night_path, write_manifest
@@ -101,7 +101,7 @@ def run_night(
             directory = claimed.publish()
         except NightError as error:
             with suppress(NightError):
-                manifest["inputs"] = judged_files(judge_night(parameters))
+                manifest["inputs"] = judged_files(judge_capture(parameters))
             _publish_failure(claimed, manifest, error, exit_status=3)
             raise
         except OSError as error:
@@ -125,7 +125,7 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
             progress(word)
 
         measurement = measure_night(parameters, step)
-        manifest["inputs"] = judged_files(measurement.night)
+        manifest["inputs"] = judged_files(measurement.capture)
         (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
         notebooks.start()
         notebooks.open(*list(notebooks.opened)[:1])  # the longest: the others would only take its core now

@@ -17,7 +17,7 @@ from astropy.time import Time
 
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.noise import median_variance, residual_factor
-from sla1tools.frames.capture import Night
+from sla1tools.frames.capture import Capture
 from sla1tools.measure import Measurement
 from sla1tools.text import json_text, printable
 
@@ -111,7 +111,7 @@ def write_products(measurement: Measurement, directory: Path) -> None:
     directory : Path
         An existing folder.
     """
-    dark, cards = measurement.dark, provenance(measurement.night)
+    dark, cards = measurement.dark, provenance(measurement.capture)
     frames, method = dark.reference.frames, dark.reference.method
     spread = median_variance(frames) if method == "median" else 1 / frames
     write_master(
@@ -242,9 +242,9 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     path.write_text(json_text({key: summary[key] for key in SUMMARY_KEYS}), encoding="utf-8")
 
 
-def provenance(night: Night) -> dict[str, Any]:
+def provenance(capture: Capture) -> dict[str, Any]:
     """Cards that say what a product was made of: camera, times (UTC), temperature, scale, the first 999 frames."""
-    frames, parameters = night.frames, night.parameters
+    frames, parameters = capture.frames, capture.parameters
     cards: dict[str, Any] = {
         "ORIGIN": (f"sla1tools {importlib.metadata.version('sla1tools')}", "program that wrote this file"),
         "OBJECT": parameters.object_name,

@@ -35,7 +35,7 @@ def calibration(night: Measurement, k: int = 0) -> tuple[Table, np.ndarray]:
     scaled : array
         Residual over noise of those pixels.
     """
-    counts = night.night.rows(k, 0, night.night.shape[0])
+    counts = night.capture.rows(k, 0, night.capture.shape[0])
     good = night.dark.classes.dq == 0
     scaled = (night.residual(k, "leave_one_out") / night.dark.sigma(counts, np.s_[:, :], "leave_one_out"))[good]
     level = night.dark.reference.master[good]
@@ -62,21 +62,21 @@ def gaussian_shares(scaled: np.ndarray) -> HTML:
 
 def drift(night: Measurement) -> Table:
     """Level, noise (electrons), minutes since the first and temperature (Celsius) of each frame; NaN where unknown."""
-    ny = night.night.shape[0]
+    ny = night.capture.shape[0]
     some = slice(None, None, max(1, ny // 128))
-    sample = np.stack([frame.rows(0, ny)[some].ravel() for frame in night.night.frames])
+    sample = np.stack([frame.rows(0, ny)[some].ravel() for frame in night.capture.frames])
     master = night.dark.reference.master[some].ravel()
     table = frame_drift(sample, master)
     scale = night.dark.scale
     return Table(
         {
-            "frame": night.night.names,
+            "frame": night.capture.names,
             "level": np.asarray(table["level"]) * scale,
             "offset": np.asarray(table["offset"]) * scale,
             "error": np.asarray(table["offset_error"]) * scale,
             "noise": np.asarray(table["noise"]) * scale,
-            "minutes": _minutes([frame.start for frame in night.night.frames]),
-            "temperature": [np.nan if f.temperature is None else f.temperature for f in night.night.frames],
+            "minutes": _minutes([frame.start for frame in night.capture.frames]),
+            "temperature": [np.nan if f.temperature is None else f.temperature for f in night.capture.frames],
         },
         units={
             "level": "electron",
@@ -149,7 +149,7 @@ def hits_per_frame(night: Measurement) -> dict[str, np.ndarray]:
     hits = night.hits
     tracks = hits[np.asarray(hits["track"], bool)]
     return {
-        label: np.array([np.count_nonzero(rows["frame"] == name) for name in night.night.names])
+        label: np.array([np.count_nonzero(rows["frame"] == name) for name in night.capture.names])
         for label, rows in (("all hits", hits), ("tracks", tracks))
     }
 
@@ -173,7 +173,7 @@ def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> LaCosmic:
     """
     from ccdproc import cosmicray_lacosmic
 
-    y0, x0 = (max(0, (size - side) // 2) for size in night.night.shape)
+    y0, x0 = (max(0, (size - side) // 2) for size in night.capture.shape)
     middle = night.residual(k, "leave_one_out")[y0 : y0 + side, x0 : x0 + side].astype(np.float32)
     noise = float(np.median(night.dark.noise))
     places = [(y, x) for y in range(16, middle.shape[0] - 16, 32) for x in range(16, middle.shape[1] - 16, 32)]
@@ -184,7 +184,7 @@ def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> LaCosmic:
         cosmicray_lacosmic(image, gain=1.0, readnoise=noise, niter=1, gain_apply=False)[1].astype(bool)
         for image in (middle, starred)
     )
-    hits = night.hits[np.asarray(night.hits["frame"]) == night.night.names[k]]
+    hits = night.hits[np.asarray(night.hits["frame"]) == night.capture.names[k]]
     inside = (np.asarray(hits["y"]) - y0 >= 0) & (np.asarray(hits["y"]) - y0 < side)
     inside &= (np.asarray(hits["x"]) - x0 >= 0) & (np.asarray(hits["x"]) - x0 < side)
     flagged = sum(full[y - 1 : y + 2, x - 1 : x + 2].any() for y, x in places)
@@ -197,7 +197,7 @@ def nonuniformity(night: Measurement) -> HTML:
     usable = dark.classes.dq & (PixelClass.METADATA | PixelClass.SATURATED) == 0
     rows = []
     for told, level in (("as it is", dark.mean), ("without the glow", dark.mean - smooth_level(dark.mean))):
-        split = spatial_variances(level, dark.variance, len(night.night.frames), usable)
+        split = spatial_variances(level, dark.variance, len(night.capture.frames), usable)
         sigma = [np.sqrt(max(getattr(split, name), 0.0)) * scale for name in ("total", "row", "column", "pixel")]
         rows.append((told, *(f"{value:.2f}" for value in sigma)))
     return shown(Table(rows=rows, names=("DSNU [e-]", "total", "rows", "columns", "pixels")))

@@ -17,7 +17,7 @@ def files(night: Measurement) -> Markdown:
     frames = night.summary["frames"]
     rejected = sum(len(names) for names in frames["rejected"].values())
     text = f"**{len(frames['used'])} frames used**, {rejected} rejected, {len(frames['ignored'])} ignored."
-    return Markdown(text + _notes(night.night.notes))
+    return Markdown(text + _notes(night.capture.notes))
 
 
 def _notes(notes) -> str:
@@ -55,8 +55,8 @@ def gain(night: Measurement) -> Markdown:
 
 def muons(night: Measurement) -> Markdown:
     """Hits seen beside the muons expected."""
-    frames = len(night.night.frames)
-    expected = expected_muons(night.night.shape, night.parameters.dark_exposure)
+    frames = len(night.capture.frames)
+    expected = expected_muons(night.capture.shape, night.parameters.dark_exposure)
     tracks = int(np.count_nonzero(night.hits["track"]))
     return Markdown(
         f"**{len(night.hits) / frames:.1f} hits per frame** ({tracks} of {len(night.hits)} are tracks); about "
@@ -97,7 +97,7 @@ def hold_out(night: Measurement) -> Markdown:
     """What holding the frame out changes."""
     numbers = night.summary["candidates"][night.parameters.criterion]
     return Markdown(
-        f"Candidates in {len(night.night.frames)} frames: **{numbers['held_out']} held out**, "
+        f"Candidates in {len(night.capture.frames)} frames: **{numbers['held_out']} held out**, "
         f"{numbers['in_sample']} in sample. In sample a flash pulls the median it is compared with, and its "
         "noise looks smaller than it is; the held-out number is the one that holds for the next frame."
     )

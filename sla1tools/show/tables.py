@@ -44,7 +44,7 @@ def per_frame(night: Measurement) -> dict[str, np.ndarray]:
     """Candidates of the configured criterion in each frame: held out and in sample."""
     return {
         label: np.array(
-            [np.count_nonzero(night.selected(reference=reference)["frame"] == name) for name in night.night.names]
+            [np.count_nonzero(night.selected(reference=reference)["frame"] == name) for name in night.capture.names]
         )
         for reference, label in REFERENCE_NAMES.items()
     }
@@ -59,7 +59,7 @@ def captions(night: Measurement, leaders: Table) -> list[str]:
     """Frame name, in letters that every font has, and the observers' caption of each leader."""
     return [
         f"{printable(frame).encode('ascii', 'backslashreplace').decode()}\n"
-        f"{caption(int(x), int(y), float(peak), night.night.shape)}"
+        f"{caption(int(x), int(y), float(peak), night.capture.shape)}"
         for frame, x, y, peak in zip(*(leaders[name] for name in ("frame", "x", "y", "peak")), strict=True)
     ]
 
@@ -96,8 +96,8 @@ def kinds(night: Measurement, leaders: Table) -> np.ndarray:
 
 def false_alarms(night: Measurement) -> HTML:
     """False alarms of the configured criterion by kind: per frame, per night of 960 frames, per square degree."""
-    frames = len(night.night.frames)
-    area = frame_area(night.night.shape, night.parameters.pixel_scale)
+    frames = len(night.capture.frames)
+    area = frame_area(night.capture.shape, night.parameters.pixel_scale)
     chosen = night.selected()
     kind = kinds(night, chosen)
     rows = []
@@ -150,7 +150,7 @@ class FakeCheck:
 
 def fake_check(night: Measurement, k: int = 0) -> FakeCheck:
     """Put the observers' fake into a copy of a frame's residual and look for it with their rule."""
-    parameters, shape = night.parameters, night.night.shape
+    parameters, shape = night.parameters, night.capture.shape
     x, y = (150, 250) if shape[0] > 252 and shape[1] > 152 else (shape[1] // 2, shape[0] // 2)
     residual = night.residual(k)
     before, after = (
@@ -231,8 +231,8 @@ def completeness_by(night: Measurement) -> tuple[dict[str, Table], str]:
     phase = np.hypot(x - np.rint(x), y - np.rint(y))
     panels = {
         "distance from pixel centre [px]": _share(phase, found, np.linspace(0, 0.7072, 7)),
-        "x, column [px]": _share(x, found, np.linspace(-0.5, night.night.shape[1] - 0.5, 9)),
-        "y, row [px]": _share(y, found, np.linspace(-0.5, night.night.shape[0] - 0.5, 9)),
+        "x, column [px]": _share(x, found, np.linspace(-0.5, night.capture.shape[1] - 0.5, 9)),
+        "y, row [px]": _share(y, found, np.linspace(-0.5, night.capture.shape[0] - 0.5, 9)),
     }
     told = f"{flux[some].min():.0f} to {flux[some].max():.0f} e-" if some.any() else "none"
     return panels, f"Stars of {told}, {criterion}"
@@ -292,5 +292,5 @@ def tradeoff_points(night: Measurement) -> tuple[dict, dict]:
         point = night.summary["operating_point"][name]
         if point:
             both = [point[half] for half in ("chosen_on", "quoted_on")]
-            recommended[name] = (point["flux_50"], sum(half["count"] for half in both) / len(night.night.frames))
+            recommended[name] = (point["flux_50"], sum(half["count"] for half in both) / len(night.capture.frames))
     return configured, recommended

@@ -14,7 +14,7 @@ from conftest import SHARED
 from small_nights import parameters_of, with_parameters, write_small_night
 
 from sla1tools.errors import FrameError, NightError, ParametersError, Reason
-from sla1tools.frames.capture import judge_night, read_known_pixels
+from sla1tools.frames.capture import judge_capture, read_known_pixels
 from sla1tools.frames.fits import decode
 
 SHAPE = (48, 64)
@@ -73,7 +73,7 @@ def test_histogram_counts_the_codes_of_the_used_frames_alone(small):
     np.testing.assert_array_equal(night.histogram, np.bincount(simulated.counts.ravel(), minlength=65536))
     edit(paths_of(night.parameters)[1], EXPTIME=60.0)
     edit(paths_of(night.parameters)[4], GAIN=9)
-    fewer = judge_night(night.parameters)
+    fewer = judge_capture(night.parameters)
     used = np.delete(simulated.counts, [1, 4], axis=0)
     np.testing.assert_array_equal(fewer.histogram, np.bincount(used.ravel(), minlength=65536))
 
@@ -82,7 +82,7 @@ def test_files_are_in_the_order_of_their_numbers(small):
     night, simulated = small
     for number, path in zip([2, 10, 9, 100, 1, 11], paths_of(night.parameters), strict=True):
         path.rename(path.with_name(f"dark-{number}.fits"))
-    renamed = judge_night(night.parameters)
+    renamed = judge_capture(night.parameters)
     assert renamed.names == [f"dark-{number}.fits" for number in (1, 2, 9, 10, 11, 100)]
     np.testing.assert_array_equal(renamed.band(5, 9), simulated.counts[[4, 0, 2, 1, 5, 3], 5:9])
 
@@ -128,7 +128,7 @@ def test_times_are_repaired_from_their_ends(small):
 def test_time_of_a_frame(small, begun, ended, start, end):
     night, _ = small
     edit(paths_of(night.parameters)[0], DATE_OBS=begun, DATE_END=ended)
-    frame = judge_night(night.parameters).frames[0]
+    frame = judge_capture(night.parameters).frames[0]
     found = [time and time.strftime("%H:%M:%S.%f") for time in (frame.start, frame.end)]
     assert found == [start, end]
     assert ("time unknown, as neither DATE-OBS nor DATE-END is sane" in frame.notes) == (start is None)
@@ -139,7 +139,7 @@ def test_keys_that_only_some_cameras_write(small):
     for path in paths_of(night.parameters):
         edit(path, GAIN=None, CCD_TEMP=None, XBINNING=None)
     edit(paths_of(night.parameters)[0], FILTER="Clear", GAIN="high")
-    bare = judge_night(night.parameters)
+    bare = judge_capture(night.parameters)
     assert len(bare.frames) == 6
     assert {(frame.gain, frame.temperature, frame.binning) for frame in bare.frames} == {(None, None, None)}
     assert [frame.filter_name for frame in bare.frames] == ["Clear", *[None] * 5]
@@ -151,7 +151,7 @@ def test_frame_after_an_exposure_change_is_noted(small):
     night, _ = small
     for k in (0, 3):
         edit(paths_of(night.parameters)[k], EXPTIME=1.0)
-    changed = judge_night(night.parameters)
+    changed = judge_capture(night.parameters)
     noted = [frame.name for frame in changed.frames if "first frame after an exposure change" in frame.notes]
     assert noted == ["00002.fits", "00005.fits"]
     assert "first frame after an exposure change (2 of 4 frames)" in changed.notes
@@ -170,7 +170,7 @@ def shift_levels(night, offsets):
 def test_level_correction_takes_whole_counts_off(tmp_path):
     night, _ = write_small_night(tmp_path, frames=5, shape=SHAPE, noise=1.0)
     shift_levels(night, [900, 450, 0, -450, -900])
-    night = judge_night(night.parameters)
+    night = judge_capture(night.parameters)
     assert night.offsets.dtype.kind == "i"
     assert night.offsets.tolist() == [
         round(frame.level - np.median([frame.level for frame in night.frames])) for frame in night.frames
@@ -197,7 +197,7 @@ def test_level_correction_takes_whole_counts_off(tmp_path):
 def test_level_correction_leaves_its_input_alone(tmp_path):
     night, _ = write_small_night(tmp_path, frames=3, shape=SHAPE, changes={"level_correction": True}, noise=1.0)
     shift_levels(night, [500, 0, -500])
-    night = judge_night(night.parameters)
+    night = judge_capture(night.parameters)
     counts = np.full((2, 3), 9000, np.uint16)
     assert night.correct(0, counts).tolist() == [[9000 - night.offsets[0]] * 3] * 2
     assert (counts == 9000).all()
@@ -211,7 +211,7 @@ def test_packed_frames_are_read_from_memory_and_not_shared(small):
         path.with_name("00003.fits.fz")
     )
     path.unlink()
-    packed = judge_night(night.parameters)
+    packed = judge_capture(night.parameters)
     np.testing.assert_array_equal(packed.band(0, 48), simulated.counts)
     packed.frames[2].rows(0, 48)[:] = 7
     np.testing.assert_array_equal(packed.rows(2, 4, 9), simulated.counts[2, 4:9])
@@ -230,7 +230,7 @@ def test_raw_files_are_left_as_they_are(small):
     directory = night.parameters.capture_directory
     before = digests(directory)
     times = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
-    judge_night(night.parameters).band(0, 48)
+    judge_capture(night.parameters).band(0, 48)
     assert digests(directory) == before
     assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == times
 
@@ -240,7 +240,7 @@ def test_a_night_is_read_by_bands(tmp_path):
     stack = 24 * 512 * 512 * 2
     tracemalloc.start()
     try:
-        judged = judge_night(night.parameters)
+        judged = judge_capture(night.parameters)
         held, judging = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         for row in range(0, 512, 16):
@@ -257,11 +257,11 @@ def test_a_night_is_read_by_bands(tmp_path):
 def test_capture_folder_that_cannot_be_listed(tmp_path):
     parameters = parameters_of(tmp_path, SHAPE)
     with pytest.raises(NightError, match="cannot be listed: No such file"):
-        judge_night(parameters)
+        judge_capture(parameters)
     parameters.capture_directory.parent.mkdir(parents=True)
     parameters.capture_directory.write_text("not a folder")
     with pytest.raises(NightError, match="cannot be listed: Not a directory"):
-        judge_night(parameters)
+        judge_capture(parameters)
 
 
 @pytest.mark.parametrize("usable", [0, 1, 2, 3])
@@ -269,7 +269,7 @@ def test_a_night_needs_three_usable_frames(small, usable):
     night, _ = small
     for k, path in enumerate(paths_of(night.parameters)[: 6 - usable]):
         path.write_bytes(b"") if k % 2 else edit(path, EXPTIME=60.0)
-    night = judge_night(night.parameters)
+    night = judge_capture(night.parameters)
     assert len(night.frames) == usable
     if usable < 3:
         with pytest.raises(NightError, match=rf"not tested: {usable} usable frames \(\d exposure, \d empty\)"):
@@ -281,7 +281,7 @@ def test_a_night_needs_three_usable_frames(small, usable):
 def test_an_empty_folder_is_not_tested(tmp_path):
     parameters = parameters_of(tmp_path, SHAPE)
     parameters.capture_directory.mkdir(parents=True)
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     assert (night.frames, night.rejected, night.ignored, night.notes) == ((), (), (), ())
     assert night.offsets.shape == (0,)
     assert not night.histogram.any()
@@ -330,7 +330,7 @@ def test_the_real_night(real_sessions):
         scale_due_to_gain=0.78,
     )
     before = digests(parameters.capture_directory)
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     assert night.names == [f"tres1-{k:03d}d.fit" for k in range(1, 21)]
     assert night.rejected == night.ignored == ()
     assert night.notes == ("GAIN unknown (20 of 20 frames)", "FILTER unknown (20 of 20 frames)")
@@ -383,7 +383,7 @@ def test_headers_as_programs_write_them(tmp_path, name):
     parameters = parameters_of(tmp_path, SHAPE, dark_exposure=facts["exposure"])
     parameters.capture_directory.mkdir(parents=True)
     (parameters.capture_directory / "light.fit").write_bytes(contents)
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     assert [item.detail for item in night.rejected] == []
     (frame,) = night.frames
     assert {key: getattr(frame, key) for key in facts} == facts
@@ -402,5 +402,5 @@ def test_no_file_stays_open(small):
     if not folder.is_dir():
         pytest.skip("open files are counted where /proc shows them")
     before = len(os.listdir(folder))
-    judge_night(night.parameters).band(0, 48)
+    judge_capture(night.parameters).band(0, 48)
     assert len(os.listdir(folder)) == before

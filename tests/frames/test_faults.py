@@ -16,7 +16,7 @@ from small_nights import parameters_of
 
 import sla1tools.frames.fits
 from sla1tools.errors import NightError, Reason
-from sla1tools.frames.capture import judge_night
+from sla1tools.frames.capture import judge_capture
 from sla1tools.simulate.night import simulate_counts, write_night
 
 MOST_MEMORY = 80e6  # bytes: an unpacked file may have 17 MB at this shape, and is held a few times over
@@ -62,7 +62,7 @@ def judged_within_bounds(parameters):
     tracemalloc.start()
     begun = time.monotonic()
     try:
-        night = judge_night(parameters)
+        night = judge_capture(parameters)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -116,7 +116,7 @@ def test_all_faults_at_once(night_of):
         path = directory / f"{number:05d}.fits"
         fits.writeto(path, np.roll(spare, number, axis=1), header)
         expected[(fault.make(path) or path).name] = fault.verdict
-    verdicts = verdicts_of(judge_night(parameters))
+    verdicts = verdicts_of(judge_capture(parameters))
     assert set(verdicts) == set(os.listdir(directory))
     assert {name: verdicts[name] for name in expected} == expected
     assert [verdicts[f"{k:05d}.fits"] for k in range(1, 7)] == ["used"] * 6
@@ -158,7 +158,7 @@ def open_failing(error, at_read):
 def test_file_that_the_system_does_not_give(night_of, monkeypatch, error, at_read):
     parameters = night_of()
     monkeypatch.setattr(sla1tools.frames.fits, "open", open_failing(error, at_read), raising=False)
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     assert verdicts_of(night)[SPOILED] == "not_a_file"
     assert error.strerror in remarks_on(night, SPOILED)
     assert len(night.frames) == 5
@@ -189,7 +189,7 @@ def open_after(change):
 def test_file_that_changes_once_it_is_open(night_of, monkeypatch, change, verdict):
     parameters = night_of()
     monkeypatch.setattr(sla1tools.frames.fits, "open", open_after(change), raising=False)
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     assert verdicts_of(night)[SPOILED] == verdict
     assert len(night.frames) == 5 + (verdict == "used")
 
@@ -206,14 +206,14 @@ def test_file_that_shrinks_between_its_status_and_its_bytes(night_of, monkeypatc
         return status
 
     monkeypatch.setattr(os, "fstat", status_then_shrink)
-    assert verdicts_of(judge_night(parameters))[SPOILED] == "truncated"
+    assert verdicts_of(judge_capture(parameters))[SPOILED] == "truncated"
 
 
 def test_file_that_goes_while_the_folder_is_read(night_of, monkeypatch):
     parameters = night_of()
     listed = [*os.listdir(parameters.capture_directory), "00007.fits"]
     monkeypatch.setattr(os, "listdir", lambda _: listed)
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     assert verdicts_of(night)["00007.fits"] == "not_a_file"
     assert len(night.frames) == 6
 
@@ -239,7 +239,7 @@ def test_files_that_are_written_while_the_folder_is_read(night_of, counts):
     try:
         while not (directory / "00008.fits").exists():
             time.sleep(0.01)
-        nights = [judge_night(parameters) for _ in range(3)]
+        nights = [judge_capture(parameters) for _ in range(3)]
     finally:
         done.set()
         thread.join()
@@ -269,7 +269,7 @@ def rewrite(path):
     ids=["rewritten", "cut", "longer", "deleted", "a folder now"],
 )
 def test_file_that_changes_after_its_verdict(night_of, counts, change, message):
-    night = judge_night(night_of())
+    night = judge_capture(night_of())
     change(night.parameters.capture_directory / SPOILED)
     with pytest.raises(NightError, match=f"{SPOILED}: {message}"):
         night.band(0, 8)
@@ -283,7 +283,7 @@ def test_folders_with_awkward_names(counts, tmp_path, name):
     object_name = name if name.isprintable() and "\\" not in name else "Dark30s"
     parameters = parameters_of(tmp_path / name, SHAPE, object_name=object_name)
     write_night(parameters.capture_directory, counts)
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     assert len(night.frames) == 6
     np.testing.assert_array_equal(night.band(3, 9), counts.counts[:, 3:9])
 
@@ -293,11 +293,11 @@ def test_linked_capture_folder(night_of, counts):
     directory = parameters.capture_directory
     directory.rename(directory.with_name("elsewhere"))
     directory.symlink_to("elsewhere", target_is_directory=True)
-    np.testing.assert_array_equal(judge_night(parameters).band(3, 9), counts.counts[:, 3:9])
+    np.testing.assert_array_equal(judge_capture(parameters).band(3, 9), counts.counts[:, 3:9])
     directory.unlink()
     directory.symlink_to(directory)
     with pytest.raises(NightError, match="cannot be listed"):
-        judge_night(parameters)
+        judge_capture(parameters)
 
 
 HOSTILE = {
@@ -330,7 +330,7 @@ def test_hostile_header_text_is_kept_as_text(night_of, name, key):
     value, expected = HOSTILE[name]
     parameters = night_of()
     raw_card(key, value)(parameters.capture_directory / SPOILED)
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     assert verdicts_of(night)[SPOILED] == "used"
     assert night.frames[2].header[key] == expected
     assert len(night.frames) == 6
@@ -341,7 +341,7 @@ def test_hostile_header_text_is_kept_as_text(night_of, name, key):
 def test_hostile_text_in_cards_that_are_read(night_of, name, key):
     parameters = night_of()
     raw_card(key, HOSTILE[name][0])(parameters.capture_directory / SPOILED)
-    verdicts = verdicts_of(judge_night(parameters))
+    verdicts = verdicts_of(judge_capture(parameters))
     number = name in ("a number", "70 digits")
     expected = {"EXPTIME": "exposure" if number else "keyword"}
     expected |= {"GAIN": "gain", "CCD-TEMP": "temperature", "XBINNING": "binning"} if number else {}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from small_nights import parameters_of
 
 from sla1tools.errors import FrameError, Reason
-from sla1tools.frames.capture import judge_night
+from sla1tools.frames.capture import judge_capture
 from sla1tools.frames.fits import HEADER_KEYS, READ_KEYS, decode
 
 SHAPE = (24, 20)
@@ -164,7 +164,7 @@ def test_one_damaged_file_never_stops_a_night(tmp_path_factory, name, kind, dama
     for place, value in damage:
         contents[int(place * len(contents))] = value
     (directory / name).write_bytes(contents)
-    night = judge_night(parameters)
+    night = judge_capture(parameters)
     assert set(night.names) >= {"0.fits", "1.fits", "2.fits"}
     verdicts = [*night.names, *(item.name for item in night.rejected), *night.ignored]
     assert sorted(verdicts) == sorted(["0.fits", "1.fits", "2.fits", name])

@@ -15,7 +15,7 @@ from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.darks.classes import BLOCKING
 from sla1tools.darks.model import characterize
 from sla1tools.errors import ParametersError
-from sla1tools.frames.capture import judge_night
+from sla1tools.frames.capture import judge_capture
 from sla1tools.injections import injection
 from sla1tools.injections.injection import CRITERIA, add_stars, inject, put_fake, random_stars
 from sla1tools.measure import measure_night
@@ -115,7 +115,7 @@ def defective(tmp_path_factory):
     bad = add_bad_pixels(simulated.counts, np.random.default_rng(12))
     parameters = parameters_of(directory, shape, injections=0)
     write_night(parameters.capture_directory, simulated)
-    return judge_night(parameters), bad
+    return judge_capture(parameters), bad
 
 
 def awkward_stars(night, bad, frames):
@@ -330,7 +330,7 @@ def flat(tmp_path):
     Table({"x": [50], "y": [50]}).write(listed, format="ascii.ecsv")
     parameters = parameters_of(tmp_path, (64, 60), known_pixels=str(listed))
     write_night(parameters.capture_directory, simulated)
-    return judge_night(parameters)
+    return judge_capture(parameters)
 
 
 PLAIN = (10.0, 10.0)

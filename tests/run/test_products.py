@@ -14,7 +14,7 @@ from astropy.table import MaskedColumn, Table
 from regions import Regions
 
 from sla1tools.errors import Reason
-from sla1tools.frames.capture import Frame, Night, Rejected, judged_files
+from sla1tools.frames.capture import Capture, Frame, Rejected, judged_files
 from sla1tools.parameters import Parameters
 from sla1tools.run import products
 from sla1tools.run.products import LEADER_COLUMNS, TRIAL_COLUMNS
@@ -69,7 +69,7 @@ def some_night(names=("00001.fits", HOSTILE)):
         for k, name in enumerate(names)
     )
     rejected = (Rejected("00009.fits", Reason.TRUNCATED, "half of it", None),)
-    return Night(Parameters(frame_shape=SHAPE), frames, rejected, ("truth.ecsv",), (), np.zeros(65536, np.int64))
+    return Capture(Parameters(frame_shape=SHAPE), frames, rejected, ("truth.ecsv",), (), np.zeros(65536, np.int64))
 
 
 @pytest.fixture

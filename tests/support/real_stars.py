@@ -23,7 +23,7 @@ from sla1tools.candidates.psf import greatest_snr, pixel_integrated_gaussian
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import characterize
 from sla1tools.darks.transfer import photon_transfer
-from sla1tools.frames.capture import judge_night
+from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import CHECKOUT, read_parameters
 
 STARS = "2012-06-17/01_56_40/Stars60s"
@@ -78,7 +78,7 @@ class Field:
 def read_field(sessions: Path) -> Field:
     """Read and register the frames; everything is scaled by the gain that the sky's own variance gives."""
     settings = [CHECKOUT / "params" / "st10-2012-06-17.yaml"]
-    night = judge_night(read_parameters(settings, [("sessions_directory", str(sessions))]))
+    night = judge_capture(read_parameters(settings, [("sessions_directory", str(sessions))]))
     dark = characterize(night)
     transfer = photon_transfer(dark.reference.master, dark.variance, len(night.frames))
     paths = sorted((sessions / STARS).glob("*.fit"))

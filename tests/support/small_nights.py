@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sla1tools.frames.capture import judge_night
+from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import Parameters
 from sla1tools.simulate.night import simulate_counts, write_night
 
@@ -16,7 +16,7 @@ def write_small_night(directory, frames=5, shape=(96, 96), seed=1, changes=None,
     simulated = simulate_counts(frames, shape, seed, **({"clean": True, "glow": 0.0} | options))
     parameters = parameters_of(directory, shape, **(changes or {}))
     write_night(parameters.capture_directory, simulated)
-    return judge_night(parameters), simulated
+    return judge_capture(parameters), simulated
 
 
 def with_parameters(night, **changes):

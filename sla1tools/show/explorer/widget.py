@@ -78,7 +78,9 @@ class Explorer:
     @classmethod
     def of(cls, night, show: str = "candidates") -> "Explorer":
         """Explore a `measure.Measurement`."""
-        return cls(night.leaders, night.trials, night.parameters, night.night.names, night.stories, show, night.floors)
+        return cls(
+            night.leaders, night.trials, night.parameters, night.capture.names, night.stories, show, night.floors
+        )
 
     @functools.cached_property
     def widget(self):
