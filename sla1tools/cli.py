@@ -174,6 +174,7 @@ def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) ->
     from sla1tools.run.night import run_night
     from sla1tools.text import printable
 
+    click.echo(printable(parameters.capture_directory), err=True)
     result = run_night(parameters, outputs, timeout=timeout, progress=lambda step: click.echo(step, err=True))
     for reason in result.reasons:
         click.echo(printable(f"{result.verdict}: {reason}"), err=True)

@@ -11,10 +11,13 @@ import numpy as np
 from astropy.table import Table
 from astropy.visualization import AsinhStretch, ImageNormalize
 from IPython.display import Image
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from sla1tools.candidates.criteria import neighbor_ratio
 from sla1tools.candidates.leaders import STAMP_SIZE
+from sla1tools.text import counted
 
 HELD_OUT, IN_SAMPLE = "#0072B2", "#D55E00"
 GOOD, NEUTRAL, ACCENT = "#009E73", "#555555", "#CC79A7"
@@ -229,18 +232,42 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     return figure
 
 
-def leader_scatter(leaders: Table, threshold: float, ratio: float, most: int = 20000) -> Figure:
-    """Draw all leaders by peak and neighbour ratio with the observers' two cuts."""
+def leader_scatter(leaders: Table, threshold: float, ratio: float) -> Figure:
+    """Draw all leaders by peak and neighbour ratio, with the observers' two cuts and what passes them.
+
+    Leaders are drawn as their number per cell, logarithmic; every candidate is a dot of its own. What lies
+    beyond the axes is drawn at their ends: a ratio beyond ±1, a peak below a twentieth of the threshold.
+    """
     figure, ax = blank_axes(8, 4.4)
-    rows = leaders[:most]
-    ax.scatter(rows["peak"], rows["neighbor_ratio"], s=4, color=NEUTRAL, alpha=0.5, linewidths=0, rasterized=True)
+    found = leaders[neighbor_ratio(leaders, threshold, ratio)]
+    if len(leaders):
+        cells = ax.hexbin(
+            np.maximum(leaders["peak"], threshold / 20),  # a matched filter leads on peaks below zero, too
+            np.clip(leaders["neighbor_ratio"], -1, 1),
+            xscale="log",
+            bins="log",
+            gridsize=(150, 60),
+            extent=(*np.log10([threshold / 20, max(5 * threshold, np.max(leaders["peak"]))]), -1, 1),
+            mincnt=1,
+            cmap=LinearSegmentedColormap.from_list("crowd", ["#c9cdd1", "#1c2126"]),
+            linewidths=0.2,
+        )
+        figure.colorbar(cells, ax=ax, label=f"leaders in a cell ({len(leaders):,} in all)")
+        ax.scatter(
+            found["peak"],
+            found["neighbor_ratio"],
+            s=36,
+            color=HELD_OUT,
+            edgecolors="white",
+            linewidths=0.6,
+            label=counted(len(found), "candidate"),
+        )
+        ax.legend(frameon=False, loc="lower right")
     ax.axvline(threshold, color=IN_SAMPLE, lw=1.2)
     ax.axhline(ratio, color=IN_SAMPLE, lw=1.2)
     ax.text(threshold, 1.02, f" threshold {threshold:g} e-", color=IN_SAMPLE, transform=ax.get_xaxis_transform())
     ax.text(
         1.0, ratio, f"ratio {ratio:g} ", color=IN_SAMPLE, ha="right", va="bottom", transform=ax.get_yaxis_transform()
     )
-    if len(rows):
-        ax.set_xscale("log")
     ax.set(xlabel="peak [e-]", ylabel="lowest neighbour / peak", ylim=(-1.05, 1.05))
     return figure

@@ -14,7 +14,7 @@ from sla1tools.candidates import criteria
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.rates import poisson_rate
 from sla1tools.errors import ParametersError
-from sla1tools.parameters import read_parameters, save_parameters
+from sla1tools.parameters import read_parameters, read_yaml, save_parameters, to_yaml
 from sla1tools.show.explorer import payload as gallery
 from sla1tools.show.explorer.widget import Explorer, chosen
 from sla1tools.show.pages import export_html
@@ -365,16 +365,43 @@ def test_nothing_sticks_out(opened, leaders, trials, width):
     assert max(edges) <= width
 
 
-def test_saved_setting_is_a_params_file(opened, leaders, trials, tmp_path):
+@pytest.mark.parametrize(
+    ("criterion", "cuts"),
+    [("psf_chi2", {"snr_min": 7.25, "p_min": 1e-7}), ("neighbor_ratio", {"threshold": 251.5, "ratio": 0.25})],
+)
+def test_saved_setting_is_layered_over_any_night(opened, leaders, trials, tmp_path, criterion, cuts):
+    """The file holds the criterion and its cuts alone: over another night it names that night still."""
     page = opened(Explorer(leaders, trials, parameters(products_directory="/x"), FRAMES)).page
-    page.select_option(".sla1-controls select", label="psf_chi2")
-    fill(page, "snr_min", 7.25)
-    fill(page, "p_min", 1e-7)
+    page.select_option(".sla1-controls select", label=criterion)
+    for name, value in cuts.items():
+        fill(page, name, value)
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as parameters").click()
     download.value.save_as(tmp_path / "setting.yaml")
-    saved = read_parameters([tmp_path / "setting.yaml"])
-    assert saved == parameters(criterion="psf_chi2", snr_min=7.25, p_min=1e-7)
+    assert read_yaml(tmp_path / "setting.yaml") == {"criterion": criterion, **cuts}
+    other = parameters(capture_date="2025-01-31", object_name="Mine", dark_exposure=10.0, random_seed=7)
+    (tmp_path / "mine.yaml").write_text(to_yaml(other), encoding="utf-8")
+    layered = read_parameters([tmp_path / "mine.yaml", tmp_path / "setting.yaml"])
+    assert layered == other.model_copy(update={"criterion": criterion, **cuts})
+
+
+def test_a_number_beyond_the_sliders_end_becomes_the_end(opened, leaders, trials):
+    explorer = Explorer(leaders, trials, parameters(), FRAMES, floors=Floors(135.8290625, 4.03))
+    page = opened(explorer).page
+    for name, typed, end, words in (
+        ("threshold", "5", 136.0, "threshold 136: lowest here"),
+        ("threshold", "1e9", 1000.0, "threshold 1,000: highest here"),
+        ("ratio", "-3", 0.0, "ratio 0: lowest here"),
+        ("ratio", "7", 1.0, "ratio 1: highest here"),
+    ):
+        field = page.locator(f".sla1-slider-{name} input[type=number]")
+        field.fill(typed)
+        field.press("Enter")
+        assert float(field.input_value()) == end
+        assert words in page.inner_text(".sla1-live")
+    expected = gallery.live_numbers(leaders, trials, parameters(threshold=1000.0, ratio=1.0), 10, 1000.0)
+    assert f"{expected['held_out']:,} held out" in shown(page)
+    assert gallery.payload(leaders, trials, parameters(), FRAMES, Floors(135.8, 4.03))["bounds"]["snr_min"][0] == 4.1
 
 
 def test_saving_never_overwrites(tmp_path, monkeypatch):

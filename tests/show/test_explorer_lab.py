@@ -9,7 +9,7 @@ from browser import browser, lab  # noqa: F401
 from nbformat import v4
 from night_tables import make_leaders, make_trials, parameters
 
-from sla1tools.parameters import read_parameters
+from sla1tools.parameters import read_yaml
 from sla1tools.show.explorer import payload as gallery
 
 LEADERS = 50_000
@@ -88,6 +88,12 @@ def test_sliders_fields_and_criterion_select_in_the_browser(shown):
     candidates(shown, expected(threshold=251.5))
     shown.wait_for_timeout(500)
     assert float(field.input_value()) == 251.5
+    field.fill("1")
+    field.press("Enter")
+    shown.get_by_text("threshold 120: lowest here").wait_for(timeout=10_000)
+    assert float(field.input_value()) == 120.0
+    field.fill("251.5")
+    field.press("Enter")
     shown.get_by_label("criterion").select_option(label="psf_chi2")
     candidates(shown, expected(criterion="psf_chi2"))
     shown.locator(".sla1-slider-snr_min").wait_for(state="visible")
@@ -110,7 +116,8 @@ def test_saved_in_lab_as_parameters(shown, lab):  # noqa: F811
     button = shown.get_by_role("button", name="Save as parameters")
     button.click()
     shown.get_by_text("Saved as params/mine.yaml").wait_for(timeout=10_000)
-    assert read_parameters([lab.root / "params" / "mine.yaml"]) == parameters(**CUTS | {"threshold": 222.0})
+    saved = read_yaml(lab.root / "params" / "mine.yaml")
+    assert saved == {"criterion": "neighbor_ratio", "threshold": 222.0, "ratio": 0.3}
     button.click()
     shown.get_by_text("Not saved: mine.yaml is there already").wait_for(timeout=10_000)
 

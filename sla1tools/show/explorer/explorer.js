@@ -86,7 +86,11 @@ function slider(model, name, [low, high]) {
     const v = Number(field.value);
     if (field.value !== "" && v >= low && v <= high) model.set(name, v);
   });
-  field.addEventListener("blur", reflect);
+  field.addEventListener("change", () => {
+    const v = Number(field.value);
+    if (field.value !== "") model.set(name, Math.min(high, Math.max(low, v)));
+    field.value = Number(model.get(name).toPrecision(6));
+  });
   model.on(`change:${name}`, reflect);
   reflect();
   return make("div", { class: `sla1-slider sla1-slider-${name}` }, make("label", { for: id }, unit ? `${text} (${unit})` : text), range, field);
@@ -104,15 +108,14 @@ function button(text, onPress) {
   return node;
 }
 
-function yamlText(payload, s) {
-  const spell = (v) => String(v).replace(/^(-?\d+)e/, "$1.0e");
-  const values = { ...s, criterion: `"${CRITERIA[s.criterion][0]}"`, p_min: s.p_min <= P_OPEN ? 0 : s.p_min };
-  return ["criterion", "threshold", "ratio", "snr_min", "p_min"].reduce(
-    (text, key) => text.replace(new RegExp(`^${key}: .*$`, "m"), () => `${key}: ${spell(values[key])}`), payload.yaml);
+// The criterion and its cuts, nothing that names a night: a file to be layered over any night's.
+function yamlText(s) {
+  const [name, cuts] = CRITERIA[s.criterion], spell = (v) => String(v).replace(/^(-?\d+)e/, "$1.0e");
+  return [`criterion: "${name}"`, ...cuts.map((cut) => `${cut}: ${spell(cut === "p_min" && s[cut] <= P_OPEN ? 0 : s[cut])}`), ""].join("\n");
 }
 
-function save(payload, s) {
-  const link = make("a", { download: "setting.yaml", href: URL.createObjectURL(new Blob([yamlText(payload, s)], { type: "text/yaml" })) });
+function save(s) {
+  const link = make("a", { download: "setting.yaml", href: URL.createObjectURL(new Blob([yamlText(s)], { type: "text/yaml" })) });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
@@ -128,7 +131,7 @@ function controls(model, payload) {
   reflect();
   const reset = button("Reset", () => { for (const [key, v] of Object.entries(payload.setting)) model.set(key, v); });
   return make("fieldset", { class: "sla1-controls" }, make("legend", {}, "Setting"), pick, ...groups,
-    make("div", { class: "sla1-actions" }, reset, button("Save as parameters", () => save(payload, stateOf(model)))));
+    make("div", { class: "sla1-actions" }, reset, button("Save as parameters", () => save(stateOf(model)))));
 }
 
 // ---- the explorer ----
@@ -150,12 +153,18 @@ function fact(list, name) {
   return value;
 }
 
-function livePanel(night) {
+function endWords(cuts, s, bounds) {
+  return cuts.map((cut) => [cut, bounds[cut].indexOf(s[cut])]).filter(([, end]) => end >= 0)
+    .map(([cut, end]) => `${LABELS[cut][0]} ${number(s[cut])}: ${["lowest", "highest"][end]} here`).join("; ");
+}
+
+function livePanel(night, bounds) {
   const list = make("dl", { class: "sla1-numbers" });
   const cells = Object.fromEntries(["Setting", "Candidates", "False alarms a frame", "In a night of 8 h", "Completeness", "50 % flux"].map((name) => [name, fact(list, name)]));
-  const frames = Math.round((8 * 3600) / night.exposure);
-  return [list, (now, s) => {
+  const frames = Math.round((8 * 3600) / night.exposure), ends = make("p", { class: "sla1-end" });
+  return [[list, ends], (now, s) => {
     const [name, cuts] = CRITERIA[s.criterion];
+    ends.textContent = endWords(cuts, s, bounds);
     cells.Setting.textContent = `${name}: ${cuts.map((cut) => `${LABELS[cut][0]} ${number(s[cut])} ${LABELS[cut][1]}`.trim()).join(", ")}`;
     cells.Candidates.textContent = `${number(now.heldOut)} held out · ${number(now.inSample)} in sample`;
     const tested = now.limit !== null;
@@ -278,7 +287,7 @@ function galleryView(night, rerender) {
 
 async function start({ model, el, ownControls }) {
   const payload = model.get("payload"), night = await loadNight(payload);
-  const [list, showNumbers] = livePanel(night);
+  const [list, showNumbers] = livePanel(night, payload.bounds);
   const chart = document.createElementNS(SVG, "svg");
   for (const [name, v] of Object.entries({ viewBox: "0 0 340 240", role: "img", "aria-label": "Trade-off: false alarms against 50 % flux" })) chart.setAttribute(name, v);
   const spoken = make("p", { class: "sla1-spoken", role: "status", "aria-live": "polite" });
@@ -301,7 +310,7 @@ async function start({ model, el, ownControls }) {
     later = setTimeout(settle, 150);
   };
   const keys = make("p", { class: "sla1-keys" }, ...CRITERIA.map(([name], k) => make("span", { class: `sla1-key-${k}` }, name)), make("span", { class: "sla1-key-here" }, "this setting"), make("span", { class: "sla1-key-budget" }, "budget"));
-  const side = make("aside", { class: "sla1-live", "aria-label": "What this setting costs and finds" }, list,
+  const side = make("aside", { class: "sla1-live", "aria-label": "What this setting costs and finds" }, ...list,
     ...(ownControls && night.trials ? [slider(model, "flux", payload.bounds.flux)] : []), ...(night.trials ? [chart, keys] : []));
   const note = carriedWords(payload.carried);
   const root = make("div", { class: "sla1-explorer" },

@@ -19,7 +19,7 @@ from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.injections import completeness
-from sla1tools.parameters import Parameters, to_yaml
+from sla1tools.parameters import Parameters
 from sla1tools.text import printable
 
 ROWS = 50_000  # leaders carried: about 1 MB, and a selection in under 5 ms
@@ -134,7 +134,6 @@ def payload(
     leaders, total = leaders[rows], len(leaders)
     pictured = leaders if show == "candidates" else trials
     chosen = _pictured(leaders, parameters) if show == "candidates" else _spread(trials)
-    saved = parameters.model_copy(update={"products_directory": None})
     bounds = _bounds(parameters, floors)
     return {
         "show": show,
@@ -153,7 +152,6 @@ def payload(
         "stories": _pack_stories(pictured, chosen, stories, len(frames)),
         "classes": dq_classes(),
         "limits": [round(rates.poisson_rate(n, 1).high, 6) for n in range(LIMITS_LISTED)],
-        "yaml": to_yaml(saved),
     }
 
 
@@ -214,11 +212,12 @@ def dq_classes() -> list[list]:
 
 
 def _bounds(parameters: Parameters, floors: Floors) -> dict[str, list[float]]:
+    """Ends of the sliders, round numbers where the night's own cuts leave room for them."""
     low, high = parameters.injection_flux_range
     return {
-        "threshold": [floors.peak, max(1000.0, 5 * parameters.threshold)],
+        "threshold": [min(math.ceil(floors.peak), parameters.threshold), max(1000.0, 5 * parameters.threshold)],
         "ratio": [0.0, 1.0],
-        "snr_min": [floors.snr, max(30.0, 5 * parameters.snr_min)],
+        "snr_min": [min(math.ceil(10 * floors.snr) / 10, parameters.snr_min), max(30.0, 5 * parameters.snr_min)],
         "p_min": [P_OPEN, 0.999],
         "flux": [low, high],
     }

@@ -8,6 +8,7 @@ draws its own.
 import base64
 import functools
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from sla1tools.show.explorer import payload as gallery
 from sla1tools.show.pages import GALLERY_MIME, explorer_css, explorer_module
 
 CRITERIA = ("neighbor_ratio", "psf_chi2")
+CUTS = (("threshold", "ratio"), ("snr_min", "p_min"))  # of each criterion
 SLIDERS = {  # label, step
     "threshold": ("threshold (e-)", 1.0),
     "ratio": ("ratio", 0.01),
@@ -129,7 +131,7 @@ def _box(payload, parameters):
     widgets.jslink((view, "criterion"), (choice, "index"))
 
     def show_own_sliders(change=None):
-        for names, criterion in ((("threshold", "ratio"), 0), (("snr_min", "p_min"), 1)):
+        for criterion, names in enumerate(CUTS):
             for name in names:
                 rows[name].layout.display = "flex" if view.criterion == criterion else "none"
 
@@ -181,7 +183,7 @@ def _buttons(view, payload, parameters):
     def on_save(_):
         # What a callback raises is invisible in JupyterLab.
         try:
-            path = save_parameters(chosen(view, parameters), name.value)
+            path = save_parameters(chosen(view, parameters), name.value, ["criterion", *CUTS[view.criterion]])
             answer.value = f"Saved as params/{path.name}"
         except Exception as error:
             answer.value = f"Not saved: {error}"
@@ -193,7 +195,7 @@ def _buttons(view, payload, parameters):
 
 def chosen(view, parameters: Parameters) -> Parameters:
     """Return the parameters with the sliders' setting."""
-    cuts = {name: float(getattr(view, name)) for name in ("threshold", "ratio", "snr_min", "p_min")}
+    cuts = {name: float(getattr(view, name)) for name in chain(*CUTS)}
     if cuts["p_min"] <= gallery.P_OPEN:
         cuts["p_min"] = 0.0
     return validate(parameters.model_dump() | cuts | {"criterion": CRITERIA[view.criterion]}, "sliders")
