@@ -3,7 +3,7 @@
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.candidates.leaders import above, leading_pixels
+from sla1tools.candidates.leaders import leading_pixels
 from sla1tools.darks.reference import DarkReference, middle_counts
 
 BAND_ROWS = 128
@@ -35,12 +35,11 @@ def flashes(night, floor, reference="leave_one_out") -> list:
         for k in range(n):
             band[k] = night.rows(k, first, stop)
         dark = DarkReference(n, "median", middle_counts(band))
-        factor = night.parameters.scale / dark.denominator_of(reference)
         for k, counts in enumerate(band):
-            residual = dark.residual(counts, reference)
-            asked = above(residual, floor / factor)
+            residual = dark.residual(counts, reference, scale=night.parameters.scale)
+            asked = residual > floor
             asked[: top - first] = asked[top + BAND_ROWS - first :] = False  # the neighbouring bands' own rows
             y, x, neighbor_min = leading_pixels(residual, asked, night.parameters.neighbors)
-            found[k].append((x, y + first, residual[y, x] * factor, neighbor_min * factor))
+            found[k].append((x, y + first, residual[y, x], neighbor_min))
     names = ("x", "y", "peak", "neighbor_min")
     return [Table([np.concatenate(part) for part in zip(*parts, strict=True)], names=names) for parts in found]

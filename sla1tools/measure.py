@@ -65,11 +65,8 @@ class Measurement:
 
     def residual(self, k: int, reference: Reference | None = None) -> np.ndarray:
         """Frame k minus its reference (the configured one by default), (ny, nx) float64 electrons."""
-        reference = reference or self.parameters.reference
         counts = self.capture.rows(k, 0, self.capture.shape[0])
-        return self.dark.reference.residual(counts, reference) * (
-            self.dark.scale / self.dark.reference.denominator_of(reference)
-        )
+        return self.dark.residual(counts, reference or self.parameters.reference)
 
     def stories(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Held-out residuals of n pixels in every frame, in units of their noise, (n, N)."""
@@ -77,9 +74,8 @@ class Measurement:
         scaled = []
         for k in range(len(self.capture.frames)):
             counts = self.capture.rows(k, 0, self.capture.shape[0])[where]
-            numerator = self.dark.reference.residual(counts, "leave_one_out", where)
-            factor = self.dark.scale / self.dark.reference.denominator_of("leave_one_out")
-            scaled.append(numerator * factor / self.dark.sigma(counts, where, "leave_one_out"))
+            residual = self.dark.residual(counts, "leave_one_out", where)
+            scaled.append(residual / self.dark.sigma(counts, where, "leave_one_out"))
         return np.stack(scaled, axis=1)
 
     def selected(self, criterion: str | None = None, reference: str | None = None) -> Table:

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 
 from sla1tools.candidates.hits import bright_pixels, cosmic_rays
-from sla1tools.candidates.leaders import STAMP_RADIUS, above, cut_stamps, leading_pixels
+from sla1tools.candidates.leaders import STAMP_RADIUS, cut_stamps, leading_pixels
 from sla1tools.candidates.psf import MatchedFilter, fit_stamps, greatest_snr, grid_share, pixel_integrated_gaussian
 from sla1tools.candidates.shapes import rival_templates
 from sla1tools.darks.classes import BLOCKING, PixelClass
@@ -24,6 +24,7 @@ PEAK_FLOOR = 120.0
 NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel
 MOST_SHARE = 0.76  # a wide star reaches beyond its stamp: its filter at the stamp's rim is not that of the next pixel
 MOST_ROWS = 200_000
+PATCH_SIZE = 7  # whose middle 3x3 pixels have whole stamps
 BLIND = np.float32(1e6)  # electrons of noise that leave a pixel no weight
 
 UNITS = {"x": "pix", "y": "pix", "x_fit": "pix", "y_fit": "pix"} | dict.fromkeys(
@@ -128,12 +129,9 @@ def detect(
     leaders : Table
         `LEADER_COLUMNS` and `stamp`, (n, 5, 5) float32 electrons; PSF columns masked where snr is not above its floor.
     """
-    numerator = dark.reference.residual(counts, reference)
-    factor = dark.scale / dark.reference.denominator_of(reference)
-    near = first_look.near(numerator.astype(np.float32) * np.float32(factor), floors.snr)
-    # whole counts: the floor itself is applied to the rows
-    asked = near | above(numerator, floors.peak / factor - 1)
-    y, x, neighbor_min = leading_pixels(numerator, asked, parameters.neighbors)
+    residual = dark.residual(counts, reference)
+    near = first_look.near(residual.astype(np.float32), floors.snr)
+    y, x, neighbor_min = leading_pixels(residual, near | (residual > floors.peak), parameters.neighbors)
     looked = np.flatnonzero(near[y, x])
     places = _stamp_places(y[looked], x[looked], counts.shape)
     columns = {
@@ -141,14 +139,13 @@ def detect(
         "x": x,
         "y": y,
         "reference": np.full(len(x), reference),
-        "peak": numerator[y, x] * factor,
-        "neighbor_min": neighbor_min * factor,
+        "peak": residual[y, x],
+        "neighbor_min": neighbor_min,
         "dq": dark.classes.dq[y, x],
     }
-    stamps = cut_stamps(numerator, y, x) * factor
     valid = cut_stamps(first_look.usable, y[looked], x[looked], False)
     noise = dark.sigma(counts[places], places, reference)
-    return measured(columns, stamps, looked, noise, valid, floors, parameters.fwhm)
+    return measured(columns, cut_stamps(residual, y, x), looked, noise, valid, floors, parameters.fwhm)
 
 
 def _stamp_places(y, x, shape):
@@ -209,8 +206,7 @@ def _type_of(name: str):
 
 def find_hits(dark: DarkModel, frame: str, counts: np.ndarray, sigma: np.ndarray) -> Table:
     """Find the cosmic-ray-like hits of one frame, held out, over `dark.level_sigma`; see `cosmic.cosmic_rays`."""
-    factor = dark.scale / dark.reference.denominator_of("leave_one_out")
-    residual = dark.reference.residual(counts, "leave_one_out").astype(np.float32) * np.float32(factor)
+    residual = dark.residual(counts, "leave_one_out").astype(np.float32)
     hits = cosmic_rays(bright_pixels(residual, sigma), dark.classes.dq)
     hits["frame"] = np.full(len(hits), frame)
     return hits
@@ -304,27 +300,29 @@ def detect_patches(dark: DarkModel, patches: "Patches", reference: Reference, fl
         patch.
     """
     ny, nx = dark.classes.dq.shape
-    inside = patches.inside((ny, nx))
-    places = (np.clip(patches.rows, 0, ny - 1), np.clip(patches.columns, 0, nx - 1))
-    factor = dark.scale / dark.reference.denominator_of(reference)
-    residual = np.where(inside, patches.numerator, np.nan)
-    saturated = patches.counts >= parameters.top_code
-    usable = inside & ~saturated & (dark.classes.dq[places] & BLOCKING == 0)
-    star, dy, dx, peak, neighbor_min = _patch_leaders(residual, parameters.neighbors)
-    stamps = _inner_stamps(residual, star, dy, dx) * factor
-    valid, noise = (_inner_stamps(values, star, dy, dx) for values in (usable, patches.noise))
-    place = (star, 3 + dy, 3 + dx)
-    dq = dark.classes.dq[places[0][place], places[1][place]] | np.where(saturated[place], PixelClass.SATURATED, 0)
+    dq = dark.classes.dq[np.clip(patches.rows, 0, ny - 1), np.clip(patches.columns, 0, nx - 1)]
+    dq = dq | np.where(patches.counts >= parameters.top_code, PixelClass.SATURATED, 0)
+    usable = np.isfinite(patches.residual) & (dq & BLOCKING == 0)
+    middle = np.zeros(dq.shape, bool)
+    middle[:, 2:5, 2:5] = True
+    # One below the other the patches are a frame. They do not mix: the stamps of their middle pixels end where they do.
+    residual, noise, usable, middle = (
+        values.reshape(-1, PATCH_SIZE) for values in (patches.residual, patches.noise, usable, middle)
+    )
+    y, x, neighbor_min = leading_pixels(residual, middle, parameters.neighbors)
+    star = y // PATCH_SIZE
+    place = (star, y % PATCH_SIZE, x)
     columns = {
         "star": star,
         "frame": star,
         "reference": np.full(len(star), reference),
         "x": patches.columns[place],
         "y": patches.rows[place],
-        "peak": peak * factor,
-        "neighbor_min": neighbor_min * factor,
-        "dq": dq,
+        "peak": residual[y, x],
+        "neighbor_min": neighbor_min,
+        "dq": dq[place],
     }
+    stamps, noise, valid = cut_stamps(residual, y, x), cut_stamps(noise, y, x), cut_stamps(usable, y, x, False)
     return measured(columns, stamps, np.arange(len(star)), noise, valid, floors, parameters.fwhm)
 
 
@@ -338,8 +336,8 @@ class Patches:
         Where the pixels are; beyond the frame they are negative or too large.
     counts : (n, 7, 7) uint16 array
         Counts to be searched: the frame's, or with a star in it.
-    numerator : (n, 7, 7) int array
-        Residual of `counts`, as `DarkReference.residual` gives it.
+    residual : (n, 7, 7) float64 array
+        Of `counts`, in electrons; NaN beyond the frame.
     noise : (n, 7, 7) array
         1-sigma of the residual in electrons, of the frame without a star.
     """
@@ -347,31 +345,5 @@ class Patches:
     rows: np.ndarray
     columns: np.ndarray
     counts: np.ndarray
-    numerator: np.ndarray
+    residual: np.ndarray
     noise: np.ndarray
-
-    def inside(self, shape: tuple[int, int]) -> np.ndarray:
-        """Tell which pixels lie within a frame of this shape, (n, 7, 7) bool."""
-        return (self.rows >= 0) & (self.rows < shape[0]) & (self.columns >= 0) & (self.columns < shape[1])
-
-
-def _patch_leaders(residual: np.ndarray, neighbors: int):
-    """Leaders among the nine middle pixels of (n, 7, 7) patches; NaN beyond the frame."""
-    found = []
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            around = residual[:, 2 + dy : 5 + dy, 2 + dx : 5 + dx]
-            if neighbors == 4:
-                around = np.where([[False, True, False], [True, True, True], [False, True, False]], around, np.nan)
-            peak = around[:, 1, 1]
-            others = np.delete(around.reshape(-1, 9), 4, axis=1)
-            star = np.flatnonzero(~(others > peak[:, None]).any(axis=1) & np.isfinite(peak))
-            lowest = np.fmin.reduce(others[star], axis=1, initial=np.inf)
-            found.append(np.stack([star, np.full(len(star), dy), np.full(len(star), dx), peak[star], lowest]))
-    star, dy, dx, peak, lowest = np.concatenate(found, axis=1)
-    return star.astype(int), dy.astype(int), dx.astype(int), peak, lowest
-
-
-def _inner_stamps(values: np.ndarray, star, dy, dx) -> np.ndarray:
-    reach = np.arange(5)
-    return values[star[:, None, None], 1 + dy[:, None, None] + reach[:, None], 1 + dx[:, None, None] + reach]

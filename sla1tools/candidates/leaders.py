@@ -41,7 +41,7 @@ def find_leaders(residual: np.ndarray, threshold: float, neighbors: int = 4) -> 
     ...     print(*map(float, leader))
     1.0 1.0 300.0 20.0
     """
-    y, x, neighbor_min = leading_pixels(residual, above(residual, threshold), neighbors)
+    y, x, neighbor_min = leading_pixels(residual, residual > threshold, neighbors)
     return Table(
         {
             "x": Column(x.astype(np.int32), unit="pix"),
@@ -50,12 +50,6 @@ def find_leaders(residual: np.ndarray, threshold: float, neighbors: int = 4) -> 
             "neighbor_min": neighbor_min,
         }
     )
-
-
-def above(residual: np.ndarray, threshold: float) -> np.ndarray:
-    """Tell which pixels are strictly above a threshold, as ``residual > threshold`` does but faster for integers."""
-    whole = np.issubdtype(residual.dtype, np.integer) and np.isfinite(threshold)
-    return residual > (int(np.floor(threshold)) if whole else threshold)
 
 
 def leading_pixels(residual: np.ndarray, asked: np.ndarray, neighbors: int = 4):

@@ -48,6 +48,10 @@ class DarkModel:
         """1-sigma of a held-out residual, from all frames, (ny, nx) float32 electrons."""
         return self.noise_model.noise_map(self.variance, self.prior, self.scale)
 
+    def residual(self, counts: np.ndarray, reference: Reference, where=np.s_[:, :], own=None) -> np.ndarray:
+        """Subtract the reference from a frame, in float64 electrons; parameters as for `DarkReference.residual`."""
+        return self.reference.residual(counts, reference, where, self.scale, own)
+
     def level_sigma(self, reference: Reference) -> np.ndarray:
         """1-sigma of a residual that the pixel's level alone suggests, (ny, nx) float32 electrons."""
         factor = residual_factor(self.reference.frames, self.reference.method, reference)

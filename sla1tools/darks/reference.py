@@ -4,8 +4,8 @@ Held-out medians are cheap. With the two (even N) or three (odd N) middle values
 of the *other* frames depends only on whether the frame's own count lies below, within or above them. So the stack is
 sorted once, and only as far as its middle: a network of minima and maxima on whole uint16 tiles.
 
-Residuals are kept as integers: `numerator / denominator` counts, with one denominator for all pixels. Ties between
-pixels are then ties of counts; scaling to electrons happens once, in table columns and pictures.
+Residuals are differences of integers over one denominator for all pixels, and become numbers by one multiplication.
+So a tie between pixels stays a tie, in counts and in electrons, and what is unequal stays unequal.
 """
 
 from collections.abc import Iterable
@@ -124,14 +124,6 @@ class DarkReference:
     method: Literal["median", "average"]
     exact: np.ndarray
 
-    def denominator_of(self, reference: Reference) -> int:
-        """Denominator of the numerators that `residual` gives for a reference.
-
-        A median of an even number of frames is half a sum, one of an odd number a count.
-        """
-        combined = self.frames if reference == "all" else self.frames - 1
-        return combined if self.method == "average" else 2 - combined % 2
-
     @cached_property
     def master(self) -> np.ndarray:
         """Master dark of all frames in counts, (ny, nx) float64."""
@@ -139,43 +131,58 @@ class DarkReference:
             return self.exact[0] / self.frames
         return (self.exact[0].astype(np.float64) + self.exact[-1]) / 2 if self.frames % 2 == 0 else self.exact[1] * 1.0
 
-    def residual(self, counts: np.ndarray, reference: Reference, where=np.s_[:, :]) -> np.ndarray:
-        """Frame minus reference, as an integer numerator over `denominator_of(reference)`.
+    def residual(
+        self, counts: np.ndarray, reference: Reference, where=np.s_[:, :], scale: float = 1.0, own=None
+    ) -> np.ndarray:
+        """Subtract the reference from a frame.
 
         Parameters
         ----------
         counts : uint16 array
-            Raw counts of one of the night's frames, in the place that `where` selects.
+            Counts to be judged, in the place that `where` selects.
         reference : {'leave_one_out', 'all'}
             The other frames, or all of them (the frame itself included).
         where : index, optional
             Which pixels of the frame `counts` holds; the whole frame by default.
+        scale : float
+            Electrons per count; 1 for a residual in counts.
+        own : uint16 array, optional
+            What the frame held when the reference was made, if not `counts`: a star was put in since.
 
         Returns
         -------
-        numerator : int32 array (int64 for the average), of the shape of `counts`
+        residual : float64 array, of the shape of `counts`
 
         Notes
         -----
-        The slow equivalent is ``counts[k] - np.median(others, axis=0)`` (or ``np.mean``), with ``others`` the stack
-        without frame k for 'leave_one_out' and the whole stack for 'all', times the denominator; equal exactly.
+        The slow equivalent is ``counts - np.median(others, axis=0)`` (or ``np.mean``), with ``others`` the stack
+        without the frame for 'leave_one_out' and the whole stack for 'all'; equal exactly in counts.
 
-        The middle values of the sorted stack sum to the combined middle plus the frame's own count clipped to their
-        range: taking the frame out leaves the rest of them.
+        A median of an even number of frames is half a sum of counts, one of an odd number a count, and an average a
+        sum over the number: the difference is a whole number of such parts, and is multiplied once by what a part is.
         """
+        combined = self.frames if reference == "all" else self.frames - 1
+        parts = combined if self.method == "average" else 2 - combined % 2
+        difference = np.multiply(counts, parts, dtype=np.int64 if self.method == "average" else np.int32)
         exact = self.exact[(slice(None), *where)]
+        for values in self._parts(exact, reference, counts if own is None else own):
+            difference -= values
+        return difference * (scale / parts)
+
+    def _parts(self, exact: np.ndarray, reference: Reference, own: np.ndarray) -> Iterable[np.ndarray]:
+        """Return arrays whose sum is the reference, in parts of a count.
+
+        Taking a frame out of the sorted stack takes its own count, clipped to the range of the middle values, out of
+        these; the rest are the middle of the others. Of four counts 3 5 8 9 the middle is 5 8; without the frame that
+        has 9 it is 5 + 8 - 8 = 5, the median of 3 5 8. Of five, 3 5 6 8 9, it is 5 6 8; without the frame that has 3 it
+        is 5 + 6 + 8 - 5 = 14, twice the median of 5 6 8 9.
+        """
         if self.method == "average":
-            return self.frames * counts.astype(np.int64) - exact[0]
-        own = counts.astype(np.int32)
-        if self.denominator_of(reference) == 2:
-            own += own
-        others: Iterable[np.ndarray]
+            return exact if reference == "all" else (exact[0], -own.astype(np.int64))
         if reference == "all":
-            others = exact if self.frames % 2 == 0 else exact[1:2]
-        else:
-            clipped = np.minimum(np.maximum(counts, exact[0]), exact[-1])
-            # what is left of two middle values is one count: 16 bits hold it, whatever overflows on the way
-            others = (exact[0] - clipped + exact[1],) if len(exact) == 2 else (-clipped.astype(np.int32), *exact)
-        for value in others:
-            own -= value
-        return own
+            return exact if self.frames % 2 == 0 else exact[1:2]
+        clipped = np.minimum(np.maximum(own, exact[0]), exact[-1])
+        if len(exact) == 2:
+            # in 16 bits: 5 - 8 is 65533, and 65533 + 8 is 5 again, as the result fits whatever overflows on the way
+            return (exact[0] - clipped + exact[1],)
+        return (-clipped.astype(np.int32), *exact)

@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
 from sla1tools.candidates.criteria import candidates
-from sla1tools.candidates.detection import LEADER_COLUMNS, UNITS, Floors, Patches, detect_patches
+from sla1tools.candidates.detection import LEADER_COLUMNS, PATCH_SIZE, UNITS, Floors, Patches, detect_patches
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.darks.classes import BLOCKING, PixelClass
@@ -18,7 +18,6 @@ from sla1tools.darks.model import DarkModel
 from sla1tools.darks.reference import DarkReference, middle_counts
 from sla1tools.errors import ParametersError
 
-PATCH_RADIUS = 3
 _CHUNK = 4000  # stars: some 25 MB, and in sample 0.4 MB more for each of the night's frames
 CRITERIA = ("neighbor_ratio", "psf_chi2")
 FAKE = ((0, 0, 300.0), (-1, 0, 100.0), (1, 0, 100.0), (0, -1, 100.0), (0, 1, 100.0))
@@ -98,9 +97,7 @@ def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng
         Electrons are drawn, divided by the scale, added, quantised and clipped.
     """
     x, y = np.asarray(stars["x_true"]), np.asarray(stars["y_true"])
-    share = pixel_integrated_gaussian(
-        x - np.rint(x), y - np.rint(y), np.asarray(stars["fwhm_true"]), 2 * PATCH_RADIUS + 1
-    )
+    share = pixel_integrated_gaussian(x - np.rint(x), y - np.rint(y), np.asarray(stars["fwhm_true"]), PATCH_SIZE)
     electrons = rng.poisson(share * np.asarray(stars["flux_true"])[:, None, None])
     return np.maximum(np.minimum(np.rint(counts + electrons / scale), top_code), counts).astype(np.uint16)
 
@@ -151,7 +148,7 @@ def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None)
 
 def _patches(capture, dark: DarkModel, stars: Table, rng: np.random.Generator) -> tuple[Patches, Patches]:
     """Cut the surroundings of stars, in the order of their frames, out of these; and put the stars in."""
-    reach = np.arange(-PATCH_RADIUS, PATCH_RADIUS + 1)
+    reach = np.arange(PATCH_SIZE) - PATCH_SIZE // 2
     rows, columns = np.broadcast_arrays(
         np.rint(stars["y_true"]).astype(int)[:, None, None] + reach[:, None],
         np.rint(stars["x_true"]).astype(int)[:, None, None] + reach,
@@ -166,7 +163,10 @@ def _patches(capture, dark: DarkModel, stars: Table, rng: np.random.Generator) -
         np.concatenate([capture.correct(k, counts[part]) for k, part in parts]) for counts in (raw, starred)
     )
     noise = dark.sigma(raw, where, capture.parameters.reference)
-    without, having = _residuals(capture, dark, stars, where, raw, starred)
+    beyond = (rows != where[0]) | (columns != where[1])
+    without, having = (
+        np.where(beyond, np.nan, values) for values in _residuals(capture, dark, stars, where, raw, starred)
+    )
     return Patches(rows, columns, raw, without, noise), Patches(rows, columns, starred, having, noise)
 
 
@@ -177,21 +177,18 @@ def _by_frame(stars: Table) -> Iterator[tuple[int, slice]]:
 
 
 def _residuals(capture, dark, stars, where, raw, starred) -> tuple[np.ndarray, np.ndarray]:
-    """Numerators of the residuals of patches without and with their stars."""
+    """Residuals in electrons of patches without and with their stars."""
     reference = capture.parameters.reference
     if reference == "leave_one_out":
-        # what the others say rests on the count that was there: the star only adds to it
-        numerator = dark.reference.residual(raw, reference, where)
-        added = starred.astype(np.int64) - raw
-        return numerator, numerator + added * dark.reference.denominator_of(reference)
+        return dark.residual(raw, reference, where), dark.residual(starred, reference, where, own=raw)
     stack = np.stack([capture.rows(k, 0, capture.shape[0])[where] for k in range(len(capture.frames))])
     own = np.asarray(stars["frame_number"]), np.arange(len(stars))
-    numerators = []
+    residuals = []
     for counts in (raw, starred):
         stack[own] = counts
         combined = _combine(stack, dark.reference.method)
-        numerators.append(combined.residual(counts, reference, (slice(None),) * 3))
-    return numerators[0], numerators[1]
+        residuals.append(combined.residual(counts, reference, np.s_[:, :, :], dark.scale))
+    return residuals[0], residuals[1]
 
 
 def _combine(stack: np.ndarray, method) -> DarkReference:
@@ -240,7 +237,7 @@ def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> None:
     above = floors.keep(np.asarray(found["peak"]), np.ma.filled(found["snr"], np.nan))
     first = _choose(found, passes[parameters.criterion], above)
     chosen = found[first]
-    trials["miss_reason"][rows] = _reasons_without_leader(dark, after, parameters)
+    trials["miss_reason"][rows] = _reasons_without_leader(after, parameters)
     trials["miss_reason"][rows[chosen["star"]]] = _reasons(chosen, parameters)
     trials["miss_reason"][rows[trials["prior"][rows]]] = "already there"
     trials["miss_reason"][rows[trials[f"recovered_{parameters.criterion}"][rows]]] = ""
@@ -259,11 +256,9 @@ def _choose(found: Table, passes: np.ndarray, above: np.ndarray) -> np.ndarray:
     return order[np.flatnonzero(np.diff(star, prepend=-1))]
 
 
-def _reasons_without_leader(dark, after: Patches, parameters) -> np.ndarray:
+def _reasons_without_leader(after: Patches, parameters) -> np.ndarray:
     """Say why a star is missed where no pixel within 1 px of it leads."""
-    factor = dark.scale / dark.reference.denominator_of(parameters.reference)
-    values = np.where(after.inside(dark.classes.dq.shape), after.numerator, -np.inf)
-    brightest = values[:, 2:5, 2:5].max(axis=(1, 2)) * factor
+    brightest = np.nanmax(after.residual[:, 2:5, 2:5], axis=(1, 2))
     dim = (parameters.criterion == "neighbor_ratio") & (brightest <= parameters.threshold)
     return np.where(dim, "below threshold", "out-led")
 

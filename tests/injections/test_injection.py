@@ -3,6 +3,7 @@
 import hashlib
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from astropy.table import Table
 from small_nights import parameters_of, with_counts, with_parameters, write_small_night
 
 from sla1tools.candidates.criteria import candidates
-from sla1tools.candidates.detection import LEADER_COLUMNS, FirstLook, Floors, detect
+from sla1tools.candidates.detection import LEADER_COLUMNS, FirstLook, Floors, Patches, detect, detect_patches
+from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.darks.classes import BLOCKING
 from sla1tools.darks.model import characterize
@@ -474,3 +476,30 @@ def test_twenty_thousand_stars_are_quick(defective):
     trials = inject(night, dark, Floors(120.0, 4.0))
     print(f"{len(trials)} stars injected in {time.perf_counter() - start:.2f} s")
     assert len(trials) == 20_000
+
+
+@pytest.mark.parametrize("neighbors", [4, 8])
+def test_patches_are_searched_as_the_frame_is(neighbors):
+    """Patches around every pixel of a frame full of ties and gaps have the leaders and stamps of the frame."""
+    rng = np.random.default_rng(neighbors)
+    shape = (23, 31)
+    residual = rng.integers(0, 9, shape) * 40.0
+    residual[rng.random(shape) < 0.05] = np.nan
+    residual[10:14, 10:14] = 400.0
+    y, x = (places.ravel() for places in np.mgrid[: shape[0], : shape[1]])
+    reach = np.arange(7) - 3
+    rows, columns = np.broadcast_arrays(y[:, None, None] + reach[:, None], x[:, None, None] + reach)
+    around = cut_stamps(residual, y, x, radius=3)
+    patches = Patches(rows, columns, np.zeros(around.shape, np.uint16), around, np.full(around.shape, 40.0))
+    dark = SimpleNamespace(classes=SimpleNamespace(dq=np.zeros(shape, np.uint16)))
+    found = detect_patches(dark, patches, "all", Floors(-np.inf, 4.0), Parameters(neighbors=neighbors))
+    whole = find_leaders(residual, -np.inf, neighbors)
+    stamps = cut_stamps(residual, whole["y"], whole["x"])
+    assert (np.diff(found["star"]) >= 0).all()
+    assert 100 < len(whole) < len(found)
+    for star in range(len(x)):
+        there = found[found["star"] == star]
+        near = np.maximum(abs(whole["x"] - x[star]), abs(whole["y"] - y[star])) <= 1
+        for name in ("x", "y", "peak", "neighbor_min"):
+            np.testing.assert_array_equal(there[name], whole[name][near])
+        np.testing.assert_array_equal(there["stamp"], stamps[near].astype(np.float32))

@@ -144,14 +144,13 @@ def inject_stamps(field: Field, stamps, fluxes, fwhm: float, seed: int, k: int =
     added = np.zeros(night.shape, np.int64)
     reach = np.arange(-PATCH, PATCH + 1)
     added[y[:, None, None] + reach[:, None], x[:, None, None] + reach] = np.rint(light / field.gain)
-    denominator = dark.reference.denominator_of("leave_one_out")
-    numerator = dark.reference.residual(counts, "leave_one_out")
+    residual = dark.reference.residual(counts, "leave_one_out", scale=field.gain)
     sigma = dark.sigma(counts, np.s_[:, :], "leave_one_out")
     usable = dark.classes.dq & BLOCKING == 0
     trials, noise = Table({"flux": flux}), float(np.median(sigma))
     passed = []
-    for content in (numerator, numerator + added * denominator):
-        leaders = measure(content * field.gain / denominator, sigma, usable, np.zeros_like(usable), 2.5 * noise, fwhm)
+    for content in (residual, residual + added * field.gain):
+        leaders = measure(content, sigma, usable, np.zeros_like(usable), 2.5 * noise, fwhm)
         cuts = {
             "neighbor_ratio": criteria.neighbor_ratio(leaders, SIGMAS * noise, RATIO),
             "psf_chi2": criteria.psf_chi2(leaders, SNR_MIN, P_MIN),
@@ -179,11 +178,10 @@ def dark_hits(field: Field, fwhm: float) -> Table:
     """
     night, dark = field.night, field.dark
     usable = dark.classes.dq & BLOCKING == 0
-    factor = field.gain / dark.reference.denominator_of("leave_one_out")
     parts = []
     for k in range(len(night.frames)):
         counts = night.rows(k, 0, night.shape[0])
-        residual = dark.reference.residual(counts, "leave_one_out") * factor
+        residual = dark.reference.residual(counts, "leave_one_out", scale=field.gain)
         sigma = dark.sigma(counts, np.s_[:, :], "leave_one_out")
         noise = float(np.median(sigma))
         leaders = measure(residual, sigma, usable, np.zeros_like(usable), 2.5 * noise, fwhm)
