@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 
-from sla1tools.candidates.hits import bright_pixels, cosmic_rays
+from sla1tools.candidates.hits import cosmic_rays
 from sla1tools.candidates.leaders import STAMP_RADIUS, cut_stamps, leading_pixels
 from sla1tools.candidates.psf import MatchedFilter, fit_stamps, greatest_snr, grid_share, pixel_integrated_gaussian
 from sla1tools.candidates.shapes import rival_templates
@@ -205,9 +205,8 @@ def _type_of(name: str):
 
 
 def find_hits(dark: DarkModel, frame: str, counts: np.ndarray, sigma: np.ndarray) -> Table:
-    """Find the cosmic-ray-like hits of one frame, held out, over `dark.level_sigma`; see `cosmic.cosmic_rays`."""
-    residual = dark.residual(counts, "leave_one_out").astype(np.float32)
-    hits = cosmic_rays(bright_pixels(residual, sigma), dark.classes.dq)
+    """Find the cosmic-ray-like hits of one frame, held out, over `dark.level_sigma`; see `hits.cosmic_rays`."""
+    hits = cosmic_rays(dark.residual(counts, "leave_one_out"), sigma, dark.classes.dq)
     hits["frame"] = np.full(len(hits), frame)
     return hits
 
@@ -235,7 +234,7 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     leaders : Table
         In the order of references, frames, rows, columns.
     hits : Table
-        Cosmic-ray-like hits of all frames (`cosmic.cosmic_rays` and `frame`).
+        Cosmic-ray-like hits of all frames (`hits.cosmic_rays` and `frame`).
     floors : Floors
         The floors that hold for all rows. Where more than `MOST_ROWS` rows stand above the usual floors, they are
         raised, but never above the configured cuts.

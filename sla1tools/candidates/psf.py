@@ -132,29 +132,6 @@ def fit_stamps(stamps, noise, valid, fwhm, rivals=None):
     return Table(fits, units=units, copy=False)
 
 
-def centred_snr(stamps, noise, valid, fwhm):
-    """Filter each stamp with the PSF at the middle of its centre pixel: a cheap first look before `fit_stamps`.
-
-    Parameters are those of `fit_stamps`, and so are the errors.
-
-    Returns
-    -------
-    snr : (n,) float array
-        Matched filter response in sigma, without background; NaN where the centre pixel is not valid.
-
-    Notes
-    -----
-    A star in the corner of its pixel keeps only 0.86 of the response it has at its true position (FWHM 2 px; 0.70 at
-    1.2 px, 0.93 at 3 px): a cut that must lose no star has to lie that much lower.
-    """
-    psf = pixel_integrated_gaussian(0.0, 0.0, fwhm).reshape(-1)
-    snr = np.full(len(stamps), np.nan)
-    for start, values, weights in _chunks(stamps, noise, valid):
-        response = _ratio(psf @ (values * weights), np.sqrt(psf**2 @ weights))
-        snr[start : start + _CHUNK] = np.where(weights[_CENTRE] > 0, response, np.nan)
-    return snr
-
-
 def greatest_snr(stamps, noise, valid, fwhm):
     """Filter each stamp with the PSF at every node of a 0.2 px grid within `POSITION_BOUND`, and take the highest.
 
@@ -192,7 +169,10 @@ def grid_share(fwhm):
 
 
 class MatchedFilter:
-    """What `centred_snr` gives for the stamp around every pixel of a frame, for many frames of one noise.
+    """Response in sigma to a star at the middle of every pixel of a frame, without background; for frames of one noise.
+
+    A star in the corner of its pixel keeps only 0.86 of the response it has at its true position (FWHM 2 px; 0.70 at
+    1.2 px, 0.93 at 3 px): a cut that must lose no star has to lie that much lower.
 
     Parameters
     ----------

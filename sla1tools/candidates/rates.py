@@ -134,17 +134,6 @@ def _leading_probability(own, around, count, threshold, ratio):
     return (density * between ** count[:, None]) @ weights * (stop - start) / 2
 
 
-def count_over_grid(leaders: Table, thresholds: np.ndarray, ratios: np.ndarray) -> np.ndarray:
-    """Count the candidates of `neighbor_ratio` at every setting of a grid.
-
-    Returns
-    -------
-    counts : (thresholds, ratios) int array
-        The same as summing `criteria.neighbor_ratio` at each setting, from one two-dimensional histogram.
-    """
-    return grid_histogram(leaders, thresholds, ratios)[0]
-
-
 def grid_histogram(rows: Table, thresholds, ratios, group=None, groups: int = 1) -> np.ndarray:
     """Count rows that pass `neighbor_ratio` for each setting, (groups, thresholds, ratios).
 

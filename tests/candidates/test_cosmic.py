@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from sla1tools.candidates.hits import bright_pixels, cosmic_rays, expected_muons, join_bright
+from sla1tools.candidates.hits import cosmic_rays, expected_muons
 from sla1tools.darks.classes import PixelClass
 from sla1tools.simulate.night import simulate_counts
 
@@ -20,7 +19,7 @@ def residual_with(pixels, shape=(64, 64), seed=1):
 
 
 def hits_of(residual, dq=NONE):
-    return cosmic_rays(bright_pixels(residual, np.ones_like(residual)), dq)
+    return cosmic_rays(residual, np.ones_like(residual), dq)
 
 
 def test_a_track_and_a_spot():
@@ -52,28 +51,32 @@ def test_no_bright_pixel_gives_no_rows():
     assert hits.colnames == ["x", "y", "pixels", "length", "signal", "peak_snr", "track"]
 
 
-def test_groups_are_those_of_scipy():
-    """The slow equivalent: label the whole image."""
+def touching_groups(bright):
+    """The slow equivalent: flood from every bright pixel."""
+    left, groups = set(zip(*map(np.ndarray.tolist, np.nonzero(bright)), strict=True)), []
+    while left:
+        group, edge = set(), {left.pop()}
+        while edge:
+            group |= edge
+            edge = {(y + dy, x + dx) for y, x in edge for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= edge
+        groups.append(sorted(group))
+    return sorted(groups)
+
+
+def test_groups_are_those_of_a_flood():
     for seed in range(5):
         residual = np.random.default_rng(seed).standard_normal((64, 64)) * 4
-        labels, count = ndimage.label(residual > 3, np.ones((3, 3)))
-        index = np.arange(1, count + 1)
-        kept = (ndimage.sum_labels(residual > 3, labels, index) >= 2) & (ndimage.maximum(residual, labels, index) > 6)
+        before = residual.copy()
+        groups = [np.array(group).T for group in touching_groups(residual > 3)]
+        kept = [(y, x) for y, x in groups if len(y) >= 2 and residual[y, x].max() > 6]
         hits = hits_of(residual)
-        assert len(hits) == kept.sum()
-        expected = np.sort(ndimage.sum_labels(residual, labels, index)[kept])
-        np.testing.assert_allclose(np.sort(hits["signal"]), expected)
-
-
-def test_bands_join_to_the_frame():
-    residual = residual_with([(15, 20, 9.0), (16, 20, 9.0), (17, 21, 9.0)])
-    before = residual.copy()
-    parts = [bright_pixels(residual[a : a + 16], np.ones((16, 64)), a) for a in range(0, 64, 16)]
-    joined = cosmic_rays(join_bright(parts), NONE)
-    whole = hits_of(residual)
-    assert len(joined) == 1
-    assert all((joined[name] == whole[name]).all() for name in whole.colnames)
-    np.testing.assert_array_equal(residual, before)
+        assert hits["pixels"].tolist() == [len(y) for y, _ in kept]
+        assert [(row["y"], row["x"]) for row in hits] == [
+            (y[residual[y, x].argmax()], x[residual[y, x].argmax()]) for y, x in kept
+        ]
+        np.testing.assert_allclose(hits["signal"], [residual[y, x].sum() for y, x in kept])
+        np.testing.assert_array_equal(residual, before)
 
 
 def test_finds_the_simulated_muons():
@@ -85,7 +88,7 @@ def test_finds_the_simulated_muons():
         defects = night.truth[(night.truth["frame"] == -1)]
         dq = np.zeros((256, 256), np.uint16)
         dq[defects["y"], defects["x"]] = PixelClass.KNOWN
-        hits = cosmic_rays(bright_pixels(residual, night.noise_map * np.sqrt(1.4487)), dq)
+        hits = cosmic_rays(residual, night.noise_map * np.sqrt(1.4487), dq)
         muons = night.truth[(night.truth["kind"] == "muon") & (night.truth["frame"] == 0)]
         where = {(row["y"], row["x"]): row["track"] for row in muons}
         struck = {where.get((row["y"], row["x"])) for row in hits}

@@ -16,7 +16,6 @@ from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.psf import fit_stamps, greatest_snr, pixel_integrated_gaussian
 from sla1tools.candidates.rates import (
     FRAMES_PER_NIGHT,
-    count_over_grid,
     frame_area,
     gaussian_expectation,
     gaussian_peaks,
@@ -156,7 +155,7 @@ def test_simulated_nights_have_the_expected_false_alarms_in_every_cell(tmp_path,
     assert floors.peak < 80
     noise = dark.level_sigma("leave_one_out")
     assert 1.3 < noise.max() / noise.min() < 1.5
-    seen = count_over_grid(leaders[leaders["reference"] == "leave_one_out"], thresholds, ratios)
+    seen = grid_histogram(leaders[leaders["reference"] == "leave_one_out"], thresholds, ratios)[0]
     expected = np.array(
         [[10 * gaussian_expectation(noise, high, ratio, neighbors) for ratio in ratios] for high in thresholds]
     )
@@ -223,7 +222,8 @@ def test_the_histogram_counts_what_the_rule_selects_at_every_setting(rows, thres
         for j, ratio in enumerate(ratios):
             passes = neighbor_ratio(table, threshold, ratio)
             assert counts[:, i, j].tolist() == np.bincount(group[passes], minlength=3).tolist()
-    np.testing.assert_array_equal(count_over_grid(table, np.array(thresholds), np.array(ratios)), counts.sum(axis=0))
+    alone = grid_histogram(table, np.array(thresholds), np.array(ratios))
+    np.testing.assert_array_equal(alone[0], counts.sum(axis=0), "without groups: all in one")
 
 
 def test_flux_bins_hold_both_ends():
