@@ -92,7 +92,7 @@ def kernels(parameters) -> dict:
                 kernel_manager_class=QuietKernelManager,
             )
             whole = clock.read()
-            export_html(target, staging / f"{name}.html", home="index.html")
+            export_html(target, staging / f"{name}.html")
             notebooks[name] = _cell_seconds(target) | {"whole": whole, "export": clock.read()}
     return {"steps": clock.steps, "notebooks": notebooks}
 

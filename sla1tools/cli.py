@@ -181,8 +181,19 @@ def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) ->
     if result.verdict == "failed" or result.directory is None:
         kept = f"what there is of this run is in {result.directory}" if result.directory else "nothing of it is kept"
         raise Sla1Error(f"the night failed; earlier outputs are untouched, {kept}")
+    _write_trends(outputs)
     click.echo(f"{result.verdict}: {result.directory / 'index.html'}")
     return result
+
+
+def _write_trends(outputs: Path) -> None:
+    """Write the page of all nights, to which every night's pages lead; where that fails the night stands."""
+    from sla1tools.run.season import write_trends
+
+    try:
+        write_trends(outputs)
+    except ParametersError as error:
+        click.echo(f"sla1: {error}", err=True)
 
 
 @main.command()

@@ -58,6 +58,7 @@ def fake_run(monkeypatch):
             return outcome
 
         monkeypatch.setattr("sla1tools.run.night.run_night", run_night)
+        monkeypatch.setattr("sla1tools.run.season.write_trends", lambda outputs: outputs / "index.html")
         return calls
 
     return end_with

@@ -108,6 +108,12 @@ class Capture:
         """File names of the used frames, in order."""
         return [frame.name for frame in self.frames]
 
+    @property
+    def camera(self) -> str | None:
+        """The camera's name, as the first used frame that gives one writes it."""
+        names = (str(frame.header.get("INSTRUME", "")).strip() for frame in self.frames)
+        return next(filter(None, names), None)
+
     @cached_property
     def offsets(self) -> np.ndarray:
         """Whole counts by which each frame's median level lies above the night's, (N,) int."""

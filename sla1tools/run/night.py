@@ -18,6 +18,7 @@ from sla1tools.run.notebooks import execute, tagged_figures
 from sla1tools.run.products import write_products, write_summary
 from sla1tools.run.provenance import git_commit, versions
 from sla1tools.run.publishing import Claim, claim, refuse_to_mix
+from sla1tools.show.heading import Heading
 from sla1tools.text import moment
 
 NOTEBOOKS = CHECKOUT / "notebooks"
@@ -27,6 +28,12 @@ TITLES = {
     "03_injection_testing": "Injection testing",
 }
 PRODUCTS = ("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "summary.json")
+LINKS = {
+    "The night at a glance": "index.html",
+    **{title: f"{name}.html" for name, title in TITLES.items()},
+    "All nights": "../../../index.html",
+    "Manifest": "manifest.json",
+}
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,14 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
             progress(word)
 
         measurement = measure_night(parameters, step)
-        manifest["inputs"] = judged_files(measurement.capture)
+        manifest |= {"inputs": judged_files(measurement.capture), "camera": measurement.capture.camera}
+        notebooks.heading = Heading(
+            night_path(parameters).as_posix(),
+            measurement.capture.camera,
+            len(measurement.capture.frames),
+            parameters.dark_exposure,
+            LINKS,
+        )
         (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
         notebooks.start()
         notebooks.open(*list(notebooks.opened)[:1])  # the longest: the others would only take its core now
@@ -138,7 +152,7 @@ def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> No
     (staging / PICKLE).unlink()
     manifest |= {key: measurement.summary[key] for key in ("verdict", "reasons")}
     manifest |= {"end": moment(), "exit_status": 0}
-    links = {title: f"{name}.html" for name, title in TITLES.items()} | {name: name for name in PRODUCTS}
+    links = {**LINKS, **{name: name for name in PRODUCTS}}
     figures = {title: png for name in TITLES for title, png in tagged_figures(staging / f"{name}.ipynb").items()}
     write_index(staging / "index.html", measurement.summary, manifest, figures, links)
     write_manifest(staging, manifest)
@@ -153,6 +167,7 @@ class _NotebookRun:
 
     def __init__(self, parameters: Parameters, staging: Path, timeout: int | None, side_by_side: bool):
         self.failures: dict[str, Exception] = {}
+        self.heading: Heading | None = None  # known once the frames are judged
         self.opened = {name: threading.Event() for name in TITLES}
         self.cancelled = False
         self.exporting = threading.Lock()  # nbconvert does not say that threads may share an exporter
@@ -201,7 +216,7 @@ class _NotebookRun:
             try:
                 execute(*job)
                 with self.exporting:
-                    export_html(job[1], job[1].with_suffix(".html"), home="index.html")
+                    export_html(job[1], job[1].with_suffix(".html"), self.heading)
             except Exception as error:
                 self.failures[name] = error
                 return

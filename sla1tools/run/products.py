@@ -250,7 +250,7 @@ def provenance(capture: Capture) -> dict[str, Any]:
         "OBJECT": parameters.object_name,
         "CAPDATE": (parameters.capture_date, "capture_date"),
         "CAPTIME": (parameters.capture_time, "capture_time"),
-        "INSTRUME": next((frame.header["INSTRUME"] for frame in frames if "INSTRUME" in frame.header), "unknown"),
+        "INSTRUME": capture.camera or "unknown",
         "EXPTIME": (parameters.dark_exposure, "s"),
         "NCOMBINE": (len(frames), "frames used"),
         "COMBINED": (parameters.combination_method, "combination_method"),

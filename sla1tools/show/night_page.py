@@ -30,14 +30,17 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
     Returns
     -------
     page : dict
-        `title`, `state`, `verdict` (headline, state, reasons, meaning, actions), `numbers`, `notes`, `files`,
-        `tally`, `parameters`, `provenance`. Nothing in it is markup.
+        `title`, `folder`, `frames` (used), `exposure`, `state`, `verdict` (headline, state, reasons, meaning,
+        actions), `numbers`, `notes`, `files`, `tally`, `parameters`, `provenance`. Nothing in it is markup.
     """
     parameters = manifest.get("parameters") or {}
     state = summary.get("verdict") or "failed"
     files = _files(manifest, summary)
     return {
-        "title": _title(summary, parameters),
+        "title": "The night at a glance",
+        "folder": _folder(summary, parameters),
+        "frames": _used(summary),
+        "exposure": parameters.get("dark_exposure"),
         "state": state if state in _STATES else "failed",
         "verdict": {
             "headline": _headline(summary, parameters),
@@ -99,12 +102,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _title(summary: Mapping, parameters: Mapping) -> str:
-    night = summary.get("night")
-    if isinstance(night, Mapping):
-        night = " ".join(str(part) for part in night.values())
-    parts = [parameters.get(key) for key in ("capture_date", "capture_time", "object_name")]
-    return f"Darks of {night or ' '.join(str(part) for part in parts if part) or 'an unnamed night'}"
+def _folder(summary: Mapping, parameters: Mapping) -> str:
+    night = {**parameters, **(summary.get("night") or {})}
+    parts = [night.get(key) for key in ("capture_date", "capture_time", "object_name")]
+    return "/".join(str(part) for part in parts if part) or "an unnamed night"
 
 
 def _used(summary: Mapping) -> int | None:

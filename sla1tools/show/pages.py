@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from sla1tools.show.heading import Heading
 from sla1tools.show.night_page import night_page
 from sla1tools.text import printable
 
@@ -36,7 +37,7 @@ _ATTRIBUTES = """
 """
 
 
-def export_html(notebook_path: str | Path, html_path: str | Path, home: str | None = None) -> None:
+def export_html(notebook_path: str | Path, html_path: str | Path, heading: Heading | None = None) -> None:
     """Write an executed notebook as a report: its words, figures and tables, without code and prompts.
 
     Parameters
@@ -45,8 +46,8 @@ def export_html(notebook_path: str | Path, html_path: str | Path, home: str | No
         An executed notebook.
     html_path : path
         The page to write; its folder must exist.
-    home : str, optional
-        Address of the night's index page, linked at the top.
+    heading : Heading, optional
+        The night that title, head and printed pages name, and the links at the top.
 
     Notes
     -----
@@ -60,13 +61,17 @@ def export_html(notebook_path: str | Path, html_path: str | Path, home: str | No
     galleries = _prepare(notebook, Path(notebook_path).stem)
     alive = any(payload.get("interactive", True) for payload in galleries.values())
     script = f"{explorer_module()}\nstartAll(document);\n" if alive else ""
+    css = page_css(with_explorer=bool(galleries))
+    if heading:
+        notebook.metadata.title = f"{notebook.metadata.title} · {heading.text}"
+        css, script = css + heading.print_css, links_script() + script
     html, _ = _exporter().from_notebook_node(
         notebook,
         resources={
             "metadata": {"name": notebook.metadata.title},
             "sla1_policy": policy(script),
-            "sla1_css": page_css(with_explorer=bool(galleries)),
-            "sla1_home": home,
+            "sla1_css": css,
+            "sla1_head": heading_html(heading, Path(html_path).name) if heading else "",
         },
     )
     for slot, payload in galleries.items():
@@ -92,21 +97,36 @@ def write_index(
     summary : mapping
         The contents of `summary.json`. What is missing or None reads "not tested".
     manifest : mapping
-        Of `manifest.json`: `parameters`, `inputs` (a list of mappings with `name`, `verdict`, and `reason`, `detail`
-        where there are any), `versions`, `git_commit`, `random_seed`, `start`, `end`. All optional.
+        Of `manifest.json`: `camera`, `parameters`, `inputs` (a list of mappings with `name`, `verdict`, and `reason`,
+        `detail` where there are any), `versions`, `git_commit`, `random_seed`, `start`, `end`. All optional.
     figures : mapping of str to bytes
         PNG files by title; the title is caption and alternative text.
     links : mapping of str to str
-        Text to relative path, for the reports and products beside the page.
+        Text to relative path, for the reports and products beside the page, and the page of all nights.
     """
+    content, script = night_page(summary, manifest), links_script()
+    heading = Heading(content["folder"], manifest.get("camera"), content["frames"], content["exposure"], links)
     page = page_template("night.html.j2").render(
-        night_page(summary, manifest),
-        policy=policy(""),
-        css=page_css(with_explorer=False),
+        content,
+        policy=policy(script),
+        css=page_css(with_explorer=False) + heading.print_css,
         figures=[{"title": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()],
-        links=links,
+        head=heading_html(heading, Path(path).name),
+        heading=heading,
+        script=script,
     )
     Path(path).write_text(page, encoding="utf-8")
+
+
+def heading_html(heading: Heading, page: str) -> str:
+    """Return the head of a night's page, whose own name tells which link is to itself."""
+    rows = heading.rows(page)
+    return page_template("heading.html.j2").render(text=heading.text, folder=heading.folder, links=rows)
+
+
+def links_script() -> str:
+    """Return the script that ends the links of a page which lies outside its night's folder."""
+    return (TEMPLATES / "links.js").read_text(encoding="utf-8")
 
 
 def page_template(name: str) -> "Template":

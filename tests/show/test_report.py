@@ -1,6 +1,7 @@
 """The pages: a notebook without its code, and the night at a glance."""
 
 import base64
+import re
 
 import nbformat
 import pytest
@@ -8,11 +9,19 @@ from browser import browser, offline  # noqa: F401
 from nbformat import v4
 
 from sla1tools.parameters import Parameters
+from sla1tools.show.heading import Heading
 from sla1tools.show.night_page import night_page, quantity
 from sla1tools.show.pages import GALLERY_MIME, clean_html, export_html, gallery_html, write_index
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+HEADING = Heading(
+    "2024-05-08/03_38_48/Dark30s",
+    "QHY42",
+    9,
+    30.0,
+    {"The night at a glance": "index.html", "This": "n.html", "All nights": "../../../index.html"},
 )
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -46,13 +55,14 @@ def test_words_and_outputs_stay_code_and_prompts_go(exported):
             v4.new_output("stream", name="stdout", text="ten frames"),
             display(text_html="<table><tr><td>5</td></tr></table>"),
         ),
-        home="index.html",
+        heading=HEADING,
     ).read_text()
-    assert "<title>How dark?</title>" in text
+    assert "<title>How dark? · 2024-05-08 03_38_48 Dark30s · QHY42 · 9 frames of 30 s</title>" in text
     assert "<em>median</em>" in text
     assert "ten frames" in text
     assert "<td>5</td>" in text
     assert 'href="index.html"' in text
+    assert 'href="n.html"' not in text
     assert "secret_source" not in text
     assert "[7]" not in text
     assert len(text) < 20_000
@@ -151,6 +161,41 @@ SUMMARY = {
 }
 
 
+@pytest.mark.parametrize(
+    ("folder", "alive"),
+    [
+        ("outputs/2024-05-08/03_38_48/Dark30s", ["The night at a glance", "All nights"]),
+        ("a copy of the night/Dark30s", ["The night at a glance"]),
+        ("mail", []),
+        ("NotDark30s", []),
+    ],
+)
+def test_a_page_that_was_sent_alone_has_no_dead_link(exported, offline, tmp_path, folder, alive):  # noqa: F811
+    place = tmp_path / folder / "n.html"
+    place.parent.mkdir(parents=True)
+    exported(v4.new_markdown_cell("# How dark?"), heading=HEADING).rename(place)
+    watched = offline()
+    page = watched.open(place)
+    assert page.locator("a").all_inner_texts() == alive
+    says_where = "the others are: 2024-05-08/03_38_48/Dark30s below the outputs" in page.inner_text("nav")
+    assert says_where == (len(alive) < 2)
+    assert "2024-05-08 03_38_48 Dark30s · QHY42 · 9 frames of 30 s" in page.inner_text("header")
+    assert (watched.requests, watched.complaints) == ([], [])
+
+
+def test_every_printed_page_names_the_night(exported, offline):  # noqa: F811
+    """A camera's name cannot leave the quotes of the style sheet, nor its element."""
+    hostile = Heading("2024-05-08/03_38_48/Dark30s", """x"; } </style><b>bold</b>\\""", 9, 30.0)
+    page = offline().open(exported(v4.new_markdown_cell("# How dark?"), heading=hostile))
+    rules = page.evaluate(
+        "Array.from(document.styleSheets).flatMap(sheet => Array.from(sheet.cssRules))"
+        ".filter(rule => rule.constructor.name === 'CSSPageRule').map(rule => rule.cssText)"
+    )
+    assert any("2024-05-08 03_38_48 Dark30s" in rule and "9 frames of 30 s" in rule for rule in rules)
+    assert page.locator("b").count() == 0
+    assert hostile.camera in page.inner_text("header")
+
+
 def test_index_says_verdict_meaning_and_action(tmp_path, offline):  # noqa: F811
     path = tmp_path / "index.html"
     manifest = {"parameters": Parameters().model_dump(mode="json"), "versions": {"sla1tools": "0.1.0"}}
@@ -170,7 +215,7 @@ def test_index_says_verdict_meaning_and_action(tmp_path, offline):  # noqa: F811
     assert "rejected (level)" in text
     assert HOSTILE in text
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert not page.get_attribute("text=evil", "href").startswith("javascript:")
+    assert not re.search("href=.javascript:", path.read_text())
     assert page.locator("img").first.get_attribute("alt") == f"Noise {HOSTILE}"
 
 
