@@ -39,9 +39,11 @@ def write_some_products(measurement, directory):
 @pytest.fixture
 def made_up_night(monkeypatch):
     """Measure nothing, write two products, and run the notebooks that the returned function names."""
-    night = SimpleNamespace(frames=(), rejected=(Rejected("00001.fits", Reason.EMPTY, "no bytes"),), ignored=("a",))
+    capture = SimpleNamespace(
+        camera=None, frames=(), rejected=(Rejected("00001.fits", Reason.EMPTY, "no bytes"),), ignored=("a",)
+    )
     summary = dict.fromkeys(SUMMARY_KEYS) | {"verdict": "degraded", "reasons": ["1 frame rejected: empty"]}
-    measurement = SimpleNamespace(night=night, summary=summary)
+    measurement = SimpleNamespace(capture=capture, summary=summary)
 
     def measure(parameters, progress):
         progress("night measured")
@@ -208,7 +210,7 @@ def test_ended_from_outside(tmp_path, end):
         "import sys; from pathlib import Path; from types import SimpleNamespace\n"
         "from sla1tools.run import night; from sla1tools.parameters import Parameters\n"
         "night.NOTEBOOKS, night.TITLES = Path(sys.argv[1]), {'hangs': 'hangs'}\n"
-        "empty = SimpleNamespace(night=SimpleNamespace(frames=(), rejected=(), ignored=()), summary={})\n"
+        "empty = SimpleNamespace(capture=SimpleNamespace(camera=None, frames=(), rejected=(), ignored=()), summary={})\n"
         "night.measure_night, night.write_products = lambda *_: empty, lambda *_: None\n"
         "night.run_night(Parameters(), sys.argv[2], progress=lambda step: print(step, flush=True))\n"
     )
