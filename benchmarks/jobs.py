@@ -64,7 +64,8 @@ def kernels(parameters) -> dict:
 
     import papermill
 
-    from sla1tools.measure import PICKLE, measure_night
+    from sla1tools.measure import measure_night
+    from sla1tools.night import PICKLE
     from sla1tools.run.night import NOTEBOOKS, TITLES
     from sla1tools.run.notebooks import QuietKernelManager
     from sla1tools.run.products import write_products

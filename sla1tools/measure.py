@@ -1,9 +1,7 @@
 """From a night's frames to its tables and numbers: the one pure function that everything else reads."""
 
-import pickle
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
@@ -13,15 +11,13 @@ from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.rates import gaussian_expectation, gaussian_peaks, poisson_rate
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
+from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import Capture, judge_capture
 from sla1tools.frames.codes import CountsAudit, audit_counts
 from sla1tools.injections.completeness import completeness_curve, flux_bins, flux_limit
 from sla1tools.injections.injection import holds_a_stamp, inject
 from sla1tools.injections.operating_point import CRITERIA, operating_point, tradeoff
-from sla1tools.parameters import Parameters
-from sla1tools.simulate.night import ensure_demo_night
-
-PICKLE = "measurement.pickle"
+from sla1tools.parameters import Parameters, validate
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,14 @@ class Measurement:
         return self.capture.parameters
 
     def residual(self, k: int, reference: Reference | None = None) -> np.ndarray:
-        """Frame k minus its reference (the configured one by default), (ny, nx) float64 electrons."""
+        """Subtract frame k's reference (the configured one by default) from it, (ny, nx) float64 electrons.
+
+        Raises
+        ------
+        ParametersError
+            Where the night has no such frame.
+        """
+        self.capture.require_frame(k)
         counts = self.capture.rows(k, 0, self.capture.shape[0])
         return self.dark.residual(counts, reference or self.parameters.reference)
 
@@ -78,10 +81,36 @@ class Measurement:
             scaled.append(residual / self.dark.sigma(counts, where, "leave_one_out"))
         return np.stack(scaled, axis=1)
 
-    def selected(self, criterion: str | None = None, reference: str | None = None) -> Table:
-        """Leaders that pass a criterion against a reference, the configured ones by default."""
-        chosen = candidates(self.leaders, self.parameters, criterion)
-        return self.leaders[chosen & (self.leaders["reference"] == (reference or self.parameters.reference))]
+    def candidates(self, criterion: str | None = None, reference: str | None = None, **cuts: float) -> Table:
+        """Select the leaders that pass a criterion, at any cuts; nothing is measured again.
+
+        Parameters
+        ----------
+        criterion : {'neighbor_ratio', 'psf_chi2'}, optional
+            The configured one by default.
+        reference : {'leave_one_out', 'all'}, optional
+            What the frames are compared with: the configured one by default.
+        **cuts : float
+            Cuts of that criterion, each as the parameter of its name; the configured ones else.
+
+        Raises
+        ------
+        ParametersError
+            Where a cut is not one of the criterion's, or lies below what the leaders were kept from.
+        """
+        chosen = validate(
+            self.parameters.model_dump()
+            | {"criterion": criterion or self.parameters.criterion, "reference": reference or self.parameters.reference}
+            | cuts,
+            "candidates",
+        )
+        for name in cuts:
+            if name not in CRITERIA[chosen.criterion]:
+                told = " and ".join(CRITERIA[chosen.criterion])
+                raise ParametersError(f"candidates: {name} is no cut of {chosen.criterion}, whose cuts are {told}")
+        self.floors.refuse_below(chosen)
+        held = self.leaders["reference"] == chosen.reference
+        return self.leaders[candidates(self.leaders, chosen) & held]
 
 
 def measure_night(parameters: Parameters, progress=None) -> Measurement:
@@ -116,20 +145,6 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     summary = summarize(capture, dark, leaders, trials, floors, grid, audit)
     step("night summed up")
     return Measurement(capture, dark, leaders, trials, hits, floors, grid, audit, summary)
-
-
-def open_night(parameters: Parameters) -> Measurement:
-    """Give a notebook its measured night: from the folder that a run passes, or measured on the spot.
-
-    Both are the same numbers. A folder that is no longer there (the notebook was moved or opened later) is no error.
-    The demo night is simulated on first use.
-    """
-    if parameters.products_directory:
-        stored = Path(parameters.products_directory) / PICKLE
-        if stored.is_file():
-            return pickle.loads(stored.read_bytes())
-    ensure_demo_night(parameters)
-    return measure_night(parameters)
 
 
 def _declared_padding(capture: Capture) -> float | None:

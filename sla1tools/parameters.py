@@ -1,6 +1,7 @@
 """The parameters of a night: one strict model, and the one place that reads YAML."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -294,14 +295,28 @@ def validate(values: Mapping[str, Any], source: str, source_of: Mapping[str, str
         raise ParametersError(_explain(error, values, source_of or {}, source)) from None
 
 
+def named_by(folder: str | Path) -> dict[str, str]:
+    """Read the four keys that name a night off its capture folder: .../capture_date/capture_time/object_name.
+
+    Raises
+    ------
+    ParametersError
+        Where the path has fewer than four parts.
+    """
+    path = Path(os.path.abspath(folder))
+    if len(path.parts) < 5:
+        raise ParametersError(f"{folder}: a capture folder lies three folders deep, as in DATE/TIME/OBJECT")
+    return dict(zip(NIGHT_KEYS, (str(path.parents[2]), *path.parts[-3:]), strict=True))
+
+
 def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, str]] = ()) -> Parameters:
     """Layer parameter files left to right, with `-p KEY VALUE` over all, as papermill layers `-f` and `-p`.
 
     Parameters
     ----------
     files : iterable of path
-        YAML files; a later file's value replaces an earlier one's. A relative path is looked up from the current
-        directory.
+        YAML files, or a capture folder, whose last three parts name the night; a later value replaces an earlier one.
+        A relative path is looked up from the current directory.
     overrides : iterable of (key, text)
         The text is read as a YAML value; text that YAML cannot keep (03_38_48) stays text where the key holds text.
 
@@ -314,7 +329,7 @@ def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, 
     values: dict[str, Any] = {}
     source_of: dict[str, str] = {}
     for path in files:
-        layer = read_yaml(path)
+        layer = named_by(path) if Path(path).is_dir() else read_yaml(path)
         values.update(layer)
         source_of.update(dict.fromkeys(layer, str(path)))
     for key, text in overrides:

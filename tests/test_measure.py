@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pickle
 import subprocess
 import sys
 
@@ -11,14 +10,12 @@ import numpy as np
 import pytest
 from small_nights import parameters_of, write_small_night
 
-from sla1tools import measure
 from sla1tools.candidates.criteria import candidates
 from sla1tools.candidates.detection import LEADER_COLUMNS
 from sla1tools.candidates.rates import gaussian_expectation, poisson_rate
 from sla1tools.errors import NightError
 from sla1tools.injections.injection import CRITERIA
-from sla1tools.measure import PICKLE, measure_night, open_night
-from sla1tools.parameters import Parameters
+from sla1tools.measure import measure_night
 from sla1tools.run.products import write_products
 from sla1tools.simulate.night import Star
 
@@ -89,8 +86,8 @@ def test_the_summarys_numbers_are_the_tables(measured):
         passing = measured.leaders[candidates(measured.leaders, parameters, criterion)]
         held_out = passing[passing["reference"] == "leave_one_out"]
         told = summary["candidates"][criterion]
-        assert told["held_out"] == len(held_out) == len(measured.selected(criterion)) == sum(told["per_frame"])
-        assert told["in_sample"] == len(passing) - len(held_out) == len(measured.selected(criterion, "all"))
+        assert told["held_out"] == len(held_out) == len(measured.candidates(criterion)) == sum(told["per_frame"])
+        assert told["in_sample"] == len(passing) - len(held_out) == len(measured.candidates(criterion, "all"))
         assert told["per_frame"] == [np.count_nonzero(held_out["frame"] == name) for name in measured.capture.names]
         rate = poisson_rate(len(held_out), 6)
         alarms = summary["false_alarms_per_frame"][criterion]
@@ -158,21 +155,8 @@ def test_another_program_with_other_threads_and_hashes_writes_the_same_bytes(
     assert len(here) == 6
 
 
-def test_a_stored_night_is_the_one_measured_on_the_spot(measured, parameters, tmp_path, monkeypatch):
-    (tmp_path / PICKLE).write_bytes(pickle.dumps(measured, protocol=pickle.HIGHEST_PROTOCOL))
-    on_the_spot = open_night(parameters)
-    with monkeypatch.context() as patched:
-        patched.setattr(measure, "measure_night", lambda _: pytest.fail("a stored night is not measured again"))
-        stored = open_night(parameters.model_copy(update={"products_directory": str(tmp_path)}))
-    for name in ("leaders", "trials", "hits", "grid"):
-        assert bytes_of(getattr(stored, name)) == bytes_of(getattr(on_the_spot, name)), name
-    assert stored.summary == on_the_spot.summary
-    moved = open_night(parameters.model_copy(update={"products_directory": str(tmp_path / "gone")}))
-    assert moved.summary == on_the_spot.summary, "a folder that is no longer there is no error"
-
-
 def test_stars_of_the_night_are_found_by_the_psf_in_their_own_frame(measured):
-    found = measured.selected("psf_chi2")
+    found = measured.candidates("psf_chi2")
     for k, star in enumerate(STARS):
         near = (found["frame"] == f"{k + 1:05d}.fits") & (
             np.hypot(found["x_fit"] - star.x, found["y_fit"] - star.y) < 0.3
@@ -234,7 +218,7 @@ def test_every_setting_is_measured(parameters, changes):
     assert len(measured.leaders) > 0
     assert measured.summary["floors"]["peak"] <= measured.parameters.threshold
     assert measured.summary["floors"]["snr"] <= measured.parameters.snr_min
-    assert sum(measured.summary["candidates"]["psf_chi2"]["per_frame"]) == len(measured.selected("psf_chi2"))
+    assert sum(measured.summary["candidates"]["psf_chi2"]["per_frame"]) == len(measured.candidates("psf_chi2"))
 
 
 def test_three_frames_are_measured_and_what_they_cannot_tell_is_said(tmp_path):
@@ -253,11 +237,3 @@ def test_two_frames_are_not_tested(tmp_path):
         measure_night(night.parameters)
     with pytest.raises(NightError, match="cannot be listed"):
         measure_night(parameters_of(tmp_path / "nowhere", (32, 32)))
-
-
-def test_the_defaults_name_the_demo_night_and_it_is_made_on_first_use(monkeypatch):
-    asked = []
-    monkeypatch.setattr(measure, "ensure_demo_night", asked.append)
-    monkeypatch.setattr(measure, "measure_night", lambda parameters: ("measured", parameters))
-    assert open_night(Parameters()) == ("measured", Parameters())
-    assert asked == [Parameters()]

@@ -17,6 +17,7 @@ from sla1tools.candidates.shapes import rival_templates
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.reference import Reference
+from sla1tools.errors import ParametersError
 from sla1tools.parameters import Parameters
 
 SNR_FLOOR = 4.0
@@ -45,6 +46,18 @@ class Floors:
     def of(cls, parameters: Parameters) -> "Floors":
         """Return the floors for these cuts: never above them."""
         return cls(min(parameters.threshold, PEAK_FLOOR), min(parameters.snr_min, SNR_FLOOR))
+
+    def refuse_below(self, parameters: Parameters) -> None:
+        """Raise `ParametersError` where the configured cut lies below its floor: leaders would be missing."""
+        name, floor = {"neighbor_ratio": ("threshold", self.peak), "psf_chi2": ("snr_min", self.snr)}[
+            parameters.criterion
+        ]
+        value = getattr(parameters, name)
+        if value < floor:
+            raise ParametersError(
+                f"{name} {value:g} lies below the night's floor of {floor:g}: leaders were measured above it only; "
+                f"open the night with {name}={value:g} to measure it that deep"
+            )
 
     def keep(self, peak: np.ndarray, snr: np.ndarray) -> np.ndarray:
         """Tell which rows stand above either floor; a NaN snr is above none."""
@@ -117,12 +130,12 @@ def detect(
         The frame's name, for its column.
     counts : (ny, nx) uint16 array
         The frame's raw counts.
-    reference : {'leave_one_out', 'all'}
+    reference : {'leave_one_out', 'all', 'outside'}
         What the frame is compared with.
     floors : Floors
         What a leader must exceed.
     parameters : Parameters
-        For `neighbors` and `fwhm`.
+        For `neighbors`, `fwhm` and `top_code`.
 
     Returns
     -------
@@ -141,9 +154,9 @@ def detect(
         "reference": np.full(len(x), reference),
         "peak": residual[y, x],
         "neighbor_min": neighbor_min,
-        "dq": dark.classes.dq[y, x],
+        "dq": dark.classes.dq[y, x] | np.where(counts[y, x] >= parameters.top_code, PixelClass.SATURATED, 0),
     }
-    valid = cut_stamps(first_look.usable, y[looked], x[looked], False)
+    valid = cut_stamps(first_look.usable, y[looked], x[looked], False) & (counts[places] < parameters.top_code)
     noise = dark.sigma(counts[places], places, reference)
     return measured(columns, cut_stamps(residual, y, x), looked, noise, valid, floors, parameters.fwhm)
 
@@ -204,9 +217,9 @@ def _type_of(name: str):
     return {"dof": np.int32, "best_rival": "U12"}.get(name, np.float64)
 
 
-def find_hits(dark: DarkModel, frame: str, counts: np.ndarray, sigma: np.ndarray) -> Table:
-    """Find the cosmic-ray-like hits of one frame, held out, over `dark.level_sigma`; see `hits.cosmic_rays`."""
-    hits = cosmic_rays(dark.residual(counts, "leave_one_out"), sigma, dark.classes.dq)
+def find_hits(dark: DarkModel, frame: str, counts: np.ndarray, reference: Reference, sigma: np.ndarray) -> Table:
+    """Find the cosmic-ray-like hits of one frame over `sigma`, which is `dark.level_sigma`; see `hits.cosmic_rays`."""
+    hits = cosmic_rays(dark.residual(counts, reference), sigma, dark.classes.dq)
     hits["frame"] = np.full(len(hits), frame)
     return hits
 
@@ -246,7 +259,7 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     looks = {reference: FirstLook.of(dark, reference, parameters.fwhm) for reference in parts}
     for k, name in enumerate(capture.names):
         counts = capture.rows(k, 0, capture.shape[0])
-        hits.append(find_hits(dark, name, counts, sigma))
+        hits.append(find_hits(dark, name, counts, "leave_one_out", sigma))
         for reference, tables in parts.items():
             tables.append(detect(dark, looks[reference], name, counts, reference, floors, parameters))
             flag_hits(tables[-1], hits[-1])

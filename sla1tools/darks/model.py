@@ -7,7 +7,6 @@ import numpy as np
 from sla1tools.darks.classes import PixelClasses, classify
 from sla1tools.darks.noise import NoiseModel, fit_noise_model, join_statistics, pixel_statistics, residual_factor
 from sla1tools.darks.reference import BAND_ROWS, DarkReference, Reference, middle_counts
-from sla1tools.frames.capture import read_known_pixels
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ class DarkModel:
             The frame's counts at the pixels, as they went into the statistics.
         where : index
             The pixels' place in the frame.
-        reference : {'leave_one_out', 'all'}
-            What the residual was taken against.
+        reference : {'leave_one_out', 'all', 'outside'}
+            What the residual was taken against; a frame from outside is judged by all frames.
         """
         maps = (self.mean[where], self.variance[where], self.prior[where])
         return self.noise_model.held_out_sigma(counts, *maps, reference) * np.float32(self.scale)
@@ -78,7 +77,7 @@ def characterize(capture, step: int = 1) -> DarkModel:
 
     Parameters
     ----------
-    capture : Capture
+    capture : Capture, or candidates.search.Stack
         With at least three frames.
     step : int
         Greatest common step of the codes.
@@ -98,8 +97,7 @@ def characterize(capture, step: int = 1) -> DarkModel:
     level = np.concatenate(levels)  # the median, for the average too: a bright star must not raise its own noise
     model = fit_noise_model(level, statistics.variance, n, method, parameters.scale)
     prior = model.variance(level)
-    known = read_known_pixels(parameters)
     classes = classify(
-        capture.band, statistics, level, prior, model, parameters.scale, parameters.top_code, known, step
+        capture.band, statistics, level, prior, model, parameters.scale, parameters.top_code, capture.known, step
     )
     return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)

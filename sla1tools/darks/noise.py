@@ -142,17 +142,17 @@ def residual_factor(n: int, method: str = "median", reference: str = "leave_one_
         Number of frames.
     method : {'median', 'average'}
         How the reference combines them.
-    reference : {'leave_one_out', 'all'}
-        The other frames, or all: then the frame pulls its own reference along.
+    reference : {'leave_one_out', 'all', 'outside'}
+        The other frames, or all: then the frame pulls its own reference along, unless it is from outside the stack.
 
     Examples
     --------
-    >>> round(residual_factor(10) ** 0.5, 3), round(residual_factor(10, reference="all") ** 0.5, 3)
-    (1.08, 0.969)
+    >>> [round(residual_factor(10, reference=name) ** 0.5, 3) for name in ("leave_one_out", "all", "outside")]
+    [1.08, 0.969, 1.067]
     """
     if reference == "all":
         return 1 + combined_variance(n, method) - 2 / n
-    return 1 + combined_variance(n - 1, method)
+    return 1 + combined_variance(n if reference == "outside" else n - 1, method)
 
 
 @dataclass(frozen=True)
@@ -199,17 +199,17 @@ class NoiseModel:
         return combined
 
     def held_out_sigma(self, counts, mean, variance, prior, reference: str = "leave_one_out") -> np.ndarray:
-        """Noise of the residual of one frame, judged by the other frames alone.
+        """Noise of the residual of one frame, judged by other frames alone.
 
         Parameters
         ----------
         counts : uint16 array
             The frame's raw counts: whole rows or gathered pixels, of any shape.
         mean, variance : float32 arrays of the same shape
-            Statistics over all frames (`pixel_statistics`); the frame's own share is taken out of them.
+            Statistics over all frames (`pixel_statistics`); the share of a frame of the stack is taken out of them.
         prior : float32 array of the same shape
             ``model.variance(level)`` of these pixels.
-        reference : {'leave_one_out', 'all'}
+        reference : {'leave_one_out', 'all', 'outside'}
             What the frame's residual was taken against.
 
         Returns
@@ -222,8 +222,10 @@ class NoiseModel:
         The level may be the median of all frames: the frame's pull on it, 0.14 sigma at N = 10, moves the variance by
         a thousandth at most.
         """
-        own = leave_one_out_variance(counts, mean, variance, self.frames)
-        combined = self.moderate(own, prior, self.frames - 2)
+        own, dof = variance, self.frames - 1
+        if reference != "outside":
+            own, dof = leave_one_out_variance(counts, mean, variance, self.frames), self.frames - 2
+        combined = self.moderate(own, prior, dof)
         combined *= np.float32(residual_factor(self.frames, self.method, reference))
         return np.sqrt(combined, out=combined)
 

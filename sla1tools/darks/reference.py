@@ -19,7 +19,7 @@ BAND_ROWS = 40  # ten frames of such a band stay in a core's cache
 CACHED_ROWS = 2400  # of all frames together, in the cache that cores share
 LEAST_ROWS = 12  # of a frame at a time: with fewer the calls cost more than the work
 
-Reference = Literal["leave_one_out", "all"]
+Reference = Literal["leave_one_out", "all", "outside"]  # outside: all frames, for a frame that is none of them
 REFERENCES: tuple[Reference, ...] = ("leave_one_out", "all")
 
 
@@ -140,8 +140,9 @@ class DarkReference:
         ----------
         counts : uint16 array
             Counts to be judged, in the place that `where` selects.
-        reference : {'leave_one_out', 'all'}
-            The other frames, or all of them (the frame itself included).
+        reference : {'leave_one_out', 'all', 'outside'}
+            The other frames, or all of them: for one of the night's frames itself included ('all'), or for a frame from
+            outside the stack.
         where : index, optional
             Which pixels of the frame `counts` holds; the whole frame by default.
         scale : float
@@ -156,12 +157,12 @@ class DarkReference:
         Notes
         -----
         The slow equivalent is ``counts - np.median(others, axis=0)`` (or ``np.mean``), with ``others`` the stack
-        without the frame for 'leave_one_out' and the whole stack for 'all'; equal exactly in counts.
+        without the frame for 'leave_one_out' and the whole stack else; equal exactly in counts.
 
         A median of an even number of frames is half a sum of counts, one of an odd number a count, and an average a
         sum over the number: the difference is a whole number of such parts, and is multiplied once by what a part is.
         """
-        combined = self.frames if reference == "all" else self.frames - 1
+        combined = self.frames - 1 if reference == "leave_one_out" else self.frames
         parts = combined if self.method == "average" else 2 - combined % 2
         difference = np.multiply(counts, parts, dtype=np.int64 if self.method == "average" else np.int32)
         exact = self.exact[(slice(None), *where)]
@@ -178,8 +179,8 @@ class DarkReference:
         is 5 + 6 + 8 - 5 = 14, twice the median of 5 6 8 9.
         """
         if self.method == "average":
-            return exact if reference == "all" else (exact[0], -own.astype(np.int64))
-        if reference == "all":
+            return (exact[0], -own.astype(np.int64)) if reference == "leave_one_out" else exact
+        if reference != "leave_one_out":
             return exact if self.frames % 2 == 0 else exact[1:2]
         clipped = np.minimum(np.maximum(own, exact[0]), exact[-1])
         if len(exact) == 2:

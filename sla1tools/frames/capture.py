@@ -89,6 +89,7 @@ class Capture:
     """A night of darks: usable frames in file order, rejected files, ignored files.
 
     `histogram` counts the raw codes of all used frames, (65536,) int64. `notes` are remarks that degrade nothing.
+    `known` is the user's mask of bad pixels, (ny, nx) bool, None without one.
     """
 
     parameters: Parameters
@@ -97,6 +98,7 @@ class Capture:
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
     histogram: np.ndarray = field(repr=False)
+    known: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -140,6 +142,11 @@ class Capture:
         """Counts of some rows in every frame, as `rows` gives them, (N, stop - start, nx) uint16."""
         return np.stack([self.rows(k, start, stop) for k in range(len(self.frames))])
 
+    def require_frame(self, k: int) -> None:
+        """Raise `ParametersError` if there is no frame of that index."""
+        if k not in range(len(self.frames)):
+            raise ParametersError(f"frame {k}: there is none; this night's frames are 0 to {len(self.frames) - 1}")
+
     def require_usable(self) -> None:
         """Raise `NightError` if there are fewer frames than a held-out statistic needs."""
         if len(self.frames) < LEAST_FRAMES:
@@ -162,7 +169,10 @@ def judge_capture(parameters: Parameters) -> Capture:
     ------
     NightError
         If the capture folder cannot be listed.
+    ParametersError
+        If `known_pixels` cannot be used; no frame was read.
     """
+    known = read_known_pixels(parameters)
     directory = parameters.capture_directory
     try:
         names = sorted(os.listdir(directory), key=_numbers_by_value)
@@ -195,7 +205,8 @@ def judge_capture(parameters: Parameters) -> Capture:
         used, pixels = codes[frame.name]
         total[used] += pixels
     notes = _night_notes(frames)
-    return Capture(parameters, tuple(frames), tuple(rejected), tuple(map(readable, ignored)), tuple(notes), total)
+    listed = tuple(map(readable, ignored))
+    return Capture(parameters, tuple(frames), tuple(rejected), listed, tuple(notes), total, known)
 
 
 def _numbers_by_value(name: str) -> tuple[list[tuple[str, int]], str]:

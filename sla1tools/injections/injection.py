@@ -18,6 +18,7 @@ from sla1tools.darks.model import DarkModel
 from sla1tools.darks.reference import DarkReference, middle_counts
 from sla1tools.errors import ParametersError
 
+MOST_FLUX = 1e9  # electrons: thousands of times what saturates a pixel
 _CHUNK = 4000  # stars: some 25 MB, and in sample 0.4 MB more for each of the night's frames
 CRITERIA = ("neighbor_ratio", "psf_chi2")
 FAKE = ((0, 0, 300.0), (-1, 0, 100.0), (1, 0, 100.0), (0, -1, 100.0), (0, 1, 100.0))
@@ -75,6 +76,29 @@ def random_stars(parameters, frames: int, shape: tuple[int, int]) -> Table:
     )
 
 
+def refuse_impossible(stars: Table, capture) -> None:
+    """Raise `ParametersError` where stars cannot be put into the capture's frames, naming the column and the value."""
+    ny, nx = capture.shape
+    limits = {
+        "frame_number": (0, len(capture.frames) - 1),
+        "x_true": (-0.5, nx - 0.5),
+        "y_true": (-0.5, ny - 0.5),
+        "flux_true": (0, MOST_FLUX),
+        "fwhm_true": (0.5, 5.0),
+    }
+    for name, (low, high) in limits.items():
+        if name not in stars.colnames:
+            raise ParametersError(f"stars: there is no column {name}; needed are {', '.join(limits)}")
+        values = np.asarray(stars[name])
+        if values.dtype.kind not in ("iu" if name == "frame_number" else "iuf"):
+            raise ParametersError(f"stars: {name} must hold {'whole ' * (name == 'frame_number')}numbers")
+        wrong = ~((values >= low) & (values <= high))
+        if wrong.any():
+            raise ParametersError(f"stars: {name} {values[wrong][0]:g} is not between {low:g} and {high:g}")
+    if not holds_a_stamp(capture.shape):
+        raise ParametersError(f"stars: a frame of {ny} x {nx} pixels is smaller than a 5x5 stamp")
+
+
 def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng: np.random.Generator) -> np.ndarray:
     """Put one star into each patch of raw counts, as the camera would have recorded it.
 
@@ -116,6 +140,11 @@ def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None)
     stars : Table, optional
         As `random_stars` draws them, which is the default; none in a frame that does not hold a stamp.
 
+    Raises
+    ------
+    ParametersError
+        Where a star cannot be put there: outside the frames, no flux, no such frame, a column missing.
+
     Returns
     -------
     trials : Table
@@ -135,6 +164,8 @@ def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None)
     if stars is None:
         stars = random_stars(parameters, len(capture.frames), capture.shape)
         stars = stars if holds_a_stamp(capture.shape) else stars[:0]
+    else:
+        refuse_impossible(stars, capture)
     order = np.argsort(stars["frame_number"], kind="stable")
     rng = np.random.default_rng([parameters.random_seed, 1])
     trials = _empty_trials(stars)

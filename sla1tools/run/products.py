@@ -126,7 +126,7 @@ def write_products(measurement: Measurement, directory: Path) -> None:
     )
     write_table(directory / "leaders.fits", measurement.leaders, "LEADERS", LEADER_COLUMNS, cards)
     write_table(directory / "injections.fits", measurement.trials, "INJECTIONS", TRIAL_COLUMNS, cards)
-    write_candidates(directory, measurement.selected())
+    write_candidates(directory, measurement.candidates())
     write_summary(directory / "summary.json", measurement.summary)
 
 

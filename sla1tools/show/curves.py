@@ -4,17 +4,16 @@ import math
 
 import numpy as np
 from astropy.table import Table
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from sla1tools.show.figures import ACCENT, CRITERION_COLORS, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, blank_axes
+from sla1tools.show.figures import ACCENT, CRITERION_COLORS, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes
 
 CRITERION_NAMES = {"neighbor_ratio": "neighbour ratio", "psf_chi2": "PSF χ²"}
 
 
-def low_bits(audit) -> Figure:
+def low_bits(audit) -> Drawing:
     """Draw the share of pixels that set each low bit; zero padding would leave the lowest ones unset."""
-    figure, ax = blank_axes(6, 3)
+    figure, ax = blank_axes(6, 3, "Share of pixels that set each low bit of the raw count")
     bits = np.arange(len(audit.low_bit_use))
     ax.bar(bits, np.asarray(audit.low_bit_use) * 100, color=HELD_OUT)
     ax.set(xlabel="bit of the raw count (0 is the lowest)", ylabel="pixels that set it [%]", ylim=(0, 100), xticks=bits)
@@ -22,7 +21,7 @@ def low_bits(audit) -> Figure:
     return figure
 
 
-def transfer(photon_transfer, gain_configured: float) -> Figure:
+def transfer(photon_transfer, gain_configured: float) -> Drawing:
     """Draw temporal variance against dark level with the fitted and the configured gain.
 
     Parameters
@@ -32,7 +31,7 @@ def transfer(photon_transfer, gain_configured: float) -> Figure:
     gain_configured : float
         Electrons per count.
     """
-    figure, ax = blank_axes(7, 4.2)
+    figure, ax = blank_axes(7, 4.2, "Variance against dark level")
     level, variance = photon_transfer.level, photon_transfer.variance
     ax.errorbar(level, variance, photon_transfer.error, fmt="o", color=HELD_OUT, markersize=4, label="groups of pixels")
     if len(level):
@@ -54,7 +53,7 @@ def transfer(photon_transfer, gain_configured: float) -> Figure:
     return figure
 
 
-def calibration(widths: Table) -> Figure:
+def calibration(widths: Table) -> Drawing:
     """Draw the width of residual / noise against dark level: it is 1 where the noise is right.
 
     Parameters
@@ -62,7 +61,7 @@ def calibration(widths: Table) -> Figure:
     widths : Table
         `level` (electrons), `std`, `mad` (1.4826 times the median absolute deviation).
     """
-    figure, ax = blank_axes(7, 3.4)
+    figure, ax = blank_axes(7, 3.4, "Width of residual over noise against level")
     ax.axhspan(0.98, 1.02, color=GOOD, alpha=0.15, lw=0, label="±2 %")
     ax.plot(widths["level"], widths["mad"], "o-", color=HELD_OUT, markersize=4, label="1.4826 · MAD")
     ax.plot(widths["level"], widths["std"], "s:", color=IN_SAMPLE, markersize=4, label="standard deviation")
@@ -73,9 +72,9 @@ def calibration(widths: Table) -> Figure:
     return figure
 
 
-def deviations(histogram) -> Figure:
+def deviations(histogram) -> Drawing:
     """Draw how far pixels deviate from their surroundings, logarithmic, beside a Gaussian of the bulk's width."""
-    figure, ax = blank_axes(8, 3.4)
+    figure, ax = blank_axes(8, 3.4, "Histogram of deviations from the smooth level, logarithmic")
     ax.stairs(histogram.pixels, histogram.edges, fill=True, color=HELD_OUT, label="pixels")
     middle = (histogram.edges[1:] + histogram.edges[:-1]) / 2
     shown = histogram.gaussian > 0.1
@@ -88,9 +87,9 @@ def deviations(histogram) -> Figure:
     return figure
 
 
-def profiles(rows: np.ndarray, columns: np.ndarray) -> Figure:
+def profiles(rows: np.ndarray, columns: np.ndarray) -> Drawing:
     """Draw the master dark's row and column medians, in electrons."""
-    figure, axes = blank_axes(9, 3.4, ncols=2, sharey=True)
+    figure, axes = blank_axes(9, 3.4, "Row and column profiles of the master dark", ncols=2, sharey=True)
     for ax, values, label in zip(axes, (columns, rows), ("x, column [px]", "y, row [px]"), strict=True):
         ax.plot(np.arange(len(values)), values, color=HELD_OUT, lw=0.8)
         ax.set_xlabel(label)
@@ -99,7 +98,7 @@ def profiles(rows: np.ndarray, columns: np.ndarray) -> Figure:
     return figure
 
 
-def false_alarm_curve(counts: dict[str, tuple], expected: tuple, threshold: float, frames: int) -> Figure:
+def false_alarm_curve(counts: dict[str, tuple], expected: tuple, threshold: float, frames: int) -> Drawing:
     """Draw candidates per frame against threshold, at the configured ratio.
 
     Parameters
@@ -113,7 +112,7 @@ def false_alarm_curve(counts: dict[str, tuple], expected: tuple, threshold: floa
     frames : int
         So many frames were searched.
     """
-    figure, ax = blank_axes(8, 4.2)
+    figure, ax = blank_axes(8, 4.2, "Candidates per frame against threshold, with the Gaussian expectation")
     for (label, (thresholds, total)), color in zip(counts.items(), (HELD_OUT, IN_SAMPLE), strict=False):
         some = np.asarray(total) > 0
         ax.plot(np.asarray(thresholds)[some], np.asarray(total)[some] / frames, color=color, label=label)
@@ -128,7 +127,7 @@ def false_alarm_curve(counts: dict[str, tuple], expected: tuple, threshold: floa
     return figure
 
 
-def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> Figure:
+def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> Drawing:
     """Draw the share of injected stars recovered against flux, a curve a criterion with its 95 % band.
 
     Parameters
@@ -138,7 +137,7 @@ def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> F
     limits : dict
         Criterion → flux of 50 %, electrons, or None.
     """
-    figure, ax = blank_axes(8, 4.4)
+    figure, ax = blank_axes(8, 4.4, "Completeness against flux")
     for criterion, curve in curves.items():
         color = CRITERION_COLORS[criterion]
         ax.fill_between(curve["flux"], curve["low"], curve["high"], color=color, alpha=0.2, lw=0)
@@ -156,7 +155,7 @@ def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> F
     return figure
 
 
-def share_by(axes_of: dict[str, Table], title: str) -> Figure:
+def share_by(axes_of: dict[str, Table], title: str) -> Drawing:
     """Draw the share recovered against other properties of the star, a panel a property.
 
     Parameters
@@ -166,7 +165,8 @@ def share_by(axes_of: dict[str, Table], title: str) -> Figure:
     title : str
         Above the panels.
     """
-    figure, axes = blank_axes(3.4 * len(axes_of), 3.2, ncols=len(axes_of), sharey=True, squeeze=False)
+    alt = f"{title}: share recovered against {', '.join(axes_of)}"
+    figure, axes = blank_axes(3.4 * len(axes_of), 3.2, alt, ncols=len(axes_of), sharey=True, squeeze=False)
     for ax, (label, table) in zip(axes[0], axes_of.items(), strict=True):
         share = np.asarray(table["completeness"])
         error = np.abs(np.stack([share - table["low"], table["high"] - share]))
@@ -177,7 +177,7 @@ def share_by(axes_of: dict[str, Table], title: str) -> Figure:
     return figure
 
 
-def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended: dict[str, tuple]) -> Figure:
+def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended: dict[str, tuple]) -> Drawing:
     """Draw false alarms per frame against the 50 % flux: the best that each criterion offers, and where we stand.
 
     Parameters
@@ -189,7 +189,7 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
     configured, recommended : dict
         Criterion → (flux_50, false alarms per frame); flux None or NaN is left out.
     """
-    figure, ax = blank_axes(8, 4.8)
+    figure, ax = blank_axes(8, 4.8, "False alarms against the flux found half of the time")
     nothing = 0.3 / frames
     for criterion, color in CRITERION_COLORS.items():
         rows = grid[(np.asarray(grid["criterion"]) == criterion) & np.isfinite(grid["flux_50"])]

@@ -4,19 +4,19 @@ Plain `matplotlib.figure.Figure`s, so that nothing is left open. Colours are Oka
 can tell apart; maps use cividis or greys. x is the column and y the row, both 0-based, y upward.
 """
 
+import base64
 import io
 import math
 
 import numpy as np
 from astropy.table import Table
 from astropy.visualization import AsinhStretch, ImageNormalize
-from IPython.display import Image
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from sla1tools.candidates.criteria import neighbor_ratio
-from sla1tools.candidates.leaders import STAMP_SIZE
+from sla1tools.candidates.leaders import STAMP_SIZE, caption, cut_stamps
 from sla1tools.text import counted
 
 HELD_OUT, IN_SAMPLE = "#0072B2", "#D55E00"
@@ -33,17 +33,23 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def shown(figure: Figure, alt: str) -> Image:
-    """Show a figure in a notebook with a text for those who cannot see it."""
-    return Image(png(figure), alt=alt)
+class Drawing(Figure):
+    """A figure that shows itself as the last line of a cell, with a text (`alt`) for those who cannot see it."""
+
+    alt = ""
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        picture = base64.b64encode(png(self)).decode()
+        return {"image/png": picture, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
-def blank_axes(width: float = 8.0, height: float = 4.2, **kwargs):
+def blank_axes(width: float, height: float, alt: str, **kwargs):
     """Make a figure of that size in inches and its axes, without the frame's upper and right side.
 
-    Further arguments go to `Figure.subplots`.
+    `alt` says what it shows to those who cannot see it. Further arguments go to `Figure.subplots`.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Drawing(figsize=(width, height), layout="constrained")
+    figure.alt = alt
     axes = figure.subplots(**kwargs)
     for ax in np.atleast_1d(axes).flat:
         ax.spines[["top", "right"]].set_visible(False)
@@ -69,7 +75,7 @@ def block_median(image: np.ndarray, most: int = MAP_PIXELS) -> tuple[np.ndarray,
     return np.median(blocks.reshape(ny // block, nx // block, -1), axis=2), block
 
 
-def maps(images: dict[str, tuple[np.ndarray, str]]) -> Figure:
+def maps(images: dict[str, tuple[np.ndarray, str]]) -> Drawing:
     """Draw maps of the chip side by side.
 
     Parameters
@@ -77,7 +83,8 @@ def maps(images: dict[str, tuple[np.ndarray, str]]) -> Figure:
     images : dict
         Title → ((ny, nx) array, label of its colour bar with the unit).
     """
-    figure, axes = blank_axes(5.2 * len(images), 4.4, ncols=len(images), squeeze=False)
+    alt = f"Maps of the chip: {', '.join(images)}"
+    figure, axes = blank_axes(5.2 * len(images), 4.4, alt, ncols=len(images), squeeze=False)
     for ax, (title, (image, label)) in zip(axes[0], images.items(), strict=True):
         small, _ = block_median(np.asarray(image))
         vmin, vmax = percentile_limits(small)
@@ -89,7 +96,7 @@ def maps(images: dict[str, tuple[np.ndarray, str]]) -> Figure:
     return figure
 
 
-def class_map(dq: np.ndarray, classes: dict[str, int]) -> Figure:
+def class_map(dq: np.ndarray, classes: dict[str, int]) -> Drawing:
     """Show where on the chip the flagged pixels are, a panel a class.
 
     Parameters
@@ -101,15 +108,15 @@ def class_map(dq: np.ndarray, classes: dict[str, int]) -> Figure:
     """
     present = {name: bit for name, bit in classes.items() if (dq & bit).any()}
     if not present:
-        figure, ax = blank_axes(6, 1.2)
+        figure, ax = blank_axes(6, 1.2, "No pixel is flagged")
         ax.text(0.5, 0.5, "no pixel is flagged", ha="center", va="center")
         ax.axis("off")
         return figure
     columns = min(4, len(present))
     rows = math.ceil(len(present) / columns)
-    figure, axes = blank_axes(
-        3.2 * columns, 3.1 * rows, nrows=rows, ncols=columns, squeeze=False, sharex=True, sharey=True
-    )
+    alt = "Where flagged pixels lie, class by class"
+    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = blank_axes(3.2 * columns, 3.1 * rows, alt, nrows=rows, ncols=columns, **shared)
     for ax in axes.flat[len(present) :]:
         ax.axis("off")
     for ax, (name, bit) in zip(axes.flat, present.items(), strict=False):
@@ -125,7 +132,7 @@ def class_map(dq: np.ndarray, classes: dict[str, int]) -> Figure:
     return figure
 
 
-def histograms(values: dict[str, tuple[np.ndarray, str]], bins: int = 200) -> Figure:
+def histograms(values: dict[str, tuple[np.ndarray, str]], bins: int = 200) -> Drawing:
     """Draw logarithmic histograms of all finite values, their tails included, side by side.
 
     Parameters
@@ -133,7 +140,8 @@ def histograms(values: dict[str, tuple[np.ndarray, str]], bins: int = 200) -> Fi
     values : dict
         Title → (array, label with the unit).
     """
-    figure, axes = blank_axes(4.6 * len(values), 3.4, ncols=len(values), squeeze=False)
+    alt = f"Histograms, logarithmic: {', '.join(values)}"
+    figure, axes = blank_axes(4.6 * len(values), 3.4, alt, ncols=len(values), squeeze=False)
     for ax, (title, (array, label)) in zip(axes[0], values.items(), strict=True):
         ax.hist(array[np.isfinite(array)], bins=bins, histtype="stepfilled", color=HELD_OUT, log=True)
         ax.yaxis.set_minor_locator(NullLocator())  # over many decades they are not seen, and take half of the time
@@ -142,7 +150,7 @@ def histograms(values: dict[str, tuple[np.ndarray, str]], bins: int = 200) -> Fi
     return figure
 
 
-def drift(frames: Table) -> Figure:
+def drift(frames: Table) -> Drawing:
     """Draw each frame's level and noise against frame number.
 
     Parameters
@@ -150,7 +158,7 @@ def drift(frames: Table) -> Figure:
     frames : Table
         Columns `level`, `noise` (electrons), and `temperature` (Celsius, NaN where unknown), a row a frame.
     """
-    figure, axes = blank_axes(8, 5.2, nrows=2, sharex=True)
+    figure, axes = blank_axes(8, 5.2, "Level and noise of each frame", nrows=2, sharex=True)
     number = np.arange(len(frames))
     for ax, column, label in zip(axes, ("level", "noise"), ("median level [e-]", "noise [e-]"), strict=True):
         ax.plot(number, frames[column], "o-", color=HELD_OUT, markersize=4)
@@ -163,7 +171,30 @@ def drift(frames: Table) -> Figure:
     return figure
 
 
-def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: int = 4, most: int = 20) -> Figure:
+def show_cutouts(residual: np.ndarray, found: Table, title: str = "Cutouts") -> Drawing:
+    """Draw the 5x5 pixels around each of some leaders, brightest first, under one stretch.
+
+    Parameters
+    ----------
+    residual : (ny, nx) array
+        Where the leaders were found, in electrons; not changed.
+    found : Table
+        With columns `x`, `y` and `peak`, as `find_leaders` gives them; the first 20 by brightness are drawn.
+    title : str
+        Above the figure.
+
+    Returns
+    -------
+    drawing : Figure
+        It shows itself as the last line of a cell. What lies beyond the edge of the frame is hatched.
+    """
+    found = found[np.argsort(-np.asarray(found["peak"]), kind="stable")]
+    x, y = (np.asarray(found[axis], int) for axis in ("x", "y"))
+    captions = [caption(*place, residual.shape) for place in zip(x, y, found["peak"], strict=True)]
+    return montage(cut_stamps(residual, y, x), captions, title)
+
+
+def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: int = 4, most: int = 20) -> Drawing:
     """Draw cutouts in one figure under one stretch, so that their brightness can be compared.
 
     Parameters
@@ -179,14 +210,14 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
     """
     shown = min(len(stamps), most)
     if shown == 0:
-        figure, ax = blank_axes(6, 1.2)
+        figure, ax = blank_axes(6, 1.2, f"{title}: none")
         ax.text(0.5, 0.5, f"{title}: none" if title else "none", ha="center", va="center", parse_math=False)
         ax.axis("off")
         return figure
     columns = min(columns, shown)
     rows = math.ceil(shown / columns)
     cell_x, cell_y = STAMP_SIZE + 2.0, STAMP_SIZE + 2.4
-    figure, ax = blank_axes(2.45 * columns + 1, 2.35 * rows + 0.6)
+    figure, ax = blank_axes(2.45 * columns + 1, 2.35 * rows + 0.6, f"{title}: {shown} cutouts of 5x5 pixels")
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
     norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.05))
     for i in range(shown):
@@ -213,7 +244,7 @@ def _beyond_edge(extent):
     )
 
 
-def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str = "candidates") -> Figure:
+def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str = "candidates") -> Drawing:
     """Draw how many candidates each frame holds, held out beside in sample.
 
     Parameters
@@ -221,7 +252,7 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     per_frame : dict
         Label → (N,) counts; the first is drawn as held out, the second as in sample.
     """
-    figure, ax = blank_axes(8, 3.4)
+    figure, ax = blank_axes(8, 3.4, f"{title}, frame by frame: {', '.join(per_frame)}")
     width = 0.8 / len(per_frame)
     for i, ((label, counts), color) in enumerate(zip(per_frame.items(), (HELD_OUT, IN_SAMPLE), strict=False)):
         ax.bar(np.arange(len(counts)) + (i - (len(per_frame) - 1) / 2) * width, counts, width, color=color, label=label)
@@ -232,13 +263,13 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     return figure
 
 
-def leader_scatter(leaders: Table, threshold: float, ratio: float) -> Figure:
+def leader_scatter(leaders: Table, threshold: float, ratio: float) -> Drawing:
     """Draw all leaders by peak and neighbour ratio, with the observers' two cuts and what passes them.
 
     Leaders are drawn as their number per cell, logarithmic; every candidate is a dot of its own. What lies
     beyond the axes is drawn at their ends: a ratio beyond ±1, a peak below a twentieth of the threshold.
     """
-    figure, ax = blank_axes(8, 4.4)
+    figure, ax = blank_axes(8, 4.4, "Leaders by peak and neighbour ratio, with both cuts")
     found = leaders[neighbor_ratio(leaders, threshold, ratio)]
     if len(leaders):
         cells = ax.hexbin(

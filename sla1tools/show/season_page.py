@@ -7,10 +7,9 @@ import numpy as np
 from astropy.table import Table
 from IPython.display import Markdown
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
 
 from sla1tools.nights.trends import METRICS, Metric, NightRecord
-from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, blank_axes, png
+from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes, png
 from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
 from sla1tools.text import counted, printable, shown
 
@@ -35,7 +34,7 @@ def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
     )
 
 
-def control_chart(records: Sequence[NightRecord], metric: Metric) -> Figure | None:
+def control_chart(records: Sequence[NightRecord], metric: Metric) -> Drawing | None:
     """Draw a number over time with the limits that the nights before each set; None for fewer than two nights.
 
     Nights that are not comparable are drawn in series of their own. A night without a time is left out.
@@ -46,7 +45,7 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Figure | No
             series.setdefault(record.series(metric), []).append(record)
     if sum(map(len, series.values())) < 2:
         return None
-    figure, ax = blank_axes(6.4, 2.7)
+    figure, ax = blank_axes(6.4, 2.7, caption(records, metric))
     for nights in series.values():
         when = [night.when for night in nights]
         values = np.array([night.values[metric.name] for night in nights])

@@ -44,7 +44,7 @@ def per_frame(night: Measurement) -> dict[str, np.ndarray]:
     """Candidates of the configured criterion in each frame: held out and in sample."""
     return {
         label: np.array(
-            [np.count_nonzero(night.selected(reference=reference)["frame"] == name) for name in night.capture.names]
+            [np.count_nonzero(night.candidates(reference=reference)["frame"] == name) for name in night.capture.names]
         )
         for reference, label in REFERENCE_NAMES.items()
     }
@@ -98,7 +98,7 @@ def false_alarms(night: Measurement) -> HTML:
     """False alarms of the configured criterion by kind: per frame, per night of 960 frames, per square degree."""
     frames = len(night.capture.frames)
     area = frame_area(night.capture.shape, night.parameters.pixel_scale)
-    chosen = night.selected()
+    chosen = night.candidates()
     kind = kinds(night, chosen)
     rows = []
     for name in ("one-off", "recurrent pixel", "cosmic-ray-like", "all"):

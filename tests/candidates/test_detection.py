@@ -183,7 +183,7 @@ def test_an_empty_night_gives_tables_of_no_rows(tmp_path, defective):
     night, _ = write_small_night(tmp_path, 5, (24, 20), 2, noise=9.0, level=90.0)
     measured = measure_night(night.parameters.model_copy(update={"injections": 0}))
     full, _, _ = detect_night(defective, characterize(defective))
-    assert len(measured.leaders) == len(measured.trials) == len(measured.hits) == len(measured.selected()) == 0
+    assert len(measured.leaders) == len(measured.trials) == len(measured.hits) == len(measured.candidates()) == 0
     for table in (measured.leaders, measured.trials):
         assert isinstance(table, Table)
         names = [name for name in full.colnames if name in table.colnames]

@@ -5,7 +5,7 @@ import pytest
 from browser import browser, lab  # noqa: F401
 from nbformat import v4
 
-from sla1tools.measure import open_night
+from sla1tools.night import open_night
 from sla1tools.parameters import CHECKOUT, Parameters
 from sla1tools.show.explorer.payload import live_numbers
 

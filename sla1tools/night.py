@@ -1,0 +1,157 @@
+"""The night as a user holds it: opened from parameters or a folder, selected from, tried with stars, explored."""
+
+import pickle
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from astropy.table import Table
+
+from sla1tools.errors import NightError, ParametersError
+from sla1tools.frames.capture import judged_files
+from sla1tools.injections.injection import inject
+from sla1tools.injections.operating_point import CRITERIA
+from sla1tools.measure import Measurement, measure_night
+from sla1tools.parameters import Parameters, from_checkout, read_parameters, validate
+from sla1tools.published import MANIFEST, read_manifest
+from sla1tools.simulate.night import ensure_demo_night
+from sla1tools.text import counted, printable
+
+PICKLE = "measurement.pickle"
+
+
+@dataclass(frozen=True, repr=False)
+class Night(Measurement):
+    """A measured night: its tables and maps, and what can be asked of them without measuring again.
+
+    `open_night` makes it. `leaders` has every leader of every frame above the floors, `trials` every injected star,
+    `hits` the particle-like hits; `dark` is the reference, noise and pixel classes, `capture` the frames with their
+    verdicts, `parameters` how it was measured, `summary` the numbers. `residual(k)` is a frame less its reference,
+    `candidates()` a selection of the leaders at any cuts.
+    """
+
+    def __repr__(self) -> str:
+        """Say in three lines which night this is and what was found."""
+        summary, parameters = self.summary, self.parameters
+        name = printable("/".join(map(str, summary["night"].values())))
+        cuts = ", ".join(f"{cut} {getattr(parameters, cut):g}" for cut in CRITERIA[parameters.criterion])
+        ny, nx = self.capture.shape
+        return (
+            f"Night {name} ({summary['verdict']}): {len(self.capture.frames)} frames of {ny} x {nx}, level "
+            f"{summary['dark']['level']:.0f} e-, noise {summary['dark']['noise']:.1f} e-\n"
+            f"  {counted(len(self.leaders), 'leader')} above {self.floors.peak:g} e- or S/N {self.floors.snr:g} "
+            f"(held out and in sample), {counted(len(self.trials), 'injected star')}\n"
+            f"  {counted(len(self.candidates()), 'candidate')} by {parameters.criterion} at {cuts}"
+        )
+
+    def inject(self, *, x: float, y: float, flux: float, frame: int = 0) -> Table:
+        """Put one star into a frame's raw counts and measure what becomes of it, as every injected star is.
+
+        Parameters
+        ----------
+        x, y : float
+            Column and row, 0-based; whole numbers are the middle of a pixel.
+        flux : float
+            Electrons in the whole image of the star.
+        frame : int
+            Index of the frame, from 0.
+
+        Returns
+        -------
+        star : Table
+            One row, as in `trials`: what was measured, whether each criterion recovers it, and `miss_reason`.
+
+        Raises
+        ------
+        ParametersError
+            Where the star lies outside the frame, the flux is no number from 0 up, or there is no such frame.
+        """
+        self.capture.require_frame(frame)
+        star = {"x_true": x, "y_true": y, "flux_true": flux, "fwhm_true": self.parameters.fwhm}
+        try:
+            stars = Table({"frame_number": [int(frame)]} | {name: [float(value)] for name, value in star.items()})
+        except (TypeError, ValueError):
+            raise ParametersError(f"inject: x={x!r}, y={y!r} and flux={flux!r} must be numbers") from None
+        return inject(self.capture, self.dark, self.floors, stars)
+
+    def explore(self, show: str = "candidates"):
+        """Give the sliders over the night's tables, for a cell's last line; `show="injections"` for injected stars."""
+        from sla1tools.show.explorer.widget import Explorer
+
+        return Explorer.of(self, show)
+
+
+def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
+    """Measure a night, or take it over from the run that measured it.
+
+    Parameters
+    ----------
+    *sources : paths or Parameters
+        Parameter files, layered left to right; among them may be a capture folder, whose last three parts name the
+        night. Or one published night's folder: it is measured again from its raw frames, by its own parameters. Or
+        one `Parameters`. Without a source, the demo night, which is simulated on first use. A relative path is looked
+        up from the current folder, then from the checkout's root.
+    **changes
+        Parameters that replace those of the sources: ``threshold=150``.
+
+    Returns
+    -------
+    night : Night
+
+    Raises
+    ------
+    ParametersError
+        Where a file, a key or a value is wrong.
+    NightError
+        Where the night is unusable, or the raw frames of a published night are not those it was made from.
+    """
+    published = None
+    if len(sources) == 1 and isinstance(sources[0], Parameters):
+        parameters = sources[0]
+    elif sources:
+        paths = [_located(source) for source in sources]
+        published = next((path for path in paths if (path / MANIFEST).is_file()), None)
+        if published and len(paths) > 1:
+            raise ParametersError(f"{published}: a published night has its own parameters; open it alone")
+        parameters = _published_parameters(published) if published else read_parameters(paths)
+    else:
+        parameters = Parameters()
+    if changes:
+        parameters = validate(parameters.model_dump() | changes, "open_night")
+    ensure_demo_night(parameters)
+    measured = handed_over(parameters) or measure_night(parameters)
+    if published:
+        _require_same_frames(published, measured)
+    return Night(**{field.name: getattr(measured, field.name) for field in fields(Measurement)})
+
+
+def handed_over(parameters: Parameters) -> Measurement | None:
+    """Load the measurement that a run left for its notebooks; None where there is none (any more)."""
+    stored = Path(parameters.products_directory or "") / PICKLE
+    return pickle.loads(stored.read_bytes()) if parameters.products_directory and stored.is_file() else None
+
+
+def _located(source) -> Path:
+    if not isinstance(source, str | Path):
+        raise ParametersError(f"open_night takes paths, or one Parameters alone; got {type(source).__name__}")
+    path = Path(source).expanduser()
+    return path if path.exists() else from_checkout(path)
+
+
+def _published_parameters(folder: Path) -> Parameters:
+    values = read_manifest(folder).get("parameters")
+    if not isinstance(values, dict):
+        raise ParametersError(f"{folder / MANIFEST}: names no parameters; it is not the manifest of a published night")
+    return validate(values | {"products_directory": None}, str(folder / MANIFEST))
+
+
+def _require_same_frames(folder: Path, measured: Measurement) -> None:
+    used = [
+        {row["name"]: row["sha256"] for row in rows if row["verdict"] == "used"}
+        for rows in (read_manifest(folder).get("inputs", []), judged_files(measured.capture))
+    ]
+    if used[0] != used[1]:
+        raise NightError(
+            f"{folder}: made from other raw frames than are in {measured.parameters.capture_directory} now; "
+            "to measure these, open the capture folder"
+        )

@@ -1,0 +1,244 @@
+"""The night as a user holds it: opened in every way to the same numbers, selected from, tried with stars, shown."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from small_nights import write_small_night
+
+from sla1tools import night as night_module
+from sla1tools import open_night
+from sla1tools.candidates.criteria import neighbor_ratio, psf_chi2
+from sla1tools.errors import NightError, ParametersError
+from sla1tools.injections.injection import inject
+from sla1tools.measure import measure_night
+from sla1tools.night import PICKLE
+from sla1tools.parameters import Parameters, to_yaml
+from sla1tools.run.night import run_night
+from sla1tools.simulate.night import Star
+
+SHAPE = (112, 128)
+STARS = [Star(4000.0, 2.0, 30.2, 40.4, frame=1), Star(6000.0, 2.0, 70.0, 80.3, frame=3)]
+
+
+@pytest.fixture(scope="module")
+def parameters(tmp_path_factory):
+    """Five frames with bad pixels, muons and two stars."""
+    folder = tmp_path_factory.mktemp("night")
+    capture, _ = write_small_night(folder, 5, SHAPE, 3, clean=False, noise=37.0, stars=STARS)
+    return capture.parameters
+
+
+@pytest.fixture(scope="module")
+def measured(parameters):
+    return measure_night(parameters)
+
+
+@pytest.fixture(scope="module")
+def night(parameters):
+    return open_night(parameters)
+
+
+def assert_same(night, measured):
+    """The same tables, to the bit, and the same numbers."""
+    assert night.summary == measured.summary
+    for name in ("leaders", "trials", "hits", "grid"):
+        ours, theirs = getattr(night, name), getattr(measured, name)
+        assert ours.colnames == theirs.colnames
+        for column in ours.colnames:
+            np.testing.assert_array_equal(np.ma.getdata(ours[column]), np.ma.getdata(theirs[column]))
+            np.testing.assert_array_equal(np.ma.getmaskarray(ours[column]), np.ma.getmaskarray(theirs[column]))
+
+
+@pytest.fixture(scope="module")
+def published(parameters, tmp_path_factory):
+    """The same night as `sla1 run` leaves it, without the notebooks."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sla1tools.run.night.TITLES", {})
+        return run_night(parameters, tmp_path_factory.mktemp("outputs")).directory
+
+
+def files_of(parameters, folder):
+    lines = to_yaml(parameters).splitlines(keepends=True)
+    (folder / "camera.yaml").write_text("".join(lines[4:]), encoding="utf-8")
+    (folder / "night.yaml").write_text("".join(lines[:4]), encoding="utf-8")
+    return folder / "camera.yaml", folder / "night.yaml"
+
+
+def test_every_way_to_open_a_night_gives_the_same_numbers(
+    night, measured, parameters, published, tmp_path, monkeypatch
+):
+    camera, named = files_of(parameters, tmp_path)
+    assert_same(night, measured)
+    assert_same(open_night(camera, named), measured)
+    assert_same(open_night(str(camera), str(parameters.capture_directory)), measured)
+    assert_same(open_night(parameters.capture_directory, frame_shape=SHAPE, injections=400), measured)
+    assert_same(open_night(published), measured)
+    monkeypatch.chdir(tmp_path)
+    assert_same(open_night("camera.yaml", "night.yaml"), measured)
+
+
+def test_changes_are_measured(parameters, measured):
+    changed = open_night(parameters, threshold=90.0, injections=0)
+    assert changed.parameters == parameters.model_copy(update={"threshold": 90.0, "injections": 0})
+    assert changed.floors.peak == 90.0
+    assert len(changed.leaders) > len(measured.leaders)
+    assert len(changed.trials) == 0
+
+
+def test_a_night_handed_over_is_not_measured_again(measured, parameters, tmp_path, monkeypatch):
+    (tmp_path / PICKLE).write_bytes(pickle.dumps(measured, protocol=pickle.HIGHEST_PROTOCOL))
+    with monkeypatch.context() as patched:
+        patched.setattr(night_module, "measure_night", lambda _: pytest.fail("measured again"))
+        assert_same(open_night(parameters.model_copy(update={"products_directory": str(tmp_path)})), measured)
+    moved = open_night(parameters.model_copy(update={"products_directory": str(tmp_path / "gone")}))
+    assert moved.summary == measured.summary, "a folder that is no longer there is no error"
+
+
+def test_the_defaults_name_the_demo_night_and_it_is_made_on_first_use(measured, monkeypatch):
+    asked = []
+    monkeypatch.setattr(night_module, "ensure_demo_night", asked.append)
+    monkeypatch.setattr(night_module, "measure_night", lambda parameters: measured)
+    open_night()
+    open_night(Parameters())
+    assert asked == [Parameters(), Parameters()]
+
+
+@pytest.mark.parametrize(
+    ("sources", "changes", "message"),
+    [
+        (("nowhere.yaml",), {}, "nowhere.yaml: cannot be read"),
+        ((3,), {}, "takes paths, or one Parameters alone; got int"),
+        ((Parameters(), "camera.yaml"), {}, "got Parameters"),
+        ((Parameters(),), {"treshold": 3}, "treshold: there is no such parameter; did you mean threshold"),
+        ((Parameters(),), {"threshold": "high"}, "open_night: threshold: .*; got 'high'"),
+        (("/",), {}, "three folders deep"),
+    ],
+    ids=str,
+)
+def test_a_source_that_is_none_is_named(sources, changes, message):
+    with pytest.raises(ParametersError, match=message):
+        open_night(*sources, **changes)
+
+
+def test_a_published_night_is_opened_from_its_own_frames_or_not_at_all(published, parameters, tmp_path):
+    with pytest.raises(ParametersError, match="its own parameters; open it alone"):
+        open_night(published, parameters.capture_directory)
+    copy = tmp_path / "published"
+    shutil.copytree(published, copy)
+    manifest = (copy / "manifest.json").read_text(encoding="utf-8")
+    (copy / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ParametersError, match=r"manifest.json: names no parameters"):
+        open_night(copy)
+    digest = measure_night(parameters).capture.frames[2].sha256
+    (copy / "manifest.json").write_text(manifest.replace(digest, "0" * 64), encoding="utf-8")
+    with pytest.raises(NightError, match="made from other raw frames"):
+        open_night(copy)
+
+
+def test_any_cut_is_a_selection_on_the_leaders(night, monkeypatch):
+    monkeypatch.setattr(night_module, "measure_night", lambda *_: pytest.fail("measured again"))
+    held = night.leaders[night.leaders["reference"] == "leave_one_out"]
+    for cuts in ({"threshold": 150, "ratio": 0.2}, {"threshold": 1000.0}, {"ratio": 0.0}, {}):
+        rows = held[neighbor_ratio(held, **({"threshold": 200.0, "ratio": 0.3} | cuts))]
+        np.testing.assert_array_equal(night.candidates(**cuts)["peak"], rows["peak"])
+    rows = held[psf_chi2(held, 5.0, 0.0)]
+    assert len(rows) > 2
+    np.testing.assert_array_equal(night.candidates("psf_chi2", snr_min=5.0, p_min=0.0)["snr"], rows["snr"])
+    in_sample = night.candidates(reference="all", ratio=0.0)
+    assert set(in_sample["reference"]) == {"all"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"threshold": 100.0},
+            r"threshold 100 lies below the night's floor of 120: .* open the night with threshold=100",
+        ),
+        ({"criterion": "psf_chi2", "snr_min": 3.0}, "snr_min 3 lies below the night's floor of 4"),
+        ({"snr_min": 5.0}, "snr_min is no cut of neighbor_ratio, whose cuts are threshold and ratio"),
+        ({"criterion": "psf_chi"}, "criterion: .*; got 'psf_chi'"),
+        ({"reference": "others"}, "reference: .*; got 'others'"),
+        ({"ratio": np.nan}, "ratio"),
+        ({"tresh": 3.0}, "did you mean threshold"),
+    ],
+    ids=str,
+)
+def test_a_cut_that_cannot_be_answered_is_refused(night, arguments, message):
+    with pytest.raises(ParametersError, match=message):
+        night.candidates(**arguments)
+
+
+def test_residual_refuses_a_frame_that_is_not_there(night):
+    assert night.residual(4).shape == SHAPE
+    for k in (5, -1, 1.5):
+        with pytest.raises(ParametersError, match=r"there is none; this night's frames are 0 to 4"):
+            night.residual(k)
+
+
+def test_one_star_is_measured_as_all_injected_stars_are(night):
+    bright = night.inject(x=64.3, y=50.1, flux=6000, frame=2)
+    assert len(bright) == 1
+    assert bright.colnames == night.trials.colnames
+    (star,) = bright
+    assert (star["frame"], star["x"], star["y"]) == ("00003.fits", 64, 50)
+    assert star["recovered_psf_chi2"]
+    assert star["miss_reason"] == ""
+    assert abs(star["flux"] - 6000) < 600
+    (faint,) = night.inject(x=64.3, y=50.1, flux=5, frame=2)
+    assert not faint["recovered_psf_chi2"]
+    assert faint["miss_reason"] in ("below threshold", "out-led")
+    stars = bright["x_true", "y_true", "flux_true", "fwhm_true"]
+    stars["frame_number"] = 2
+    assert inject(night.capture, night.dark, night.floors, stars)["peak"][0] == star["peak"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": 5000.0}, r"x_true 5000 is not between -0.5 and 127.5"),
+        ({"y": -0.6}, r"y_true -0.6 is not between -0.5 and 111.5"),
+        ({"x": np.nan}, "x_true nan is not between"),
+        ({"flux": np.inf}, "flux_true inf is not between 0 and 1e"),
+        ({"flux": -1}, "flux_true -1 is not between"),
+        ({"flux": "bright"}, "flux='bright' must be numbers"),
+        ({"frame": 5}, "frame 5: there is none"),
+        ({"frame": -1}, "frame -1: there is none"),
+    ],
+    ids=str,
+)
+def test_a_star_that_cannot_be_there_is_refused(night, change, message):
+    with pytest.raises(ParametersError, match=message):
+        night.inject(**({"x": 64.3, "y": 50.1, "flux": 1500, "frame": 2} | change))
+
+
+@pytest.mark.parametrize("name", ["frame_number", "x_true", "flux_true", "fwhm_true"])
+def test_a_table_of_stars_without_a_column_is_refused_by_name(night, name):
+    stars = night.trials["x_true", "y_true", "flux_true", "fwhm_true"]
+    stars["frame_number"] = 0
+    stars.remove_column(name)
+    with pytest.raises(ParametersError, match=f"there is no column {name}; needed are frame_number, x_true"):
+        inject(night.capture, night.dark, night.floors, stars)
+
+
+def test_a_table_of_stars_in_frames_that_are_no_numbers_is_refused(night):
+    stars = night.trials["x_true", "y_true", "flux_true", "fwhm_true"]
+    stars["frame_number"] = night.trials["frame"]
+    with pytest.raises(ParametersError, match="frame_number must hold whole numbers"):
+        inject(night.capture, night.dark, night.floors, stars)
+
+
+def test_a_night_says_what_it_is_in_three_lines(night):
+    lines = repr(night).splitlines()
+    assert len(lines) == 3
+    assert f"5 frames of {SHAPE[0]} x {SHAPE[1]}" in lines[0]
+    assert f"{len(night.candidates())} candidate" in lines[2]
+    assert all(len(line) < 140 for line in lines)
+    assert repr(night) == str(night)
+
+
+def test_the_explorer_starts_from_the_nights_tables(night):
+    assert "candidates" in night.explore().caption
+    assert night.explore("injections").caption != night.explore().caption
