@@ -4,7 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("untimed", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("untimed")
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
