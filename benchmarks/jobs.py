@@ -66,7 +66,7 @@ def kernels(parameters) -> dict:
 
     from sla1tools.measure import measure_night
     from sla1tools.night import PICKLE
-    from sla1tools.run.night import NOTEBOOKS, TITLES
+    from sla1tools.run.night import NOTEBOOKS
     from sla1tools.run.notebooks import QuietKernelManager
     from sla1tools.run.products import write_products
     from sla1tools.show.pages import export_html
@@ -82,10 +82,10 @@ def kernels(parameters) -> dict:
         clock.note("products")
         values = parameters.model_dump(mode="json") | {"products_directory": folder}
         notebooks = {}
-        for name in TITLES:
-            target = staging / f"{name}.ipynb"
+        for source in NOTEBOOKS:
+            target = staging / source.name
             papermill.execute_notebook(
-                NOTEBOOKS / f"{name}.ipynb",
+                source,
                 target,
                 values,
                 kernel_name="python3",
@@ -93,8 +93,8 @@ def kernels(parameters) -> dict:
                 kernel_manager_class=QuietKernelManager,
             )
             whole = clock.read()
-            export_html(target, staging / f"{name}.html")
-            notebooks[name] = _cell_seconds(target) | {"whole": whole, "export": clock.read()}
+            export_html(target, target.with_suffix(".html"))
+            notebooks[source.stem] = _cell_seconds(target) | {"whole": whole, "export": clock.read()}
     return {"steps": clock.steps, "notebooks": notebooks}
 
 

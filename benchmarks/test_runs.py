@@ -10,7 +10,7 @@ import pytest
 from comparison import Row, table
 
 from sla1tools.parameters import CHECKOUT, Parameters
-from sla1tools.run.night import NOTEBOOKS, TITLES
+from sla1tools.run.night import NOTEBOOKS
 from sla1tools.simulate.night import simulate_night
 
 RUN = "`sla1 run`, whole night, notebooks and HTML"
@@ -42,14 +42,14 @@ def test_run_of_ours(benchmark, comparison, night_file, tmp_path):
         benchmark, RUN, lambda: command(BIN / "sla1", "run", CAMERA, night_file, "--outputs", tmp_path), rounds=1
     )
     (index,) = tmp_path.glob("*/*/*/index.html")
-    assert {path.stem for path in index.parent.glob("0*.html")} == set(TITLES)
+    assert {path.stem for path in index.parent.glob("0*.html")} == {path.stem for path in NOTEBOOKS}
 
 
 def test_run_by_hand(benchmark, comparison, night_file, tmp_path):
     def by_hand():
-        executed = [tmp_path / f"{name}.ipynb" for name in TITLES]
-        for target in executed:
-            command(BIN / "papermill", NOTEBOOKS / target.name, target, "-f", CAMERA, "-f", night_file)
+        executed = [tmp_path / source.name for source in NOTEBOOKS]
+        for source, target in zip(NOTEBOOKS, executed, strict=True):
+            command(BIN / "papermill", source, target, "-f", CAMERA, "-f", night_file)
         for target in executed:
             command(BIN / "jupyter", "nbconvert", "--to", "html", target)
 

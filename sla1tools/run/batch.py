@@ -19,7 +19,7 @@ from sla1tools import __version__
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.published import LOCKS, night_path
-from sla1tools.run.night import run_night
+from sla1tools.run.night import NOTEBOOKS, run_night
 from sla1tools.run.publishing import refuse_to_mix
 from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.text import moment, printable
@@ -49,6 +49,7 @@ class Job:
     since: str
     version: str
     topic: str
+    notebooks: tuple[Path, ...] = NOTEBOOKS
 
     @property
     def night(self) -> str:
@@ -300,7 +301,8 @@ def _run_logged(job: Job) -> tuple[str, Sequence[str]]:
     with _night_log(job) as log:
         log.info("%s, parameters %s", job.night, job.parameters.model_dump_json())
         try:
-            result = run_night(job.parameters, job.outputs, side_by_side=False, progress=partial(_tell, job, log))
+            tell = partial(_tell, job, log)
+            result = run_night(job.parameters, job.outputs, job.notebooks, side_by_side=False, progress=tell)
         except Exception as error:
             log.error("%s", error, exc_info=not isinstance(error, Sla1Error))
             raise

@@ -3,7 +3,7 @@
 import json
 import pickle
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +15,16 @@ from sla1tools.measure import measure_night
 from sla1tools.night import PICKLE
 from sla1tools.parameters import CHECKOUT, Parameters
 from sla1tools.published import night_path, write_manifest
-from sla1tools.run.notebooks import execute, tagged_figures
+from sla1tools.run.notebooks import execute, tagged_figures, title_of
 from sla1tools.run.products import write_products, write_summary
 from sla1tools.run.provenance import git_commit, versions
 from sla1tools.run.publishing import Claim, claim, refuse_to_mix
 from sla1tools.show.heading import Heading
 from sla1tools.text import moment
 
-NOTEBOOKS = CHECKOUT / "notebooks"
-TITLES = {
-    "01_dark_characterization": "Dark characterization",
-    "02_candidate_finding": "Candidate finding",
-    "03_injection_testing": "Injection testing",
-}
+NAMES = ("01_dark_characterization", "02_candidate_finding", "03_injection_testing")
+NOTEBOOKS = tuple(CHECKOUT / "notebooks" / f"{name}.ipynb" for name in NAMES)
 PRODUCTS = ("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "summary.json")
-LINKS = {
-    "The night at a glance": "index.html",
-    **{title: f"{name}.html" for name, title in TITLES.items()},
-    "All nights": "../../../index.html",
-    "Manifest": "manifest.json",
-}
 
 
 @dataclass(frozen=True)
@@ -60,11 +50,12 @@ class NightResult:
 def run_night(
     parameters: Parameters,
     outputs: str | Path,
+    notebooks: Sequence[Path] = NOTEBOOKS,
     timeout: int | None = None,
     side_by_side: bool = True,
     progress: Callable[[str], Any] | None = None,
 ) -> NightResult:
-    """Measure a night, run the three notebooks on it, and publish everything at once.
+    """Measure a night, run the notebooks on it, and publish everything at once.
 
     Parameters
     ----------
@@ -72,6 +63,8 @@ def run_night(
         Which night, and how.
     outputs : path
         The outputs folder; the night goes to capture_date/capture_time/object_name below it.
+    notebooks : sequence of Path
+        The night page shows their figures and links their reports in this order.
     timeout : int, optional
         Seconds that a notebook's cell may take; no limit by default.
     side_by_side : bool
@@ -105,7 +98,8 @@ def run_night(
             "start": moment(),
         }
         try:
-            _build(parameters, claimed.staging, manifest, timeout, side_by_side, progress or (lambda step: None))
+            run = _NotebookRun(notebooks, parameters, claimed.staging, timeout, side_by_side)
+            _build(parameters, claimed.staging, run, manifest, progress or (lambda step: None))
             directory = claimed.publish()
         except NightError as error:
             with suppress(NightError):
@@ -123,61 +117,75 @@ def run_night(
         return NightResult(manifest["verdict"], tuple(manifest["reasons"]), directory)
 
 
-def _build(parameters, staging, manifest, timeout, side_by_side, progress) -> None:
+def _build(parameters, staging, run, manifest, progress) -> None:
     """Fill the staging folder; the manifest, written last, makes it publishable."""
-    with _NotebookRun(parameters, staging, timeout, side_by_side) as notebooks:
+    with run:
 
         def step(word: str) -> None:
-            if side_by_side:
-                notebooks.start()  # once the frames are judged: an unusable night needs no kernel
+            if run.side_by_side:
+                run.start()  # once the frames are judged: an unusable night needs no kernel
             progress(word)
 
         measurement = measure_night(parameters, step)
         manifest |= {"inputs": judged_files(measurement.capture), "camera": measurement.capture.camera}
-        notebooks.heading = Heading(
+        links = {
+            "The night at a glance": "index.html",
+            **{title_of(path): path.with_suffix(".html").name for path in run.opened},
+            "All nights": "../../../index.html",
+            "Manifest": "manifest.json",
+        }
+        run.heading = Heading(
             night_path(parameters).as_posix(),
             measurement.capture.camera,
             len(measurement.capture.frames),
             parameters.dark_exposure,
-            LINKS,
+            links,
         )
         (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
-        notebooks.start()
-        notebooks.open(*list(notebooks.opened)[:1])  # the longest: the others would only take its core now
+        run.start()
+        run.open(*list(run.opened)[:1])  # the longest: the others would only take its core now
         write_products(measurement, staging)
         progress("products written")
-        notebooks.finish()
+        run.finish()
     progress("notebooks run")
     from sla1tools.show.pages import write_index
 
     (staging / PICKLE).unlink()
     manifest |= {key: measurement.summary[key] for key in ("verdict", "reasons")}
     manifest |= {"end": moment(), "exit_status": 0}
-    links = {**LINKS, **{name: name for name in PRODUCTS}}
-    figures = {title: png for name in TITLES for title, png in tagged_figures(staging / f"{name}.ipynb").items()}
+    figures = {title: png for path in run.opened for title, png in tagged_figures(path).items()}
+    links |= {name: name for name in PRODUCTS}
     write_index(staging / "index.html", measurement.summary, manifest, figures, links)
     write_manifest(staging, manifest)
     progress("reports written")
 
 
 class _NotebookRun:
-    """The three notebooks, run and exported in threads; side by side, their kernels start while the night is measured.
+    """Notebooks, run and exported in threads; side by side, their kernels start while the night is measured.
 
     The threads are daemons, so that Ctrl-C ends the program at once; the kernels end when their parent is gone.
     """
 
-    def __init__(self, parameters: Parameters, staging: Path, timeout: int | None, side_by_side: bool):
-        self.failures: dict[str, Exception] = {}
+    def __init__(
+        self,
+        notebooks: Sequence[Path],
+        parameters: Parameters,
+        staging: Path,
+        timeout: int | None,
+        side_by_side: bool,
+    ):
+        self.side_by_side = side_by_side
+        self.failures: dict[Path, Exception] = {}
         self.heading: Heading | None = None  # known once the frames are judged
-        self.opened = {name: threading.Event() for name in TITLES}
+        self.opened = {staging / source.name: threading.Event() for source in notebooks}
         self.cancelled = False
         self.exporting = threading.Lock()  # nbconvert does not say that threads may share an exporter
         values = parameters.model_dump(mode="json") | {"products_directory": str(staging)}
-        jobs = {
-            name: (NOTEBOOKS / f"{name}.ipynb", staging / f"{name}.ipynb", values, timeout, self._waiting(opened))
-            for name, opened in self.opened.items()
-        }
-        groups = [{name: job} for name, job in jobs.items()] if side_by_side else [jobs]
+        jobs = [
+            (source, executed, values, timeout, self._waiting(opened))
+            for source, (executed, opened) in zip(notebooks, self.opened.items(), strict=True)
+        ]
+        groups = [[job] for job in jobs] if side_by_side else [jobs]
         self.threads = [threading.Thread(target=self._run, args=(group,), daemon=True) for group in groups]
 
     def __enter__(self) -> "_NotebookRun":
@@ -196,10 +204,10 @@ class _NotebookRun:
             if thread.ident is None:
                 thread.start()
 
-    def open(self, *names: str) -> None:
+    def open(self, *executed: Path) -> None:
         """Let notebooks open the measured night."""
-        for name in names:
-            self.opened[name].set()
+        for path in executed:
+            self.opened[path].set()
 
     def _waiting(self, opened: threading.Event) -> Callable[[bool], None]:
         def before_cell(opens_night: bool) -> None:
@@ -210,16 +218,17 @@ class _NotebookRun:
 
         return before_cell
 
-    def _run(self, jobs: Mapping[str, tuple]) -> None:
+    def _run(self, jobs: Sequence[tuple]) -> None:
         from sla1tools.show.pages import export_html
 
-        for name, job in jobs.items():
+        for job in jobs:
+            executed = job[1]
             try:
                 execute(*job)
                 with self.exporting:
-                    export_html(job[1], job[1].with_suffix(".html"), self.heading)
+                    export_html(executed, executed.with_suffix(".html"), self.heading)
             except Exception as error:
-                self.failures[name] = error
+                self.failures[executed] = error
                 return
 
     def _join(self) -> None:
@@ -231,9 +240,9 @@ class _NotebookRun:
         """Open the rest and wait for all; raise the first notebook's failure."""
         self.open(*self.opened)
         self._join()
-        for name in TITLES:
-            if name in self.failures:
-                raise self.failures[name]
+        for executed in self.opened:
+            if executed in self.failures:
+                raise self.failures[executed]
 
 
 def _publish_failure(claimed: Claim, manifest: dict, error: Exception, exit_status: int = 1) -> Path | None:

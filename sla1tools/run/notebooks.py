@@ -140,6 +140,11 @@ def _tidy(notebook) -> None:
     notebook.metadata["papermill"] = {key: run[key] for key in ("parameters", "version") if key in run}
 
 
+def title_of(path: Path) -> str:
+    """Return what a notebook is called on pages: "Dark characterization" for 01_dark_characterization.ipynb."""
+    return path.stem.lstrip("0123456789_").replace("_", " ").capitalize()
+
+
 def tagged_figures(path: Path) -> dict[str, bytes]:
     """Return the PNG figures of an executed notebook's cells tagged `glance`, by the heading above each."""
     figures, heading = {}, path.stem

@@ -19,7 +19,6 @@ from sla1tools.frames.capture import read_known_pixels
 from sla1tools.nights.recurrence import PixelHistory, candidate_pixels, follow_pixels, recurrent_pixels
 from sla1tools.nights.trends import LEAST_NIGHTS, METRICS, WINDOW, control_limits, read_nights
 from sla1tools.parameters import CHECKOUT, Parameters
-from sla1tools.run import night as night_module
 from sla1tools.run.night import run_night
 from sla1tools.run.season import write_trends
 from sla1tools.show.pages import export_html
@@ -385,7 +384,6 @@ def flash(path, x, y, flux=8000.0, sigma=0.85):
 
 def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monkeypatch):
     """From raw frames: no number of the page is missing, and the pixel that flashed twice is left out afterwards."""
-    monkeypatch.setattr(night_module, "TITLES", {})
     shape, outputs, nights = (96, 112), tmp_path / "outputs [1]", []
     for number in (1, 2):
         night = Parameters(
@@ -399,7 +397,7 @@ def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monke
         frames = simulate_night(night.capture_directory, frames=6, shape=shape, seed=number, clean=True)
         flash(frames[2 * number - 1], 60, 40)
         nights.append(night)
-        assert run_night(night, outputs).verdict == "ok"
+        assert run_night(night, outputs, notebooks=()).verdict == "ok"
     (_, second) = records = read_nights(outputs)
     assert all(record.values[name] is not None for record in records for name in [m.name for m in METRICS])
     assert second.values["temperature"] == pytest.approx(-20, abs=1)
@@ -411,7 +409,7 @@ def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monke
     assert np.argwhere(read_known_pixels(listed)).tolist() == [[40, 60]]
     folder = outputs.joinpath(*read_nights(outputs)[1].path.split("/"))
     assert (60, 40) in candidate_pixels(folder / "candidates.ecsv")
-    assert run_night(listed, outputs).verdict == "ok"
+    assert run_night(listed, outputs, notebooks=()).verdict == "ok"
     assert (60, 40) not in candidate_pixels(folder / "candidates.ecsv")
     write_trends(outputs)
     assert np.argwhere(fits.getdata(known)).tolist() == [[40, 60]]

@@ -82,7 +82,7 @@ class Site:
         """The same nights, to be run in this process."""
         base = Parameters(frame_shape=SHAPE, injections=50)
         nights = [night_in(folder, base) for folder in find_nights(self.sessions)]
-        return [Job(night, self.outputs, False, moment(), __version__, "") for night in nights]
+        return [Job(night, self.outputs, False, moment(), __version__, "", notebooks=()) for night in nights]
 
     def begun(self):
         return self.runs.read_text().split("\n")[:-1] if self.runs.exists() else []
@@ -118,7 +118,6 @@ def site(tmp_path):
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     """One small night, run here without notebooks."""
-    monkeypatch.setattr(night_module, "TITLES", {})
     make_tree(tmp_path / "sessions", 1)
     parameters = Parameters(
         sessions_directory=str(tmp_path / "sessions"),
@@ -127,7 +126,7 @@ def job(tmp_path, monkeypatch):
         frame_shape=SHAPE,
         injections=50,
     )
-    return Job(parameters, tmp_path / "outputs", False, moment(), __version__, "")
+    return Job(parameters, tmp_path / "outputs", False, moment(), __version__, "", notebooks=())
 
 
 def test_a_night_is_run_once_and_skipped_while_nothing_changes(job):
@@ -140,7 +139,7 @@ def test_a_night_is_run_once_and_skipped_while_nothing_changes(job):
 
 
 def with_changes(job, **changes):
-    return Job(job.parameters.model_copy(update=changes), job.outputs, False, moment(), __version__, "")
+    return Job(job.parameters.model_copy(update=changes), job.outputs, False, moment(), __version__, "", notebooks=())
 
 
 def test_whatever_a_run_depends_on_makes_it_run_again(job, tmp_path, monkeypatch):
@@ -188,13 +187,13 @@ def test_other_known_pixels_make_it_run_again(job, tmp_path):
 
 
 def test_what_someone_else_did_meanwhile_counts(job):
-    earlier = Job(job.parameters, job.outputs, True, "2000-01-01T00:00:00+00:00", __version__, "")
+    earlier = Job(job.parameters, job.outputs, True, "2000-01-01T00:00:00+00:00", __version__, "", notebooks=())
     assert run_one(earlier).verdict == "ok"
     before = (job.outputs / job.night / "manifest.json").stat().st_mtime_ns
     assert run_one(earlier).verdict == "ok"
     assert (job.outputs / job.night / "manifest.json").stat().st_mtime_ns == before
     assert finished_since(job.parameters, job.outputs, "2999") is None
-    assert run_one(Job(job.parameters, job.outputs, True, "2999", __version__, "")).verdict == "ok"
+    assert run_one(Job(job.parameters, job.outputs, True, "2999", __version__, "", notebooks=())).verdict == "ok"
     assert (job.outputs / job.night / "manifest.json").stat().st_mtime_ns > before
 
 
@@ -226,7 +225,6 @@ def test_a_failure_is_an_outcome(job, monkeypatch, trouble, words):
     assert words in outcome.reasons[0]
     assert words in (job.outputs / LOGS / f"{job.night}.log").read_text(encoding="utf-8")
     monkeypatch.undo()
-    monkeypatch.setattr(night_module, "TITLES", {})
     assert run_one(with_changes(job)).verdict == "ok"
 
 
@@ -378,7 +376,6 @@ def test_batch_resume_failure_and_force(site, tmp_path, monkeypatch):
     assert len(here.begun()) == 5 + 4
     assert [products_of(folder) for folder in here.published()] == by_two
     assert min(map(len, by_two)) == 6
-    monkeypatch.setattr(night_module, "TITLES", {})
     first = replace(here.jobs()[0], outputs=tmp_path / "alone")
     assert run_one(first).verdict == "ok"
     assert products_of(first.outputs / first.night) == products_of(here.outputs / first.night)
@@ -386,10 +383,9 @@ def test_batch_resume_failure_and_force(site, tmp_path, monkeypatch):
 
 def test_the_workers_orders_change_nothing_here():
     """Pytest imports every module below tests for its examples: that of the workers must be harmless."""
-    before = dict(night_module.TITLES), night_module.NOTEBOOKS, night_module.measure_night, publish.os
+    before = batch_module.run_night, night_module.measure_night, publish.os
     importlib.reload(importlib.import_module("fast_worker"))
-    assert (dict(night_module.TITLES), night_module.NOTEBOOKS, night_module.measure_night, publish.os) == before
-    assert next(iter(before[0])) == "01_dark_characterization"
+    assert (batch_module.run_night, night_module.measure_night, publish.os) == before
 
 
 MATRIX = [
@@ -405,7 +401,6 @@ def test_kill_matrix(site, tmp_path, monkeypatch, whom, when):
     """Kill -9 of one party at one moment: no finished night is lost, none is half-written, what is left can be run."""
     here = site(2)
     once = tmp_path / "killed"
-    monkeypatch.setattr(night_module, "TITLES", {})
     if when == "publish":
         assert [run_one(job).verdict for job in here.jobs()] == ["ok", "ok"]
         for folder in here.published():
@@ -457,7 +452,6 @@ def wait_until(ready, seconds=60):
 def test_ctrl_c_on_the_terminal(site, monkeypatch):
     """A terminal interrupts client, workers and kernels alike."""
     here = site(3)
-    monkeypatch.setattr(night_module, "TITLES", {})
     run = here.start(workers=1, notebooks="hangs")
     wait_until(lambda: here.begun() and list(here.outputs.glob(".staging/*/*/*/hangs.ipynb")))
     os.killpg(run.pid, signal.SIGINT)
@@ -548,7 +542,6 @@ def test_a_scheduler_that_is_lost(site, cluster):
     [("N.I.N.A [1]/2024-05-08/DARK", "DARK", ".fits"), ("MaxIm DL/2024 05 08/raw", "Dark Frame", ".fit")],
 )
 def test_nights_of_other_programs_are_found_by_header_and_run(tmp_path, monkeypatch, folder, kind, suffix):
-    monkeypatch.setattr(night_module, "TITLES", {})
     tree, outputs = tmp_path / "tree", tmp_path / "outputs"
     for place, stated in ((folder, kind), (f"{folder} of the sky", "Light Frame")):
         for path in simulate_night(tree / place, frames=5, shape=SHAPE, seed=1):
@@ -558,7 +551,7 @@ def test_nights_of_other_programs_are_found_by_header_and_run(tmp_path, monkeypa
     (found,) = find_nights(tree)
     assert found == tree / folder
     night = night_in(found, Parameters(frame_shape=SHAPE, injections=50))
-    assert run_one(Job(night, outputs, False, moment(), __version__, "")).verdict == "ok"
+    assert run_one(Job(night, outputs, False, moment(), __version__, "", notebooks=())).verdict == "ok"
     assert (outputs / folder / "index.html").is_file()
 
 

@@ -19,7 +19,6 @@ from sla1tools import __version__
 from sla1tools.frames.fits import HEADER_KEYS, READ_KEYS
 from sla1tools.parameters import to_yaml
 from sla1tools.published import LOCKS, night_path
-from sla1tools.run import night as night_module
 from sla1tools.run.batch import LOGS, Job, run_one
 from sla1tools.run.products import LEADER_COLUMNS
 from sla1tools.simulate.night import parse_star, simulate_night
@@ -114,9 +113,8 @@ def test_the_terminal_gets_no_control_character(hostile):
     assert "\\x1b" in hostile.said.decode()
 
 
-def test_the_log_gets_no_control_character(hostile, tmp_path, monkeypatch):
-    monkeypatch.setattr(night_module, "TITLES", {})
-    job = Job(hostile.parameters, tmp_path, False, "", __version__, "")
+def test_the_log_gets_no_control_character(hostile, tmp_path):
+    job = Job(hostile.parameters, tmp_path, False, "", __version__, "", notebooks=())
     assert run_one(job).verdict == "degraded"
     log = (tmp_path / LOGS / f"{job.night}.log").read_bytes()
     assert not re.findall(rb"[\x00-\x09\x0b-\x1f\x7f]", log)

@@ -25,6 +25,7 @@ from sla1tools.run.products import SUMMARY_KEYS
 
 PARAMETERS = Parameters(object_name="Dark {30s} 'é'")
 NOTEBOOKS = Path(__file__).parents[1] / "support" / "notebooks"
+GOOD, RAISES, HANGS = (NOTEBOOKS / f"{name}.ipynb" for name in ("good", "raises", "hangs"))
 
 
 def sources(folder):
@@ -38,7 +39,7 @@ def write_some_products(measurement, directory):
 
 @pytest.fixture
 def made_up_night(monkeypatch):
-    """Measure nothing, write two products, and run the notebooks that the returned function names."""
+    """Measure nothing, and write two products."""
     capture = SimpleNamespace(
         camera=None, frames=(), rejected=(Rejected("00001.fits", Reason.EMPTY, "no bytes"),), ignored=("a",)
     )
@@ -51,20 +52,13 @@ def made_up_night(monkeypatch):
 
     monkeypatch.setattr(night_module, "measure_night", measure)
     monkeypatch.setattr(night_module, "write_products", write_some_products)
-    monkeypatch.setattr(night_module, "NOTEBOOKS", NOTEBOOKS)
-
-    def use(*names):
-        monkeypatch.setattr(night_module, "TITLES", {name: name for name in names})
-
-    use("good")
-    return use
 
 
 @pytest.mark.parametrize("side_by_side", [True, False])
 def test_published_folder_is_complete(tmp_path, made_up_night, side_by_side):
     steps = []
     before = sources(NOTEBOOKS)
-    result = run_night(PARAMETERS, tmp_path, side_by_side=side_by_side, progress=steps.append)
+    result = run_night(PARAMETERS, tmp_path, [GOOD], side_by_side=side_by_side, progress=steps.append)
     assert (result.verdict, result.reasons) == ("degraded", ("1 frame rejected: empty",))
     assert result.directory == tmp_path / "2024-05-08" / "03_38_48" / "Dark {30s} 'é'"
     assert steps == ["night measured", "products written", "notebooks run", "reports written"]
@@ -90,10 +84,9 @@ def test_published_folder_is_complete(tmp_path, made_up_night, side_by_side):
 
 
 def test_failing_notebook_leaves_the_good_night_and_keeps_the_partial_one(tmp_path, made_up_night):
-    good = run_night(PARAMETERS, tmp_path).directory
+    good = run_night(PARAMETERS, tmp_path, [GOOD]).directory
     before = sources(good)
-    made_up_night("good", "raises")
-    result = run_night(PARAMETERS, tmp_path)
+    result = run_night(PARAMETERS, tmp_path, [GOOD, RAISES])
     assert result.verdict == "failed"
     assert "raises.ipynb: cell 3" in result.reasons[0]
     assert sources(good) == before
@@ -107,9 +100,8 @@ def test_failing_notebook_leaves_the_good_night_and_keeps_the_partial_one(tmp_pa
 
 
 def test_hanging_notebook_is_ended(tmp_path, made_up_night):
-    made_up_night("hangs")
     began = time.monotonic()
-    assert "longer than 1 s" in run_night(PARAMETERS, tmp_path, timeout=1).reasons[0]
+    assert "longer than 1 s" in run_night(PARAMETERS, tmp_path, [HANGS], timeout=1).reasons[0]
     assert time.monotonic() - began < 30
 
 
@@ -132,7 +124,7 @@ def test_kernels_that_wait_for_a_measurement_end_where_it_fails(tmp_path, made_u
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(night_module, "measure_night", measure)
-    result = run_night(PARAMETERS, tmp_path)
+    result = run_night(PARAMETERS, tmp_path, [GOOD])
     assert result.verdict == "failed"
     assert result.reasons[0].endswith(os.strerror(errno.EIO))
     partial = (result.directory / "good.ipynb").read_bytes()
@@ -158,14 +150,14 @@ def kernels_of(pid):
 
 @pytest.mark.parametrize("step", ["write_products", "publish"])
 def test_full_disk_leaves_the_good_night(tmp_path, made_up_night, monkeypatch, step):
-    before = sources(run_night(PARAMETERS, tmp_path).directory)
+    before = sources(run_night(PARAMETERS, tmp_path, [GOOD]).directory)
 
     def full_disk(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     target = (night_module, step) if step == "write_products" else (publish.Claim, step)
     monkeypatch.setattr(*target, full_disk)
-    result = run_night(PARAMETERS, tmp_path)
+    result = run_night(PARAMETERS, tmp_path, [GOOD])
     assert result.verdict == "failed"
     assert "No space left" in result.reasons[0]
     assert sources(tmp_path / publish.night_path(PARAMETERS)) == before
@@ -177,7 +169,7 @@ def test_disk_too_full_even_for_the_verdict(tmp_path, made_up_night, monkeypatch
 
     monkeypatch.setattr(night_module, "write_products", full_disk)
     monkeypatch.setattr("sla1tools.run.night.write_manifest", full_disk)
-    result = run_night(PARAMETERS, tmp_path)
+    result = run_night(PARAMETERS, tmp_path, [GOOD])
     assert (result.verdict, result.directory) == ("failed", None)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
@@ -188,7 +180,7 @@ def test_mistake_in_the_program_is_recorded_and_raised(tmp_path, made_up_night, 
 
     monkeypatch.setattr(night_module, "write_products", mistaken)
     with pytest.raises(ZeroDivisionError):
-        run_night(PARAMETERS, tmp_path)
+        run_night(PARAMETERS, tmp_path, [GOOD])
     failed = tmp_path / publish.FAILED / publish.night_path(PARAMETERS)
     assert json.loads((failed / "manifest.json").read_text())["reasons"] == ["ZeroDivisionError"]
 
@@ -200,7 +192,7 @@ def test_nothing_is_read_when_the_outputs_are_wrong_or_busy(tmp_path, monkeypatc
         run_night(PARAMETERS, tmp_path / "file")
     monkeypatch.setattr(publish, "LOCK_PATIENCE", 0.01)
     with publish.claim(tmp_path, publish.night_path(PARAMETERS)), pytest.raises(BusyError):
-        run_night(PARAMETERS, tmp_path)
+        run_night(PARAMETERS, tmp_path, [GOOD])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
@@ -209,12 +201,13 @@ def test_ended_from_outside(tmp_path, end):
     program = (
         "import sys; from pathlib import Path; from types import SimpleNamespace\n"
         "from sla1tools.run import night; from sla1tools.parameters import Parameters\n"
-        "night.NOTEBOOKS, night.TITLES = Path(sys.argv[1]), {'hangs': 'hangs'}\n"
-        "empty = SimpleNamespace(capture=SimpleNamespace(camera=None, frames=(), rejected=(), ignored=()), summary={})\n"
+        "capture = SimpleNamespace(camera=None, frames=(), rejected=(), ignored=())\n"
+        "empty = SimpleNamespace(capture=capture, summary={})\n"
         "night.measure_night, night.write_products = lambda *_: empty, lambda *_: None\n"
-        "night.run_night(Parameters(), sys.argv[2], progress=lambda step: print(step, flush=True))\n"
+        "tell = lambda step: print(step, flush=True)\n"
+        "night.run_night(Parameters(), sys.argv[2], [Path(sys.argv[1])], progress=tell)\n"
     )
-    command = [sys.executable, "-c", program, str(NOTEBOOKS), str(tmp_path)]
+    command = [sys.executable, "-c", program, str(HANGS), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         run.stdout.readline()
         executed = tmp_path / publish.STAGING / "2024-05-08" / "03_38_48" / "Dark30s" / "hangs.ipynb"
@@ -241,8 +234,7 @@ def test_measurement_for_the_notebooks_is_the_measured_one(tmp_path, made_up_nig
         seen["measurement"] = pickle.loads((staging / "measurement.pickle").read_bytes())
         raise NightError("enough")
 
-    monkeypatch.setattr(night_module, "TITLES", {})
     monkeypatch.setattr(night_module, "write_products", write_products)
     with pytest.raises(NightError, match="enough"):
-        run_night(PARAMETERS, tmp_path)
+        run_night(PARAMETERS, tmp_path, [GOOD])
     assert seen["measurement"].summary["verdict"] == "degraded"

@@ -100,7 +100,6 @@ def test_the_workers_own_words_are_not_shown(batch, tmp_path):
 
 def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
     """The nights before stay whole, each after says why, the page stays as it was, and nothing is half there."""
-    monkeypatch.setattr(night_module, "TITLES", {})
     nights, outputs, full = nights_in(tmp_path / "sessions", 3), tmp_path / "outputs", False
     write_products = night_module.write_products
 
@@ -113,7 +112,7 @@ def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
         nonlocal full
         for night in nights:
             simulate_night(night.capture_directory, frames=5, shape=SHAPE, seed=1)
-            tell(run_one(Job(night, outputs, False, moment(), __version__, "")))
+            tell(run_one(Job(night, outputs, False, moment(), __version__, "", notebooks=())))
             full = True
 
     monkeypatch.setattr(night_module, "write_products", write)

@@ -14,11 +14,10 @@ from seed_rule import find_hot_pixel_leaders, find_psf_candidates
 
 from sla1tools.measure import measure_night
 from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, to_yaml
-from sla1tools.run.night import TITLES, run_night
+from sla1tools.run.night import NOTEBOOKS, run_night
 from sla1tools.run.notebooks import OPENS_NIGHT
 from sla1tools.simulate.night import parse_star, simulate_night
 
-NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("0[123]_*.ipynb"))
 SHAPE = (256, 320)
 
 
@@ -80,7 +79,7 @@ def test_every_product_is_there_and_in_the_manifest(published):
     _, directory = published
     names = {path.name for path in directory.iterdir()}
     products = {"master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits"}
-    reports = {f"{title}.{suffix}" for title in TITLES for suffix in ("html", "ipynb")}
+    reports = {f"{path.stem}.{suffix}" for path in NOTEBOOKS for suffix in ("html", "ipynb")}
     assert names == products | reports | {"index.html", "summary.json", "manifest.json"}
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     for name, sha256 in manifest["outputs"].items():

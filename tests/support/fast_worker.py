@@ -18,18 +18,23 @@ import psutil
 
 import sla1tools
 from sla1tools.measure import measure_night
-from sla1tools.run import night
+from sla1tools.run import batch, night
 from sla1tools.run import publishing as publish
 from sla1tools.run.notebooks import execute
 
+NOTEBOOKS = Path(__file__).parent / "notebooks"
 WHOM, WHEN, ONCE = os.environ.get("SLA1_TEST_KILL", "nobody never -").split(maxsplit=2)
 
 
 def dask_setup(worker):
-    night.NOTEBOOKS = Path(__file__).parent / "notebooks"
-    night.TITLES = {name: name for name in os.environ.get("SLA1_TEST_NOTEBOOKS", "").split()}
     sla1tools.__version__ = os.environ.get("SLA1_TEST_VERSION", sla1tools.__version__)
+    batch.run_night = with_light_notebooks
     night.measure_night, night.execute, publish.os = counted, killed_midway, Renaming()
+
+
+def with_light_notebooks(parameters, outputs, notebooks, **options):
+    names = os.environ.get("SLA1_TEST_NOTEBOOKS", "").split()
+    return night.run_night(parameters, outputs, [NOTEBOOKS / f"{name}.ipynb" for name in names], **options)
 
 
 def kernels():

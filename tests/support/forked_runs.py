@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from small_nights import parameters_of
@@ -59,8 +60,8 @@ def begin(*arguments, notebooks="good", before=lambda: None) -> Run:
     os.setsid()
     for stream in (1, 2):
         os.dup2(writing, stream)
-    night.NOTEBOOKS = NOTEBOOKS
-    night.TITLES = {name: name for name in notebooks.split()}
+    light = [NOTEBOOKS / f"{name}.ipynb" for name in notebooks.split()]
+    night.run_night = partial(night.run_night, notebooks=light)
     status = 70
     try:
         before()

@@ -48,7 +48,7 @@ class Night:
         self.file, self.outputs = write_night(root), outputs
         assert self.run() == 0, self.said
         (outputs / PLACE / "notes.txt").write_text("mine")
-        self.good = contents(outputs / PLACE)
+        self.good, self.around = contents(outputs / PLACE), set(contents(outputs))
 
     def run(self, **options):
         run = begin("run", self.file, "--outputs", self.outputs, **{"notebooks": ""} | options)
@@ -57,7 +57,8 @@ class Night:
         return status
 
     def tell(self, case, status):
-        others = [name for name in contents(self.outputs) if not name.startswith((".locks", str(PLACE)))]
+        found = set(contents(self.outputs)) - self.around
+        others = sorted(name for name in found if not name.startswith((".locks", str(PLACE))))
         kept = contents(self.outputs / PLACE) == self.good
         print(json.dumps({"case": case, "status": status, "said": self.said, "kept": kept, "left": others}), flush=True)
 
