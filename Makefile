@@ -1,19 +1,20 @@
-# The environment is .venv, exactly as uv.lock says; .uv holds the uv that makes it.
+# The environment is .venv, exactly as requirements-dev.txt says (make demo: as requirements.txt); .uv holds uv.
 # Any Python from 3.11 on will do: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 UV := .uv/bin/uv
 BIN := .venv/bin
+COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url
+HASHED := --quiet --require-hashes --compile-bytecode
 NOTEBOOKS := notebooks/*.ipynb tests/support/notebooks/*.ipynb
 
 export UV_PYTHON_DOWNLOADS := never
-export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: demo test soak lab bench lint
+.PHONY: demo test soak lab bench lint lock
 .DELETE_ON_ERROR:
 
-demo: .venv/.complete
+demo: .venv/.runs
 	$(BIN)/sla1 demo
 
 test: .venv/.complete
@@ -22,10 +23,10 @@ test: .venv/.complete
 soak: .venv/.complete
 	$(BIN)/python tests/support/soak.py
 
-lab: .venv/.complete
+lab: .venv/.runs
 	$(BIN)/sla1 lab
 
-bench: .venv/.bench
+bench: .venv/.complete
 	$(BIN)/python -m pytest benchmarks
 
 lint: .venv/.complete
@@ -39,10 +40,21 @@ $(UV):
 	echo '*' > .uv/.gitignore
 	.uv/bin/python -m pip install --quiet "uv>=0.8"
 
-.venv/.complete: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
+# After a change of the requirements in pyproject.toml; versions that still fit are kept.
+lock: | $(UV)
+	$(COMPILE) pyproject.toml --output-file requirements.txt
+	$(COMPILE) pyproject.toml --group dev --group bench --group docs --constraints requirements.txt \
+		--output-file requirements-dev.txt
+
+.venv/bin/python: | $(UV)
+	$(UV) venv --quiet --python $(PYTHON) .venv
+
+.venv/.runs: pyproject.toml requirements.txt | .venv/bin/python
+	$(UV) pip install $(HASHED) --requirements requirements.txt
+	$(UV) pip install --quiet --no-deps --editable .
 	touch $@
 
-.venv/.bench: .venv/.complete
-	$(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON) --group bench
+.venv/.complete: .venv/.runs requirements-dev.txt
+	$(UV) pip sync $(HASHED) requirements-dev.txt
+	$(UV) pip install --quiet --no-deps --editable .
 	touch $@

@@ -213,18 +213,12 @@ def write_candidates(directory: Path, candidates: Table) -> None:
 
 
 def _write_regions(path: Path, candidates: Table) -> None:
-    # regions writes 1-based image coordinates, and knows no escape for a brace or quote in a label.
-    from regions import CirclePixelRegion, PixCoord, Regions
-
-    circles = [
-        CirclePixelRegion(
-            PixCoord(float(row["x"]), float(row["y"])),
-            REGION_RADIUS,
-            meta={"text": f"{re.sub(r'[^A-Za-z0-9._+-]', '_', str(row['frame']))} {row['peak']:.0f} e-"},
-        )
-        for row in candidates
-    ]
-    path.write_text(Regions(circles).serialize(format="ds9") + "\n" * (not circles), encoding="ascii")
+    lines = ["# Region file format: DS9 astropy/regions", *["image"] * (len(candidates) > 0)]
+    for x, y, frame, peak in candidates.iterrows("x", "y", "frame", "peak"):
+        # image coordinates count from 1; DS9 knows no escape for a brace or quote in a label
+        label = f"{re.sub(r'[^A-Za-z0-9._+-]', '_', str(frame))} {peak:.0f} e-"
+        lines.append(f"circle({x + 1:.8f},{y + 1:.8f},{REGION_RADIUS:.8f}) # text={{{label}}}")
+    path.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ it. Text from file headers is escaped; scripts other than the explorer's own can
 import base64
 import functools
 import hashlib
+import html
 import json
 import re
 import secrets
@@ -34,6 +35,10 @@ _TAGS = """
 """
 _ATTRIBUTES = """
     abbr align alt class colspan headers height id lang open rowspan scope start style title width
+"""
+_STYLES = """
+    background-color border-collapse border-color color font-family font-size font-style font-weight height
+    line-height text-align text-decoration text-indent vertical-align white-space width
 """
 
 
@@ -65,7 +70,7 @@ def export_html(notebook_path: str | Path, html_path: str | Path, heading: Headi
     if heading:
         notebook.metadata.title = f"{notebook.metadata.title} · {heading.text}"
         css, script = css + heading.print_css, links_script() + script
-    html, _ = _exporter().from_notebook_node(
+    page, _ = _exporter().from_notebook_node(
         notebook,
         resources={
             "metadata": {"name": notebook.metadata.title},
@@ -75,10 +80,10 @@ def export_html(notebook_path: str | Path, html_path: str | Path, heading: Headi
         },
     )
     for slot, payload in galleries.items():
-        html = html.replace(slot, gallery_html(payload), 1)
+        page = page.replace(slot, gallery_html(payload), 1)
     if script:
-        html = html.replace("</body>", f'<script type="module">{script}</script>\n</body>', 1)
-    Path(html_path).write_text(html, encoding="utf-8")
+        page = page.replace("</body>", f'<script type="module">{script}</script>\n</body>', 1)
+    Path(html_path).write_text(page, encoding="utf-8")
 
 
 def write_index(
@@ -184,10 +189,8 @@ def gallery_html(payload: Mapping[str, Any]) -> str:
     ValueError
         If the payload holds a NaN or an infinity.
     """
-    from markupsafe import escape
-
-    montage, caption = payload.get("montage", ""), escape(payload.get("caption", ""))
-    picture = f'<img src="data:image/png;base64,{escape(montage)}" alt="{caption}">' if montage else ""
+    montage, caption = (html.escape(payload.get(name, "")) for name in ("montage", "caption"))
+    picture = f'<img src="data:image/png;base64,{montage}" alt="{caption}">' if montage else ""
     fallback = f'<figure class="sla1-static">{picture}<figcaption>{caption}</figcaption></figure>'
     if not payload.get("interactive", True):
         return fallback
@@ -201,29 +204,26 @@ def clean_html(text: str) -> str:
     >>> clean_html("<b>12</b> <script>alert(1)</script>")
     '<b>12</b> &lt;script&gt;alert(1)&lt;/script&gt;'
     """
-    return _cleaner().clean(text)
+    import nh3
 
-
-@functools.cache
-def _cleaner():
-    from bleach.css_sanitizer import CSSSanitizer
-    from bleach.sanitizer import Cleaner
-
-    attributes = set(_ATTRIBUTES.split())
-
-    def allowed(tag: str, name: str, value: str) -> bool:
-        if name == "src":
-            return tag == "img" and re.match(r"data:image/(png|jpeg|gif|svg\+xml);", value) is not None
-        if name == "href":
-            return tag == "a" and not value.strip().lower().startswith("data:")
-        return name in attributes
-
-    return Cleaner(
+    # nh3 drops what it does not keep: what is no tag to be kept becomes text before
+    shown = re.sub(rf"<(?!!--|/?(?:{'|'.join(_TAGS.split())})[\s/>])", "&lt;", text, flags=re.IGNORECASE)
+    return nh3.clean(
+        shown,
         tags=set(_TAGS.split()),
-        attributes=allowed,
-        protocols={"http", "https", "mailto", "data"},
-        css_sanitizer=CSSSanitizer(),
+        attributes={"*": set(_ATTRIBUTES.split()), "img": {"src"}, "a": {"href"}},
+        attribute_filter=_kept,
+        filter_style_properties=set(_STYLES.split()),
+        url_schemes={"http", "https", "mailto", "data"},
+        link_rel=None,
     )
+
+
+def _kept(tag: str, name: str, value: str) -> str | None:
+    """Return the value of an attribute that may stay: pictures are in the page itself, and no link holds one."""
+    if name == "src":
+        return value if re.match(r"data:image/(png|jpeg|gif|svg\+xml);", value) else None
+    return None if name == "href" and value.strip().lower().startswith("data:") else value
 
 
 @functools.cache

@@ -129,7 +129,7 @@ def test_psf_chi2_is_deep_and_loses_every_bright_star(analysis):
 
 def test_sep_agrees_with_the_matched_filter(analysis):
     if sep is None:
-        pytest.skip("sep is not installed (uv sync --group bench): its columns of docs/real-stars.md are not checked")
+        pytest.skip("sep is not installed (group bench): its columns of docs/real-stars.md are not checked")
     for low in (2000, 5000, 10_000):
         stars = between(analysis.stars, low, 2 * low)
         assert np.mean(stars["sep"]) == pytest.approx(np.mean(stars["psf_chi2, any p"]), abs=0.08)
@@ -137,7 +137,7 @@ def test_sep_agrees_with_the_matched_filter(analysis):
 
 def test_seps_cleaning_loses_real_stars(analysis):
     if sep is None:
-        pytest.skip("sep is not installed (uv sync --group bench): its columns of docs/real-stars.md are not checked")
+        pytest.skip("sep is not installed (group bench): its columns of docs/real-stars.md are not checked")
     stars = between(analysis.stars, 1400, 5000)
     assert 1 / 3 < 1 - stars["sep, cleaned"].sum() / stars["sep"].sum() < 0.75
 
