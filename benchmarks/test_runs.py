@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from comparison import Row, table
 
-from sla1tools.parameters import CHECKOUT, Parameters
+from sla1tools.parameters import Parameters
+from sla1tools.places import CHECKOUT
 from sla1tools.run.night import NOTEBOOKS
 from sla1tools.simulate.night import simulate_night
 

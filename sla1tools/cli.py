@@ -16,7 +16,8 @@ import click
 
 from sla1tools import __version__
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
-from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, save_parameters
+from sla1tools.parameters import Parameters, read_parameters, save_parameters
+from sla1tools.places import own_or_shipped, working_folder
 
 if TYPE_CHECKING:
     from sla1tools.run.night import NightResult
@@ -66,7 +67,10 @@ OVERRIDES = click.option(
     "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", help="A parameter's value, over all files."
 )
 OUTPUTS = click.option(
-    "--outputs", type=click.Path(path_type=Path), default=CHECKOUT / "outputs", help="Where nights go.  [outputs]"
+    "--outputs",
+    type=click.Path(path_type=Path),
+    default=lambda: working_folder() / "outputs",
+    help="Where nights go.  [outputs]",
 )
 
 
@@ -154,11 +158,11 @@ def demo() -> None:
     """Run the notebooks on the demo night, simulated if it is not there."""
     from sla1tools.simulate.night import ensure_demo_night
 
-    parameters = read_parameters([CHECKOUT / "params" / "qhy42pro.yaml", CHECKOUT / "params" / "demo.yaml"])
+    parameters = read_parameters([own_or_shipped("params", name) for name in ("qhy42pro.yaml", "demo.yaml")])
     if not (parameters.capture_directory / "truth.ecsv").is_file():
         click.echo("simulating the demo night", err=True)
     ensure_demo_night(parameters)
-    _run_and_tell(parameters, CHECKOUT / "outputs", timeout=None)
+    _run_and_tell(parameters, working_folder() / "outputs", timeout=None)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -166,7 +170,14 @@ def demo() -> None:
 @click.pass_context
 def lab(ctx, arguments) -> None:
     """Open JupyterLab on the notebooks, for this machine's user alone."""
-    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", *arguments, str(CHECKOUT / "notebooks")]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--ServerApp.ip=127.0.0.1",
+        *arguments,
+        str(working_folder() / "notebooks"),
+    ]
     ctx.exit(subprocess.run(command).returncode)
 
 

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sla1tools.errors import ParametersError
+from sla1tools.places import from_working_folder, working_folder
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
 
 
@@ -20,7 +20,7 @@ class Parameters(BaseModel):
     """Everything that decides what a night's numbers are.
 
     The names are the observers' own; `params/qhy42pro.yaml` gives each key's unit and meaning. Relative paths mean:
-    from the checkout's root, whatever the current directory. The defaults name the demo night.
+    from the working folder. The defaults name the demo night.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -88,7 +88,7 @@ class Parameters(BaseModel):
         if value is not None and (not value or "\0" in value):
             raise ValueError(f"must be a path; got {value!r}")
         if value is not None:
-            from_checkout(value)
+            from_working_folder(value)
         return value
 
     @field_validator("file_pattern", mode="after")
@@ -119,7 +119,7 @@ class Parameters(BaseModel):
     @property
     def capture_directory(self) -> Path:
         """The folder with the night's files."""
-        return from_checkout(self.sessions_directory) / self.capture_date / self.capture_time / self.object_name
+        return from_working_folder(self.sessions_directory) / self.capture_date / self.capture_time / self.object_name
 
     @classmethod
     def from_namespace(cls, namespace: Mapping[str, Any]) -> "Parameters":
@@ -131,20 +131,6 @@ class Parameters(BaseModel):
             Where a value is of the wrong type or out of range.
         """
         return validate({name: namespace[name] for name in cls.model_fields if name in namespace}, "notebook")
-
-
-def from_checkout(path: str | Path) -> Path:
-    """Expand `~`, and anchor a relative path at the checkout's root.
-
-    Raises
-    ------
-    ValueError
-        If there is no such user as the path's `~user` names.
-    """
-    try:
-        return CHECKOUT / Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -389,7 +375,7 @@ def save_parameters(parameters: Parameters, name: str, keys: Iterable[str] | Non
     name = name.strip()
     if not name or name.startswith(".") or Path(name).name != name or "\\" in name or not name.isprintable():
         raise ParametersError(f"{name!r} is not a plain file name")
-    path = CHECKOUT / "params" / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    path = working_folder() / "params" / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     try:
         path.parent.mkdir(exist_ok=True)
         with path.open("x", encoding="utf-8") as file:

@@ -15,7 +15,8 @@ from test_parameters import QUIETLY_MISREAD
 from sla1tools import cli
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.frames.capture import judge_capture
-from sla1tools.parameters import CHECKOUT, Parameters, read_parameters, read_yaml, to_yaml
+from sla1tools.parameters import Parameters, read_parameters, read_yaml, to_yaml
+from sla1tools.places import CHECKOUT
 from sla1tools.run import publishing as publish
 from sla1tools.run.night import NightResult
 from sla1tools.simulate.night import simulate_night
@@ -133,7 +134,7 @@ def test_run_passes_its_arguments_on(night_file, fake_run, tmp_path):
 
 
 def test_adopted_setting_is_a_layer_over_others(night_file, fake_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sla1tools.parameters.CHECKOUT", tmp_path)
+    monkeypatch.setenv("SLA1_HOME", str(tmp_path))
     point = {"cuts": {"threshold": 181.5, "ratio": 0.25}}
     (tmp_path / "summary.json").write_text(json.dumps({"operating_point": {"neighbor_ratio": point}}))
     fake_run(NightResult("ok", (), tmp_path))

@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from sla1tools.parameters import CHECKOUT
+from sla1tools.places import CHECKOUT
 
 CONDA_NAMES = {"dask-core": "dask", "matplotlib-base": "matplotlib", "playwright-python": "playwright"}
 PYPROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sla1tools.errors import ParametersError
-from sla1tools.parameters import (
-    CHECKOUT,
-    NIGHT_KEYS,
-    Parameters,
-    from_checkout,
-    read_parameters,
-    read_yaml,
-    to_yaml,
-    validate,
-)
+from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, read_yaml, to_yaml, validate
+from sla1tools.places import CHECKOUT, from_working_folder
 
 PARAMS = CHECKOUT / "params"
 NIGHT = 'sessions_directory: "s"\ncapture_date: "2024-05-08"\ncapture_time: "03_38_48"\nobject_name: "Dark30s"\n'
@@ -293,9 +285,9 @@ def test_derived_values():
 def test_paths_are_from_the_checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert from_checkout("~/2024 SLA Sessions") == tmp_path / "2024 SLA Sessions"
-    assert from_checkout(tmp_path / "a") == tmp_path / "a"
-    assert from_checkout("outputs") == CHECKOUT / "outputs"
+    assert from_working_folder("~/2024 SLA Sessions") == tmp_path / "2024 SLA Sessions"
+    assert from_working_folder(tmp_path / "a") == tmp_path / "a"
+    assert from_working_folder("outputs") == CHECKOUT / "outputs"
 
 
 folder_names = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/\\"), min_size=1).filter(

@@ -19,7 +19,8 @@ from astropy.table import Table
 from sla1tools.errors import FrameError, NightError, ParametersError, Reason
 from sla1tools.frames.codes import code_histogram
 from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
-from sla1tools.parameters import Parameters, from_checkout
+from sla1tools.parameters import Parameters
+from sla1tools.places import from_working_folder
 from sla1tools.text import printable
 
 LEAST_FRAMES = 3
@@ -396,7 +397,7 @@ def read_known_pixels(parameters: Parameters) -> np.ndarray | None:
     """
     if parameters.known_pixels is None:
         return None
-    path, shape = from_checkout(parameters.known_pixels), parameters.frame_shape
+    path, shape = from_working_folder(parameters.known_pixels), parameters.frame_shape
     try:
         if path.suffix == ".ecsv":
             return _listed_pixels(path, shape)

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from sla1tools import __version__
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
+from sla1tools.places import working_folder, working_in
 from sla1tools.published import LOCKS, night_path
 from sla1tools.run.night import NOTEBOOKS, run_night
 from sla1tools.run.publishing import refuse_to_mix
@@ -38,6 +39,7 @@ CURRENT, BUSY = "current", "busy"
 class Job:
     """What a worker needs to know of a night.
 
+    `home` is the working folder, from which paths in parameters start; a worker has another.
     `since` is when the batch began: a run of the night that someone else ended later counts as this batch's. `topic`
     is where the steps of the night are told, and the name of the file by which a worker knows the batch's outputs
     (empty: they are not in question).
@@ -50,6 +52,7 @@ class Job:
     version: str
     topic: str
     notebooks: tuple[Path, ...] = NOTEBOOKS
+    home: Path = field(default_factory=working_folder)
 
     @property
     def night(self) -> str:
@@ -269,7 +272,7 @@ def run_one(job: Job) -> Outcome:
             raise Sla1Error(f"the worker runs sla1tools {sla1tools.__version__}, the batch {job.version}")
         if job.topic and not _sign(job.outputs, job.topic).is_file():
             raise Sla1Error(f"the worker does not see {job.outputs}: use a folder that all machines share")
-        with _only_batch(job):
+        with working_in(job.home), _only_batch(job):
             if not job.force and is_current(job.parameters, job.outputs):
                 return Outcome(job.night, CURRENT, seconds=time.monotonic() - start)
             known = finished_since(job.parameters, job.outputs, job.since)

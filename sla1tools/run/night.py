@@ -13,7 +13,8 @@ from sla1tools.errors import NightError, Sla1Error
 from sla1tools.frames.capture import judge_capture, judged_files, read_known_pixels
 from sla1tools.measure import measure_night
 from sla1tools.night import PICKLE
-from sla1tools.parameters import CHECKOUT, Parameters
+from sla1tools.parameters import Parameters
+from sla1tools.places import CHECKOUT
 from sla1tools.published import night_path, write_manifest
 from sla1tools.run.notebooks import execute, tagged_figures, title_of
 from sla1tools.run.products import write_products, write_summary

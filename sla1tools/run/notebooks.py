@@ -1,6 +1,7 @@
 """Run a notebook with papermill, and judge for ourselves whether it ran."""
 
 import base64
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from jupyter_core.utils import ensure_event_loop
 from traitlets import default
 
 from sla1tools.errors import Sla1Error
+from sla1tools.places import HOME, working_folder
 
 GLANCE = "glance"  # tag of the cells whose figures the index page shows
 OPENS_NIGHT = "opens-night"  # tag of the cell that needs the measurement
@@ -24,14 +26,15 @@ class NotebookError(Sla1Error):
 
 
 class QuietKernelManager(AsyncKernelManager):
-    """Start kernels over an encrypted channel, whose own log lines do not reach the terminal."""
+    """Start kernels that know the working folder, over an encrypted channel; their log does not reach the terminal."""
 
     @default("transport_encryption")
     def _encrypted(self) -> str:
         return "required"  # else every kernel warns that its channel can be read
 
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # as its parent: awaited
-        await super().start_kernel(stderr=subprocess.DEVNULL, **options)
+        environment = {**(options.pop("env", None) or os.environ), HOME: str(working_folder())}
+        await super().start_kernel(stderr=subprocess.DEVNULL, env=environment, **options)
 
 
 def execute(

@@ -5,7 +5,7 @@ import platform
 import re
 import subprocess
 
-from sla1tools.parameters import CHECKOUT
+from sla1tools.places import CHECKOUT
 
 
 def versions() -> dict[str, str]:

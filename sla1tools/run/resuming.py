@@ -12,7 +12,8 @@ from sla1tools.darks.classes import PixelClass
 from sla1tools.errors import FrameError
 from sla1tools.frames.capture import read_known_pixels, readable
 from sla1tools.frames.fits import read_bytes
-from sla1tools.parameters import Parameters, from_checkout
+from sla1tools.parameters import Parameters
+from sla1tools.places import from_working_folder
 from sla1tools.published import FAILED, night_path, read_manifest
 
 
@@ -62,7 +63,7 @@ def _same_parameters(manifest: dict, parameters: Parameters) -> bool:
 
 def _place(values: dict) -> str:
     try:
-        return os.path.abspath(from_checkout(values["sessions_directory"]))
+        return os.path.abspath(from_working_folder(values["sessions_directory"]))
     except ValueError:
         return str(values["sessions_directory"])
 

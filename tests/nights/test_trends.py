@@ -18,7 +18,8 @@ from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import read_known_pixels
 from sla1tools.nights.recurrence import PixelHistory, candidate_pixels, follow_pixels, recurrent_pixels
 from sla1tools.nights.trends import LEAST_NIGHTS, METRICS, WINDOW, control_limits, read_nights
-from sla1tools.parameters import CHECKOUT, Parameters
+from sla1tools.parameters import Parameters
+from sla1tools.places import CHECKOUT
 from sla1tools.run.night import run_night
 from sla1tools.run.season import write_trends
 from sla1tools.show.pages import export_html

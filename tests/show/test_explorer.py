@@ -405,7 +405,7 @@ def test_a_number_beyond_the_sliders_end_becomes_the_end(opened, leaders, trials
 
 
 def test_saving_never_overwrites(tmp_path, monkeypatch):
-    monkeypatch.setattr("sla1tools.parameters.CHECKOUT", tmp_path)
+    monkeypatch.setenv("SLA1_HOME", str(tmp_path))
     path = save_parameters(parameters(threshold=180.0), "mine")
     assert path == tmp_path / "params" / "mine.yaml"
     assert read_parameters([path]).threshold == 180.0

@@ -16,11 +16,8 @@ LEADERS = 50_000
 TABLES = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
-from pathlib import Path
-import sla1tools.parameters
 from night_tables import frame_names, make_leaders, make_stories, make_trials, parameters
 from sla1tools.show.explorer.widget import Explorer
-sla1tools.parameters.CHECKOUT = Path.cwd()
 tables = make_leaders({LEADERS}, parameters()), make_trials(20_000, parameters())
 """
 CUTS = {"threshold": 183.37, "p_min": 0.0017}  # on no slider's step

@@ -6,7 +6,8 @@ from browser import browser, lab  # noqa: F401
 from nbformat import v4
 
 from sla1tools.night import open_night
-from sla1tools.parameters import CHECKOUT, Parameters
+from sla1tools.parameters import Parameters
+from sla1tools.places import CHECKOUT
 from sla1tools.show.explorer.payload import live_numbers
 
 NAMES = ("01_dark_characterization", "02_candidate_finding", "03_injection_testing", "04_night_trends")

@@ -4,9 +4,8 @@ import threading
 
 import pytest
 
-from sla1tools import parameters
 from sla1tools.parameters import Parameters
-from sla1tools.simulate import demo
+from sla1tools.simulate import night as demo
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def small_demo(tmp_path, monkeypatch):
         simulate(folder, frames=3, shape=(48, 48), seed=seed)
 
     monkeypatch.setattr(demo, "simulate_night", small)
-    monkeypatch.setattr(parameters, "CHECKOUT", tmp_path)
+    monkeypatch.setenv("SLA1_HOME", str(tmp_path))
     return simulated
 
 

@@ -30,7 +30,7 @@ from star_stamps import (
 
 from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.candidates.shapes import rival_templates
-from sla1tools.parameters import CHECKOUT
+from sla1tools.places import CHECKOUT
 
 PAGE = CHECKOUT / "docs" / "real-stars.md"
 FIGURE = CHECKOUT / "docs" / "real-stars.png"

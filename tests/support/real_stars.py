@@ -24,7 +24,8 @@ from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import characterize
 from sla1tools.darks.transfer import photon_transfer
 from sla1tools.frames.capture import judge_capture
-from sla1tools.parameters import CHECKOUT, read_parameters
+from sla1tools.parameters import read_parameters
+from sla1tools.places import CHECKOUT
 
 STARS = "2012-06-17/01_56_40/Stars60s"
 FULL_WELL = 50_000  # counts: stars flatten at 53,000 to 59,000 counts and bleed along columns from there

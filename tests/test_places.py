@@ -1,0 +1,63 @@
+"""The working folder: where it is, what starts from it, and that what came with the package is only read."""
+
+import os
+
+import pytest
+
+from sla1tools import places
+from sla1tools.parameters import Parameters
+from sla1tools.places import from_working_folder, own_or_shipped, shipped, working_folder, working_in
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLA1_HOME", raising=False)
+    (tmp_path / "mine" / "params").mkdir(parents=True)
+    (tmp_path / "mine" / "lab" / "night").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    return tmp_path / "mine"
+
+
+def test_nearest_folder_upwards_with_params_else_the_current_one(home, monkeypatch):
+    for folder in (home, home / "lab" / "night"):
+        monkeypatch.chdir(folder)
+        assert working_folder() == home
+    monkeypatch.chdir(home.parent / "elsewhere")
+    assert working_folder() == home.parent / "elsewhere"
+    monkeypatch.setenv("SLA1_HOME", str(home))
+    assert working_folder() == home
+
+
+def test_working_in_holds_for_its_block_alone(home, monkeypatch):
+    monkeypatch.chdir(home.parent / "elsewhere")
+    with working_in(home):
+        assert working_folder() == home
+        with pytest.raises(ZeroDivisionError), working_in(home.parent):
+            raise ZeroDivisionError
+        assert os.environ["SLA1_HOME"] == str(home)
+    assert working_folder() == home.parent / "elsewhere"
+
+
+def test_paths_in_files_start_from_the_working_folder(home, monkeypatch):
+    monkeypatch.chdir(home / "lab" / "night")
+    monkeypatch.setenv("DARKS", "/archive/darks")
+    monkeypatch.setenv("HOME", "/home/me")
+    for given, meant in {
+        "outputs/x": home / "outputs" / "x",
+        "/a/b": "/a/b",
+        "$DARKS/2024": "/archive/darks/2024",
+        "~/darks": "/home/me/darks",
+        "a$NO_SUCH_NAME_$5": home / "a$NO_SUCH_NAME_$5",
+    }.items():
+        assert str(from_working_folder(given)) == str(meant)
+    assert Parameters(sessions_directory="$DARKS").capture_directory.parts[:3] == ("/", "archive", "darks")
+
+
+def test_own_files_come_before_those_of_the_package(home, monkeypatch):
+    monkeypatch.chdir(home)
+    assert own_or_shipped("params", "demo.yaml") == shipped("params") / "demo.yaml"
+    assert own_or_shipped("params", "demo.yaml").is_file()
+    (home / "params" / "demo.yaml").write_text("capture_date: '2025-01-31'\n")
+    assert own_or_shipped("params", "demo.yaml") == home / "params" / "demo.yaml"
+    assert (shipped("notebooks") / "01_dark_characterization.ipynb").is_file()
+    assert places.CHECKOUT not in home.parents
