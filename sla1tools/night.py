@@ -12,7 +12,8 @@ from sla1tools.frames.capture import judged_files
 from sla1tools.injections.injection import inject
 from sla1tools.injections.operating_point import CRITERIA
 from sla1tools.measure import Measurement, measure_night
-from sla1tools.parameters import Parameters, from_checkout, read_parameters, validate
+from sla1tools.parameters import Parameters, read_parameters, validate
+from sla1tools.places import from_working_folder
 from sla1tools.published import MANIFEST, read_manifest
 from sla1tools.simulate.night import ensure_demo_night
 from sla1tools.text import counted, printable
@@ -90,7 +91,7 @@ def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
         Parameter files, layered left to right; among them may be a capture folder, whose last three parts name the
         night. Or one published night's folder: it is measured again from its raw frames, by its own parameters. Or
         one `Parameters`. Without a source, the demo night, which is simulated on first use. A relative path is looked
-        up from the current folder, then from the checkout's root.
+        up from the current folder, then from the working folder.
     **changes
         Parameters that replace those of the sources: ``threshold=150``.
 
@@ -135,7 +136,7 @@ def _located(source) -> Path:
     if not isinstance(source, str | Path):
         raise ParametersError(f"open_night takes paths, or one Parameters alone; got {type(source).__name__}")
     path = Path(source).expanduser()
-    return path if path.exists() else from_checkout(path)
+    return path if path.exists() else from_working_folder(path)
 
 
 def _published_parameters(folder: Path) -> Parameters:

@@ -10,7 +10,8 @@ import pytest
 from small_nights import write_small_night
 
 import sla1tools
-from sla1tools.parameters import CHECKOUT, to_yaml
+from sla1tools.parameters import to_yaml
+from sla1tools.places import CHECKOUT
 
 HEAVY = ("numpy", "astropy", "scipy", "matplotlib", "pydantic", "IPython")
 
