@@ -197,7 +197,7 @@ def test_every_trap_of_yaml_ends_with_2_before_anything_is_read(night_file, monk
     assert not (night_file.parent / "outputs").exists()
 
 
-@pytest.mark.parametrize("kind", ["empty", "a frame", "a notebook", "a folder", "not there"])
+@pytest.mark.parametrize("kind", ["empty", "a frame", "a notebook", "not there"])
 def test_a_file_that_is_no_parameters_file_ends_with_2(night_file, kind):
     folder = night_file.parent / "sessions" / "2024-05-08" / "03_38_48" / "Dark30s"
     night_file.with_name("empty.yaml").touch()
@@ -205,7 +205,6 @@ def test_a_file_that_is_no_parameters_file_ends_with_2(night_file, kind):
         "empty": night_file.with_name("empty.yaml"),
         "a frame": folder / "00001.fits",
         "a notebook": CHECKOUT / "notebooks" / "01_dark_characterization.ipynb",
-        "a folder": folder,
         "not there": folder / "none.yaml",
     }[kind]
     result = sla1("run", path)
