@@ -66,7 +66,7 @@ def kernels(parameters) -> dict:
 
     from sla1tools.measure import measure_night
     from sla1tools.night import PICKLE
-    from sla1tools.run.night import NOTEBOOKS
+    from sla1tools.run.night import night_notebooks
     from sla1tools.run.notebooks import QuietKernelManager
     from sla1tools.run.products import write_products
     from sla1tools.show.pages import export_html
@@ -82,7 +82,7 @@ def kernels(parameters) -> dict:
         clock.note("products")
         values = parameters.model_dump(mode="json") | {"products_directory": folder}
         notebooks = {}
-        for source in NOTEBOOKS:
+        for source in night_notebooks():
             target = staging / source.name
             papermill.execute_notebook(
                 source,

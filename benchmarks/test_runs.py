@@ -11,7 +11,7 @@ from comparison import Row, table
 
 from sla1tools.parameters import Parameters
 from sla1tools.places import CHECKOUT
-from sla1tools.run.night import NOTEBOOKS
+from sla1tools.run.night import night_notebooks
 from sla1tools.simulate.night import simulate_night
 
 RUN = "`sla1 run`, whole night, notebooks and HTML"
@@ -43,13 +43,13 @@ def test_run_of_ours(benchmark, comparison, night_file, tmp_path):
         benchmark, RUN, lambda: command(BIN / "sla1", "run", CAMERA, night_file, "--outputs", tmp_path), rounds=1
     )
     (index,) = tmp_path.glob("*/*/*/index.html")
-    assert {path.stem for path in index.parent.glob("0*.html")} == {path.stem for path in NOTEBOOKS}
+    assert {path.stem for path in index.parent.glob("0*.html")} == {path.stem for path in night_notebooks()}
 
 
 def test_run_by_hand(benchmark, comparison, night_file, tmp_path):
     def by_hand():
-        executed = [tmp_path / source.name for source in NOTEBOOKS]
-        for source, target in zip(NOTEBOOKS, executed, strict=True):
+        executed = [tmp_path / source.name for source in night_notebooks()]
+        for source, target in zip(night_notebooks(), executed, strict=True):
             command(BIN / "papermill", source, target, "-f", CAMERA, "-f", night_file)
         for target in executed:
             command(BIN / "jupyter", "nbconvert", "--to", "html", target)

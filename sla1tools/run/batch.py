@@ -20,7 +20,7 @@ from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
 from sla1tools.published import LOCKS, night_path
-from sla1tools.run.night import NOTEBOOKS, run_night
+from sla1tools.run.night import night_notebooks, run_night
 from sla1tools.run.publishing import refuse_to_mix
 from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.text import moment, printable
@@ -51,7 +51,7 @@ class Job:
     since: str
     version: str
     topic: str
-    notebooks: tuple[Path, ...] = NOTEBOOKS
+    notebooks: tuple[Path, ...] = field(default_factory=night_notebooks)
     home: Path = field(default_factory=working_folder)
 
     @property

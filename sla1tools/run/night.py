@@ -14,7 +14,7 @@ from sla1tools.frames.capture import judge_capture, judged_files, read_known_pix
 from sla1tools.measure import measure_night
 from sla1tools.night import PICKLE
 from sla1tools.parameters import Parameters
-from sla1tools.places import CHECKOUT
+from sla1tools.places import own_or_shipped
 from sla1tools.published import night_path, write_manifest
 from sla1tools.run.notebooks import execute, tagged_figures, title_of
 from sla1tools.run.products import write_products, write_summary
@@ -24,7 +24,6 @@ from sla1tools.show.heading import Heading
 from sla1tools.text import moment
 
 NAMES = ("01_dark_characterization", "02_candidate_finding", "03_injection_testing")
-NOTEBOOKS = tuple(CHECKOUT / "notebooks" / f"{name}.ipynb" for name in NAMES)
 PRODUCTS = ("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "summary.json")
 
 
@@ -48,10 +47,15 @@ class NightResult:
     directory: Path | None
 
 
+def night_notebooks() -> tuple[Path, ...]:
+    """Return the notebooks of a night: the working folder's, else those that came with the package."""
+    return tuple(own_or_shipped("notebooks", f"{name}.ipynb") for name in NAMES)
+
+
 def run_night(
     parameters: Parameters,
     outputs: str | Path,
-    notebooks: Sequence[Path] = NOTEBOOKS,
+    notebooks: Sequence[Path] | None = None,
     timeout: int | None = None,
     side_by_side: bool = True,
     progress: Callable[[str], Any] | None = None,
@@ -64,8 +68,8 @@ def run_night(
         Which night, and how.
     outputs : path
         The outputs folder; the night goes to capture_date/capture_time/object_name below it.
-    notebooks : sequence of Path
-        The night page shows their figures and links their reports in this order.
+    notebooks : sequence of Path, optional
+        By default those of the working folder, else those that came with the package. The night page shows their figures and links their reports in this order.
     timeout : int, optional
         Seconds that a notebook's cell may take; no limit by default.
     side_by_side : bool
@@ -99,7 +103,13 @@ def run_night(
             "start": moment(),
         }
         try:
-            run = _NotebookRun(notebooks, parameters, claimed.staging, timeout, side_by_side)
+            run = _NotebookRun(
+                night_notebooks() if notebooks is None else notebooks,
+                parameters,
+                claimed.staging,
+                timeout,
+                side_by_side,
+            )
             _build(parameters, claimed.staging, run, manifest, progress or (lambda step: None))
             directory = claimed.publish()
         except NightError as error:

@@ -15,10 +15,11 @@ from seed_rule import find_hot_pixel_leaders, find_psf_candidates
 from sla1tools.measure import measure_night
 from sla1tools.parameters import Parameters, read_parameters, to_yaml
 from sla1tools.places import CHECKOUT
-from sla1tools.run.night import NOTEBOOKS, run_night
+from sla1tools.run.night import night_notebooks, run_night
 from sla1tools.run.notebooks import OPENS_NIGHT
 from sla1tools.simulate.night import parse_star, simulate_night
 
+NOTEBOOKS = night_notebooks()
 SHAPE = (256, 320)
 
 
