@@ -1,4 +1,4 @@
-"""From judged frames to leaders at one floor: the package's kernels in a row, for the comparison with the seed."""
+"""From judged frames to leaders at one floor: the package's kernels in a row, beside the observers' computation."""
 
 import numpy as np
 from astropy.table import Table

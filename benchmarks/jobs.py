@@ -35,9 +35,9 @@ def measure(parameters) -> dict:
     return {}
 
 
-def seed(parameters) -> dict:
-    """Run the seed's computation."""
-    import seed as observers
+def by_hand(parameters) -> dict:
+    """Run the observers' computation."""
+    import observers
 
     warnings.simplefilter("ignore")
     observers.run(parameters)
@@ -132,7 +132,7 @@ def _cell_seconds(path) -> dict:
 
 if __name__ == "__main__":
     job, sessions = sys.argv[1:]
-    answer = {"measure": measure, "seed": seed, "find": find, "kernels": kernels}[job](
+    answer = {"measure": measure, "by_hand": by_hand, "find": find, "kernels": kernels}[job](
         Parameters(sessions_directory=sessions)
     )
     print(json.dumps(answer | {"peak": peak_memory()}))

@@ -1,6 +1,7 @@
 """The numbers: masters, leaders, fits and injected stars, each against its peers on the same pixels."""
 
 import numpy as np
+import observers
 import pytest
 import sep
 from astropy.io import fits
@@ -8,13 +9,10 @@ from astropy.table import Table
 from ccdproc import Combiner, combine
 from fitted import fit_stamps
 from flashes import flashes
+from observers_rule import find_candidates
+from observers_rule import find_leaders as find_leaders_slowly
 from photutils.detection import DAOStarFinder, find_peaks
 from photutils.psf import CircularGaussianPRF, PSFPhotometry
-from seed import find as seed_find
-from seed import held_out as seed_held_out
-from seed import read_darks
-from seed import run as seed_run
-from seed_rule import find_hot_pixel_leaders
 
 from sla1tools.candidates.criteria import neighbor_ratio
 from sla1tools.candidates.detection import Floors
@@ -23,12 +21,12 @@ from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.darks.reference import DarkReference, middle_counts
 from sla1tools.injections.injection import add_stars, inject, random_stars
 
-# the capture program's DATE-OBS, and the seed's reader that builds a WCS from it
+# the capture program's DATE-OBS, and a reader that builds a WCS from it
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
 
 MASTER = "median master, exact"
 READ_AND_FIND = "read, ten held-out residuals, leaders at the floor"
-WHOLE = "the seed's whole computation: read, combine, subtract, find"
+WHOLE = "the observers' whole computation: read, combine, subtract, find"
 WHOLE_HELD_OUT = "the same, held out"
 LEADERS = "leaders at 200 e-, one frame"
 FITS = "10,000 PSF fits with sub-pixel position"
@@ -46,7 +44,7 @@ def stack(night):
 
 @pytest.fixture(scope="module")
 def darks(parameters):
-    return read_darks(parameters.capture_directory, parameters.scale)
+    return observers.read_darks(parameters)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,7 @@ def test_master_of_ccdproc(benchmark, comparison, darks):
     master = comparison.peer(
         benchmark,
         MASTER,
-        "`ccdproc.combine(median)`, as the seed calls it",
+        "`ccdproc.combine(median)`, as the observers call it",
         lambda: combine(darks, method="median"),
         wanted=100,
         rounds=1,
@@ -106,7 +104,7 @@ def test_read_and_find_of_ours(benchmark, comparison, night, parameters):
     others = np.stack([night.rows(k, 0, night.shape[0]) for k in range(1, len(night.frames))])
     counts = night.rows(0, 0, night.shape[0])
     slow = (counts - np.median(others, axis=0)) * parameters.scale
-    assert places_of(tables[0]) == places(find_hot_pixel_leaders(slow, floor))
+    assert places_of(tables[0]) == places(find_leaders_slowly(slow, floor))
 
 
 def test_reading_of_astropy(benchmark, comparison, parameters):
@@ -131,9 +129,9 @@ def test_whole_computation_of_ours(benchmark, comparison, night, parameters):
     comparison.ours(benchmark, WHOLE, lambda: candidates_of(night, parameters, "all"), rounds=5)
 
 
-def test_whole_computation_of_the_seed(benchmark, comparison, parameters):
+def test_whole_computation_of_the_observers(benchmark, comparison, parameters):
     found = comparison.peer(
-        benchmark, WHOLE, "the seed's code, in sample", lambda: seed_run(parameters), wanted=20, rounds=1
+        benchmark, WHOLE, "their way, in sample", lambda: observers.run(parameters), wanted=20, rounds=1
     )
     for ours, theirs in zip(comparison.results[WHOLE], found, strict=True):
         assert [places_of(table) for table in ours] == [places(pixels) for pixels in theirs]
@@ -143,24 +141,24 @@ def test_held_out_computation_of_ours(benchmark, comparison, night, parameters):
     comparison.ours(benchmark, WHOLE_HELD_OUT, lambda: candidates_of(night, parameters, "leave_one_out"), rounds=5)
 
 
-def test_held_out_computation_of_the_seed(benchmark, comparison, darks, parameters):
+def test_held_out_computation_of_the_observers(benchmark, comparison, darks, parameters):
     theirs = comparison.peer(
         benchmark,
         WHOLE_HELD_OUT,
-        "the seed's code, combining the others for each frame",
-        lambda: seed_held_out(darks, 0, parameters),
+        "their way, combining the others for each frame",
+        lambda: observers.held_out(darks, 0, parameters),
         wanted=100,
         rounds=1,
         times=len(darks),
     )
     ours = comparison.results[WHOLE_HELD_OUT][0]
     assert [places_of(table) for table in ours] == [places(pixels) for pixels in theirs]
-    comparison.notes.append("Held out, the seed's time is that of its first frame (reading apart) times ten.")
+    comparison.notes.append("Held out, their time is that of its first frame (reading apart) times ten.")
 
 
 def test_leaders_of_ours(benchmark, comparison, residual, parameters):
     leaders = comparison.ours(benchmark, LEADERS, lambda: find_leaders(residual, parameters.threshold), rounds=10)
-    assert places_of(leaders) == places(find_hot_pixel_leaders(residual, parameters.threshold))
+    assert places_of(leaders) == places(find_leaders_slowly(residual, parameters.threshold))
 
 
 def test_leaders_of_find_peaks(benchmark, comparison, residual, parameters):
@@ -259,7 +257,7 @@ def test_injection_of_ours(benchmark, comparison, night, dark, parameters):
     comparison.ours(benchmark, INJECTED, lambda: inject(night, dark, Floors.of(parameters), stars), rounds=2)
 
 
-def test_injection_of_the_seed(benchmark, comparison, night, dark, parameters):
+def test_injection_of_the_observers(benchmark, comparison, night, dark, parameters):
     stars = random_stars(parameters.model_copy(update={"injections": 20}), 1, night.shape)
     counts = night.rows(0, 0, night.shape[0])
     before = dark.reference.residual(counts, "leave_one_out") * dark.scale
@@ -267,21 +265,22 @@ def test_injection_of_the_seed(benchmark, comparison, night, dark, parameters):
     patches = cut_stamps(counts, y, x, 0, radius=3)
     rng = np.random.default_rng([parameters.random_seed, 1])
     added = (add_stars(patches, stars, dark.scale, parameters.top_code, rng) - patches) * dark.scale
-    there = places(seed_find(before, parameters)[1])
+    there = places(find_candidates(before, parameters.threshold, parameters.ratio))
 
-    def found():
+    def found_by_loops():
         candidates = []
         for i in range(len(stars)):
             residual = before.copy()
             residual[y[i] - 3 : y[i] + 4, x[i] - 3 : x[i] + 4] += added[i]
-            candidates.append(places(seed_find(residual, parameters)[1]) - there)
+            found = find_candidates(residual, parameters.threshold, parameters.ratio)
+            candidates.append(places(found) - there)
         return candidates
 
     theirs = comparison.peer(
         benchmark,
         INJECTED,
-        "the seed's way: change one frame, run the finder",
-        found,
+        "their way: change one frame, run the finder",
+        found_by_loops,
         wanted=1000,
         rounds=1,
         times=STAR_SHARE,
@@ -291,7 +290,7 @@ def test_injection_of_the_seed(benchmark, comparison, night, dark, parameters):
     assert trials["recovered_neighbor_ratio"].tolist() == seen
     assert 0 < sum(seen) < len(seen)
     comparison.notes.append(
-        "The seed's way was timed on 20 stars, times 500, and applies the neighbour rule alone; ours fits the PSF to "
+        "Their way was timed on 20 stars, times 500, and applies the neighbour rule alone; ours fits the PSF to "
         "every star as well, and looks at what was there before it."
     )
     comparison.done.add("kernels")

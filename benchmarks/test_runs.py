@@ -104,9 +104,9 @@ def test_run_kernel_by_kernel(comparison, sessions):
 
 
 def test_memory(comparison, sessions):
-    ours, theirs = (job(name, sessions)["peak"] for name in ("measure", "seed"))
+    ours, theirs = (job(name, sessions)["peak"] for name in ("measure", "by_hand"))
     comparison.rows.append(
-        Row("peak memory of `measure_night`, one process", "the seed's run", ours, theirs, 0.5, True, "MiB")
+        Row("peak memory of `measure_night`, one process", "the observers' computation", ours, theirs, 0.5, True, "MiB")
     )
 
 

@@ -54,9 +54,7 @@ def assert_same(night, measured):
 @pytest.fixture(scope="module")
 def published(parameters, tmp_path_factory):
     """The same night as `sla1 run` leaves it, without the notebooks."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("sla1tools.run.night.TITLES", {})
-        return run_night(parameters, tmp_path_factory.mktemp("outputs")).directory
+    return run_night(parameters, tmp_path_factory.mktemp("outputs"), notebooks=()).directory
 
 
 def files_of(parameters, folder):

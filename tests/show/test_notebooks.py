@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from seed_rule import find_hot_pixel_leaders, find_psf_candidates
+from observers_rule import find_candidates
 
 from sla1tools.measure import measure_night
 from sla1tools.parameters import Parameters, read_parameters, to_yaml
@@ -122,9 +122,7 @@ def test_candidates_are_those_of_the_observers_loops(published):
     expected = set()
     for k, path in enumerate(paths):
         residual = (counts[k] - np.median(np.delete(counts, k, axis=0), axis=0)) * scale
-        leaders = find_hot_pixel_leaders(residual, parameters.threshold)
-        for pixel in find_psf_candidates(leaders, residual, parameters.ratio):
-            expected.add((path.name, int(pixel.x), int(pixel.y)))
+        expected |= {(path.name, x, y) for x, y, _ in find_candidates(residual, parameters.threshold, parameters.ratio)}
     found = Table.read(directory / "candidates.ecsv")
     assert {(row["frame"], row["x"], row["y"]) for row in found} == expected
     assert expected
