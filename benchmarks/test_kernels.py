@@ -285,7 +285,7 @@ def test_injection_of_the_observers(benchmark, comparison, night, dark, paramete
         rounds=1,
         times=STAR_SHARE,
     )
-    trials = inject(night, dark, Floors.of(parameters), stars)
+    trials = inject(night, dark, Floors.of(parameters), stars).trials
     seen = [any(max(abs(i - x[k]), abs(j - y[k])) <= 1 for i, j in places) for k, places in enumerate(theirs)]
     assert trials["recovered_neighbor_ratio"].tolist() == seen
     assert 0 < sum(seen) < len(seen)

@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.candidates.criteria import candidates
+from sla1tools.candidates.criteria import CRITERIA, candidates
 from sla1tools.candidates.detection import Floors, detect_night
-from sla1tools.candidates.rates import gaussian_expectation, gaussian_peaks, poisson_rate
+from sla1tools.candidates.rates import poisson_rate
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
 from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import Capture, judge_capture
 from sla1tools.frames.codes import CountsAudit, audit_counts
 from sla1tools.injections.completeness import completeness_curve, flux_bins, flux_limit
-from sla1tools.injections.injection import holds_a_stamp, inject
-from sla1tools.injections.operating_point import CRITERIA, operating_point, tradeoff
+from sla1tools.injections.injection import Injections, holds_a_stamp, inject
+from sla1tools.injections.operating_point import operating_point, tradeoff
 from sla1tools.parameters import Parameters, validate
 
 
@@ -30,14 +30,16 @@ class Measurement:
         Frames and verdicts.
     dark : DarkModel
         Reference, noise, pixel classes.
-    leaders, trials : Table
-        Every leader above the floors, against both references; every injected star. Both with a `stamp` column.
+    leaders : Table
+        Every leader above the floors, against both references, with a `stamp` column.
+    injections : Injections
+        Every injected star (`trials`, with a `stamp` column), and every leader that decides whether one is found.
     hits : Table
         Cosmic-ray-like hits of all frames.
     floors : Floors
         What the leaders exceed.
     grid : Table
-        False alarms and 50 % flux over the settings of both criteria (`operating.tradeoff`).
+        False alarms and 50 % flux over the settings of every criterion (`operating_point.tradeoff`).
     audit : CountsAudit
         What the raw codes say about the padding.
     summary : dict
@@ -47,7 +49,7 @@ class Measurement:
     capture: Capture
     dark: DarkModel
     leaders: Table
-    trials: Table
+    injections: Injections
     hits: Table
     floors: Floors
     grid: Table
@@ -58,6 +60,11 @@ class Measurement:
     def parameters(self) -> Parameters:
         """The night's parameters."""
         return self.capture.parameters
+
+    @property
+    def trials(self) -> Table:
+        """Every injected star."""
+        return self.injections.trials
 
     def residual(self, k: int, reference: Reference | None = None) -> np.ndarray:
         """Subtract frame k's reference (the configured one by default) from it, (ny, nx) float64 electrons.
@@ -86,8 +93,8 @@ class Measurement:
 
         Parameters
         ----------
-        criterion : {'neighbor_ratio', 'psf_chi2'}, optional
-            The configured one by default.
+        criterion : str, optional
+            Name of one of `CRITERIA`; the configured one by default.
         reference : {'leave_one_out', 'all'}, optional
             What the frames are compared with: the configured one by default.
         **cuts : float
@@ -104,9 +111,10 @@ class Measurement:
             | cuts,
             "candidates",
         )
+        own = CRITERIA[chosen.criterion].configured(chosen)
         for name in cuts:
-            if name not in CRITERIA[chosen.criterion]:
-                told = " and ".join(CRITERIA[chosen.criterion])
+            if name not in own:
+                told = " and ".join(own)
                 raise ParametersError(f"candidates: {name} is no cut of {chosen.criterion}, whose cuts are {told}")
         self.floors.refuse_below(chosen)
         held = self.leaders["reference"] == chosen.reference
@@ -139,12 +147,12 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     step("darks characterized")
     leaders, hits, floors = detect_night(capture, dark)
     step("leaders measured")
-    trials = inject(capture, dark, floors)
+    injections = inject(capture, dark, floors)
     step("stars injected")
-    grid = tradeoff(leaders, trials, capture.names, floors, parameters)
-    summary = summarize(capture, dark, leaders, trials, floors, grid, audit)
+    grid = tradeoff(leaders, injections, capture.names, floors, parameters)
+    summary = summarize(capture, dark, leaders, injections.trials, floors, grid, audit)
     step("night summed up")
-    return Measurement(capture, dark, leaders, trials, hits, floors, grid, audit, summary)
+    return Measurement(capture, dark, leaders, injections, hits, floors, grid, audit, summary)
 
 
 def _declared_padding(capture: Capture) -> float | None:
@@ -253,7 +261,7 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
             "low": rate.low,
             "high": rate.high,
             "confidence": rate.confidence,
-            "gaussian_expectation": _expected(criterion, capture, dark),
+            "gaussian_expectation": CRITERIA[criterion].expected(dark.level_sigma(parameters.reference), parameters),
         },
         "completeness": {
             "flux_50": asdict(flux_limit(curve, 0.5)),
@@ -262,12 +270,3 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
         },
         "operating_point": None if point is None else asdict(point),
     }
-
-
-def _expected(criterion, capture, dark) -> float:
-    """Candidates of one frame from Gaussian noise alone, with the configured reference's noise."""
-    parameters = capture.parameters
-    if criterion == "neighbor_ratio":
-        noise = dark.level_sigma(parameters.reference)
-        return gaussian_expectation(noise, parameters.threshold, parameters.ratio, parameters.neighbors)
-    return gaussian_peaks(capture.shape, parameters.snr_min, parameters.fwhm) * (1 - parameters.p_min)

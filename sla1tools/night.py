@@ -7,10 +7,10 @@ from typing import Any
 
 from astropy.table import Table
 
+from sla1tools.candidates.criteria import CRITERIA, in_words
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.frames.capture import judged_files
 from sla1tools.injections.injection import inject
-from sla1tools.injections.operating_point import CRITERIA
 from sla1tools.measure import Measurement, measure_night
 from sla1tools.parameters import Parameters, read_parameters, validate
 from sla1tools.places import from_working_folder
@@ -35,7 +35,7 @@ class Night(Measurement):
         """Say in three lines which night this is and what was found."""
         summary, parameters = self.summary, self.parameters
         name = printable("/".join(map(str, summary["night"].values())))
-        cuts = ", ".join(f"{cut} {getattr(parameters, cut):g}" for cut in CRITERIA[parameters.criterion])
+        cuts = in_words(CRITERIA[parameters.criterion].configured(parameters))
         ny, nx = self.capture.shape
         return (
             f"Night {name} ({summary['verdict']}): {len(self.capture.frames)} frames of {ny} x {nx}, level "
@@ -73,7 +73,7 @@ class Night(Measurement):
             stars = Table({"frame_number": [int(frame)]} | {name: [float(value)] for name, value in star.items()})
         except (TypeError, ValueError):
             raise ParametersError(f"inject: x={x!r}, y={y!r} and flux={flux!r} must be numbers") from None
-        return inject(self.capture, self.dark, self.floors, stars)
+        return inject(self.capture, self.dark, self.floors, stars).trials
 
     def explore(self, show: str = "candidates"):
         """Give the sliders over the night's tables, for a cell's last line; `show="injections"` for injected stars."""

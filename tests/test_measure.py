@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from small_nights import parameters_of, write_small_night
 
-from sla1tools.candidates.criteria import candidates
+from sla1tools.candidates.criteria import CRITERIA, candidates
 from sla1tools.candidates.detection import LEADER_COLUMNS
 from sla1tools.candidates.rates import gaussian_expectation, poisson_rate
 from sla1tools.errors import NightError
-from sla1tools.injections.injection import CRITERIA
 from sla1tools.measure import measure_night
 from sla1tools.run.products import write_products
 from sla1tools.simulate.night import Star
@@ -128,6 +127,7 @@ def test_two_runs_agree_to_the_byte_and_touch_nothing(measured, parameters):
     ]
     for name in ("leaders", "trials", "hits", "grid"):
         assert bytes_of(getattr(again, name)) == bytes_of(getattr(measured, name)), name
+    assert bytes_of(again.injections.leaders) == bytes_of(measured.injections.leaders)
     assert again.summary == measured.summary
     assert again.dark.noise.tobytes() == measured.dark.noise.tobytes()
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()} == before

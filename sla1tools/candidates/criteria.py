@@ -1,12 +1,75 @@
-"""What makes a leader a PSF candidate: selections on a leader table, at any setting."""
+"""What makes a leader a PSF candidate. Change a rule here, or add one, and everything follows.
+
+Sliders, gallery, tables, trade-off, miss reasons, recommendation and pages read this list. A new criterion is one more
+`Criterion` in it; `parameters.py` names it among the values of `criterion` and has a field for each new cut, which the
+camera file and the notebooks' parameters cells set.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.darks.classes import BLOCKING
+from sla1tools.candidates.rates import gaussian_expectation, gaussian_peaks
+from sla1tools.candidates.selection import Criterion, Cut, Term
+from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.parameters import Parameters
 
-SAME_STAR = 2  # pixels: under four neighbours one star can lead twice, on the diagonal
+P_MINS = np.array([0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05])
+
+
+def up(low: float, times: float, own: float, steps: int) -> np.ndarray:
+    """Settings from a floor upwards, equal factors apart, to `times` the floor or twice the configured value."""
+    return np.geomspace(low, max(times * low, 2 * own), steps)
+
+
+LIST = (
+    # The observers' rule. The lowest neighbour is compared, never the quotient: dividing would break exact ties.
+    Criterion(
+        name="neighbor_ratio",
+        color="#0072B2",
+        cuts=(
+            Cut("threshold", "threshold", 1.0, 1000.0, lambda low, own: up(low, 10, own, 40), floor="peak", unit="e-"),
+            Cut("ratio", "ratio", 0.01, 1.0, lambda low, own: np.round(np.arange(0.0, 0.625, 0.025), 3)),
+        ),
+        terms=(
+            Term("peak", ">", "threshold", miss="below threshold"),
+            Term("neighbor_min", ">=", "ratio", factor="peak", miss="ratio"),
+        ),
+        expected=lambda noise, own: gaussian_expectation(noise, own.threshold, own.ratio, own.neighbors),
+    ),
+    # The criterion they wished for: probably the PSF plus noise, on an unflagged centre.
+    Criterion(
+        name="psf_chi2",
+        color="#D55E00",
+        cuts=(
+            Cut("snr_min", "S/N ≥", 0.1, 30.0, lambda low, own: up(low, 5, own, 30), floor="snr"),
+            Cut("p_min", "p ≥", 0.05, 0.999, lambda low, own: P_MINS, low=1e-12, log=True),
+        ),
+        terms=(
+            Term("dq", "has no bit of", int(PixelClass.SATURATED), miss="saturated"),
+            Term("dq", "has no bit of", int(BLOCKING), miss="flagged"),
+            Term("snr", ">=", "snr_min", miss="snr"),
+            Term("p_value", ">=", "p_min", miss="chi2"),
+        ),
+        expected=lambda noise, own: gaussian_peaks(noise.shape, own.snr_min, own.fwhm) * (1 - own.p_min),
+        best="snr",
+    ),
+)
+CRITERIA = {criterion.name: criterion for criterion in LIST}
+CUTS = {cut.name: cut for criterion in LIST for cut in criterion.cuts}
+
+
+def candidates(leaders: Table, parameters: Parameters, criterion: str | None = None) -> np.ndarray:
+    """Select by the configured criterion and cuts; `criterion` names another one.
+
+    Returns
+    -------
+    candidates : (n,) bool array
+        For both references alike: the table's `reference` column tells them apart.
+    """
+    chosen = CRITERIA[criterion or parameters.criterion]
+    return chosen.select(leaders, chosen.configured(parameters))
 
 
 def neighbor_ratio(leaders: Table, threshold: float, ratio: float) -> np.ndarray:
@@ -30,8 +93,7 @@ def neighbor_ratio(leaders: Table, threshold: float, ratio: float) -> np.ndarray
     The lowest neighbour is compared, never the quotient: dividing by the peak would decide exact ties differently. DQ
     is not consulted. A lower threshold or ratio never removes a candidate that stands above both.
     """
-    peak = np.asarray(leaders["peak"])
-    return (peak > threshold) & (np.asarray(leaders["neighbor_min"]) >= ratio * peak)
+    return CRITERIA["neighbor_ratio"].select(leaders, {"threshold": threshold, "ratio": ratio})
 
 
 def psf_chi2(leaders: Table, snr_min: float, p_min: float) -> np.ndarray:
@@ -53,63 +115,13 @@ def psf_chi2(leaders: Table, snr_min: float, p_min: float) -> np.ndarray:
     Of leaders within 2 px (Chebyshev) of one another in the same frame only the one of highest `snr` counts (the first
     in the table among equals).
     """
-    passes = resembles_psf(leaders, snr_min, p_min)
-    rows = np.flatnonzero(passes)
-    passes[rows] = brightest_of_each_star(leaders["snr"][rows], same_star(leaders[rows]))
-    return passes
+    return CRITERIA["psf_chi2"].select(leaders, {"snr_min": snr_min, "p_min": p_min})
 
 
-def resembles_psf(leaders: Table, snr_min: float, p_min: float) -> np.ndarray:
-    """Apply the cuts of `psf_chi2` to each row for itself, (n,) bool."""
-    snr, p_value = (np.ma.filled(np.ma.asarray(leaders[name]), np.nan) for name in ("snr", "p_value"))
-    return (snr >= snr_min) & (p_value >= p_min) & (np.asarray(leaders["dq"]) & BLOCKING == 0)
+def in_words(cuts: Mapping[str, float]) -> str:
+    """Write a setting for reading.
 
-
-def candidates(leaders: Table, parameters: Parameters, criterion: str | None = None) -> np.ndarray:
-    """Select by the configured criterion and cuts; `criterion` names the other one.
-
-    Returns
-    -------
-    candidates : (n,) bool array
-        For both references alike: the table's `reference` column tells them apart.
+    >>> in_words({"threshold": 200.0, "ratio": 0.3}), in_words({"snr_min": 6.0, "p_min": 0.001})
+    ('threshold 200 e-, ratio 0.3', 'S/N ≥ 6, p ≥ 0.001')
     """
-    if (criterion or parameters.criterion) == "neighbor_ratio":
-        return neighbor_ratio(leaders, parameters.threshold, parameters.ratio)
-    return psf_chi2(leaders, parameters.snr_min, parameters.p_min)
-
-
-def same_star(leaders: Table) -> np.ndarray:
-    """Pairs of rows within 2 px (Chebyshev) of one another in the same frame against the same reference, (m, 2)."""
-    from scipy.spatial import cKDTree
-
-    if len(leaders) < 2:
-        return np.zeros((0, 2), int)
-    _, frame = np.unique(leaders["frame"], return_inverse=True)
-    _, reference = np.unique(leaders["reference"], return_inverse=True)
-    apart = 10 * SAME_STAR  # frames lie on planes too far apart to be neighbours
-    places = np.column_stack([leaders["x"], leaders["y"], apart * frame, apart * reference])
-    return cKDTree(places).query_pairs(SAME_STAR, p=np.inf, output_type="ndarray")
-
-
-def brightest_of_each_star(snr: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Of rows that belong together keep the highest snr, greedily from the top; the first among equals.
-
-    Parameters
-    ----------
-    snr : (n,) array
-        Without masked or NaN values.
-    pairs : (m, 2) int array
-        Rows within reach of one another.
-
-    Returns
-    -------
-    kept : (n,) bool array
-    """
-    rank = np.empty(len(snr), int)
-    row_of_rank = np.argsort(-np.asarray(snr), kind="stable")
-    rank[row_of_rank] = np.arange(len(snr))
-    kept = np.ones(len(snr), bool)
-    for high, low in sorted(map(sorted, rank[pairs].tolist())):
-        if kept[row_of_rank[high]]:
-            kept[row_of_rank[low]] = False
-    return kept
+    return ", ".join(CUTS[name].words(value) if name in CUTS else f"{name} {value:.4g}" for name, value in cuts.items())

@@ -2,7 +2,7 @@
 
 Frames and injected stars go through the same functions, so that what is said of one holds for the other. A row is kept
 if its peak is above the electron floor (the observers' rule needs it) or its matched filter above the floor in sigma
-(the PSF criterion needs it): neither criterion loses leaders to the other's floor.
+(the PSF criterion needs it): no criterion loses leaders to another's floor.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 
+from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.hits import cosmic_rays
 from sla1tools.candidates.leaders import STAMP_RADIUS, cut_stamps, leading_pixels
 from sla1tools.candidates.psf import MatchedFilter, fit_stamps, greatest_snr, grid_share, pixel_integrated_gaussian
@@ -22,6 +23,7 @@ from sla1tools.parameters import Parameters
 
 SNR_FLOOR = 4.0
 PEAK_FLOOR = 120.0
+FLOORED = ("peak", "snr")  # a leader is kept if either column is above its floor
 NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel
 MOST_SHARE = 0.76  # a wide star reaches beyond its stamp: its filter at the stamp's rim is not that of the next pixel
 MOST_ROWS = 200_000
@@ -43,21 +45,27 @@ class Floors:
     snr: float
 
     @classmethod
+    def highest(cls, parameters: Parameters) -> "Floors":
+        """Return the lowest configured cut at each floor: floors above it would lose candidates."""
+        return cls(
+            *(min(getattr(parameters, cut.name) for cut in CUTS.values() if cut.floor == end) for end in FLOORED)
+        )
+
+    @classmethod
     def of(cls, parameters: Parameters) -> "Floors":
         """Return the floors for these cuts: never above them."""
-        return cls(min(parameters.threshold, PEAK_FLOOR), min(parameters.snr_min, SNR_FLOOR))
+        highest = cls.highest(parameters)
+        return cls(min(highest.peak, PEAK_FLOOR), min(highest.snr, SNR_FLOOR))
 
     def refuse_below(self, parameters: Parameters) -> None:
-        """Raise `ParametersError` where the configured cut lies below its floor: leaders would be missing."""
-        name, floor = {"neighbor_ratio": ("threshold", self.peak), "psf_chi2": ("snr_min", self.snr)}[
-            parameters.criterion
-        ]
-        value = getattr(parameters, name)
-        if value < floor:
-            raise ParametersError(
-                f"{name} {value:g} lies below the night's floor of {floor:g}: leaders were measured above it only; "
-                f"open the night with {name}={value:g} to measure it that deep"
-            )
+        """Raise `ParametersError` where a configured cut lies below its floor: leaders would be missing."""
+        for cut in CRITERIA[parameters.criterion].cuts:
+            value = getattr(parameters, cut.name)
+            if cut.floor and value < getattr(self, cut.floor):
+                raise ParametersError(
+                    f"{cut.name} {value:g} lies below the night's floor of {getattr(self, cut.floor):g}: leaders were "
+                    f"measured above it only; open the night with {cut.name}={value:g} to measure it that deep"
+                )
 
     def keep(self, peak: np.ndarray, snr: np.ndarray) -> np.ndarray:
         """Tell which rows stand above either floor; a NaN snr is above none."""
@@ -287,8 +295,9 @@ def _affordable(floors: Floors, tables: list[Table], parameters: Parameters) -> 
         return floors
     peak = np.concatenate([np.asarray(table["peak"]) for table in tables])
     snr = np.concatenate([np.ma.filled(table["snr"], np.nan) for table in tables])
+    highest = Floors.highest(parameters)
     while np.count_nonzero(floors.keep(peak, snr)) > MOST_ROWS:
-        raised = Floors(min(parameters.threshold, floors.peak * 1.1), min(parameters.snr_min, floors.snr * 1.1))
+        raised = Floors(min(highest.peak, floors.peak * 1.1), min(highest.snr, floors.snr * 1.1))
         if raised == floors:
             break
         floors = raised

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.table import Table
 from scipy import special
 
 from sla1tools.candidates.psf import pixel_integrated_gaussian
@@ -132,32 +131,6 @@ def _leading_probability(own, around, count, threshold, ratio):
     density = np.exp(-0.5 * (v / own[:, None]) ** 2) / (own[:, None] * math.sqrt(2 * math.pi))
     between = special.ndtr(v / around[:, None]) - special.ndtr(ratio * v / around[:, None])
     return (density * between ** count[:, None]) @ weights * (stop - start) / 2
-
-
-def grid_histogram(rows: Table, thresholds, ratios, group=None, groups: int = 1) -> np.ndarray:
-    """Count rows that pass `neighbor_ratio` for each setting, (groups, thresholds, ratios).
-
-    Parameters
-    ----------
-    rows : Table
-        With `peak` and `neighbor_min`.
-    thresholds, ratios : (n,), (m,) arrays
-        Both rising.
-    group : (rows,) int array, optional
-        Which group a row counts for: a frame, or a bin of flux.
-    groups : int
-        Number of groups.
-    """
-    peak, lowest = np.asarray(rows["peak"]), np.asarray(rows["neighbor_min"])
-    above = np.searchsorted(thresholds, peak, side="left")  # thresholds strictly below the peak
-    kept = np.zeros(len(peak), np.int64)
-    for ratio in ratios:
-        kept += lowest >= ratio * peak
-    group = np.zeros(len(peak), np.int64) if group is None else group
-    shape = (groups, len(thresholds) + 1, len(ratios) + 1)
-    cells = np.bincount(np.ravel_multi_index((group, above, kept), shape), minlength=math.prod(shape)).reshape(shape)
-    at_least = cells[:, ::-1, ::-1].cumsum(axis=1).cumsum(axis=2)[:, ::-1, ::-1]
-    return at_least[:, 1:, 1:]
 
 
 def gaussian_peaks(shape: tuple[int, int], snr_min: float, fwhm: float) -> float:

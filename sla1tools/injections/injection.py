@@ -4,24 +4,77 @@ Only a star's 7x7 surroundings need computing again. Held out, that is exact: a 
 own frame. In sample it does, and the reference of those pixels is combined anew.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from astropy.table import Column, MaskedColumn, Table
+from astropy.table import Column, MaskedColumn, Table, vstack
 
-from sla1tools.candidates.criteria import candidates
+from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.candidates.detection import LEADER_COLUMNS, PATCH_SIZE, UNITS, Floors, Patches, detect_patches
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import pixel_integrated_gaussian
-from sla1tools.darks.classes import BLOCKING, PixelClass
+from sla1tools.candidates.selection import Criterion, first_failed
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.reference import DarkReference, middle_counts
 from sla1tools.errors import ParametersError
 
 MOST_FLUX = 1e9  # electrons: thousands of times what saturates a pixel
+MEASURED = [name for name in LEADER_COLUMNS if name not in ("frame", "reference")]  # what every leader has of its own
 _CHUNK = 4000  # stars: some 25 MB, and in sample 0.4 MB more for each of the night's frames
-CRITERIA = ("neighbor_ratio", "psf_chi2")
 FAKE = ((0, 0, 300.0), (-1, 0, 100.0), (1, 0, 100.0), (0, -1, 100.0), (0, 1, 100.0))
+
+
+@dataclass(frozen=True)
+class Injections:
+    """Injected stars and what became of each.
+
+    Attributes
+    ----------
+    trials : Table
+        A row a star: the columns of the leader table for its leader (masked where it has none above the floors),
+        `x_true` to `fwhm_true`, and, at the configured cuts, `recovered_NAME` and `miss_NAME` for every criterion NAME
+        (the reason is empty if recovered); `miss_reason` is the configured criterion's.
+    leaders : Table
+        Every leader above the floors within 1 px (Chebyshev) of a star's pixel: `star` (its row in `trials`), `before`
+        (True: it led without the star), and the columns of the leader table from `x` on. Star by star, those with the
+        star in it first, the brightest first.
+
+    Notes
+    -----
+    Any setting that the sliders allow lies above the floors, so that `leaders` holds whatever can pass at it.
+    """
+
+    trials: Table
+    leaders: Table
+
+    def recovered(self, criterion: Criterion, cuts: Mapping[str, float]) -> np.ndarray:
+        """Which stars a setting finds, (n,) bool.
+
+        A leader within 1 px of the star's pixel passes, and none there passed before the star was put in.
+
+        Notes
+        -----
+        Each leader is judged for itself: every star is alone in its frame. In a whole frame, where of leaders within
+        2 px only the best counts, a leader that was there before, 2 px from the star's, may hide it or be hidden by it.
+        That concerns the stars that fall within 3 px of a candidate: the false alarms of a frame times 49 / pixels.
+        """
+        passes = criterion.passes(self.leaders, cuts)
+        star, before = np.asarray(self.leaders["star"]), np.asarray(self.leaders["before"])
+        found = np.zeros(len(self.trials), bool)
+        found[star[passes & ~before]] = True
+        found[star[passes & before]] = False
+        return found
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Row of `leaders` that each trial shows, (n,) int, -1 for none."""
+        star, there = np.asarray(self.leaders["star"]), ~np.asarray(self.leaders["before"])
+        for axis in ("x", "y"):
+            there &= np.asarray(self.leaders[axis]) == np.ma.filled(self.trials[axis], -1)[star]
+        shown = np.full(len(self.trials), -1)
+        shown[star[there]] = np.flatnonzero(there)
+        return shown
 
 
 def put_fake(residual: np.ndarray, x: int = 150, y: int = 250) -> np.ndarray:
@@ -126,7 +179,7 @@ def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng
     return np.maximum(np.minimum(np.rint(counts + electrons / scale), top_code), counts).astype(np.uint16)
 
 
-def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None) -> Table:
+def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None) -> Injections:
     """Inject stars one by one and measure what becomes of each.
 
     Parameters
@@ -145,20 +198,13 @@ def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None)
     ParametersError
         Where a star cannot be put there: outside the frames, no flux, no such frame, a column missing.
 
-    Returns
-    -------
-    trials : Table
-        A row a star: the columns of the leader table for its leader (masked where it has none above the floors),
-        `x_true` to `fwhm_true`, `recovered_neighbor_ratio`, `recovered_psf_chi2`, `miss_reason` (of the configured
-        criterion, empty if recovered), and `prior`: a candidate stood there before. No rows for no stars.
-
     Notes
     -----
-    A star is recovered if a leader within 1 px (Chebyshev) of its pixel passes, and no leader there passed before. Its
-    row is that of a leader that passes, else of the brightest above the floors. The reason for a miss is the first cut
-    that its leader, above the floors or not, fails: 'below threshold', 'ratio'; 'saturated', 'flagged', 'snr', 'chi2'.
-    Where no pixel there leads it is 'out-led' ('below threshold' if none is above it either), and where a candidate
-    stood before, 'already there'.
+    A star is recovered if a leader within 1 px (Chebyshev) of its pixel passes, and no leader there passed before. The
+    row shown is that of a leader that passes the configured criterion, else of the brightest above the floors. The
+    reason for a miss is the first term of the criterion that the brightest leader, above the floors or not, fails.
+    Where no pixel there leads it is the first term that the brightest pixel's value alone fails ('below threshold'),
+    else 'out-led', and where a candidate stood before, 'already there'.
     """
     parameters = capture.parameters
     if stars is None:
@@ -169,12 +215,17 @@ def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None)
     order = np.argsort(stars["frame_number"], kind="stable")
     rng = np.random.default_rng([parameters.random_seed, 1])
     trials = _empty_trials(stars)
+    none = trials[:0][MEASURED]
+    none["star"], none["before"] = np.zeros(0, int), np.zeros(0, bool)
+    parts = [none]
     for start in range(0, len(stars), _CHUNK):
         rows = order[start : start + _CHUNK]
         before, after = _patches(capture, dark, stars[rows], rng)
-        _judge_stars(trials, rows, dark, before, after, floors, parameters)
+        parts.append(_judge_stars(trials, rows, dark, before, after, floors, parameters))
+    leaders = vstack(parts, metadata_conflicts="silent")
+    leaders = leaders[np.lexsort((-np.asarray(leaders["peak"]), leaders["before"], leaders["star"]))]
     trials["frame"] = np.array([*capture.names, ""])[np.asarray(stars["frame_number"], int)].astype("U80")
-    return trials
+    return Injections(trials, leaders)
 
 
 def _patches(capture, dark: DarkModel, stars: Table, rng: np.random.Generator) -> tuple[Patches, Patches]:
@@ -241,43 +292,46 @@ def _empty_trials(stars: Table) -> Table:
         trials[name] = MaskedColumn(np.zeros(n, kind), mask=np.ones(n, bool), unit=UNITS.get(name))
     for name, unit in (("x_true", "pix"), ("y_true", "pix"), ("flux_true", "electron"), ("fwhm_true", "pix")):
         trials[name] = Column(np.array(stars[name], float), unit=unit)
-    for criterion in CRITERIA:
-        trials[f"recovered_{criterion}"] = np.zeros(n, bool)
-    trials["miss_reason"] = np.full(n, "out-led", dtype="U15")
-    trials["prior"] = np.zeros(n, bool)
+    for name in CRITERIA:
+        trials[f"recovered_{name}"] = np.zeros(n, bool)
+        trials[f"miss_{name}"] = np.full(n, "", "U20")
+    trials["miss_reason"] = np.full(n, "", "U20")
     trials["stamp"] = np.full((n, 5, 5), np.nan, np.float32)
     return trials
 
 
-def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> None:
-    """Fill the trials' rows of a chunk of stars."""
+def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> Table:
+    """Fill the trials' rows of a chunk of stars; return the leaders above the floors that they are judged by."""
     reference = parameters.reference
     trials["reference"][rows] = reference
     # leaders below the peak floor too: they pass no cut, but tell why their star is missed
     found = detect_patches(dark, after, reference, Floors(-np.inf, floors.snr), parameters)
     there = detect_patches(dark, before, reference, floors, parameters)
-    passes = {criterion: candidates(found, parameters, criterion) for criterion in CRITERIA}
-    for criterion in CRITERIA:
-        prior = np.zeros(len(rows), bool)
-        prior[there["star"][candidates(there, parameters, criterion)]] = True
-        recovered = np.zeros(len(rows), bool)
-        recovered[found["star"][passes[criterion]]] = True
-        trials[f"recovered_{criterion}"][rows] = recovered & ~prior
-        if criterion == parameters.criterion:
-            trials["prior"][rows] = prior
     above = floors.keep(np.asarray(found["peak"]), np.ma.filled(found["snr"], np.nan))
-    first = _choose(found, passes[parameters.criterion], above)
-    chosen = found[first]
-    trials["miss_reason"][rows] = _reasons_without_leader(after, parameters)
-    trials["miss_reason"][rows[chosen["star"]]] = _reasons(chosen, parameters)
-    trials["miss_reason"][rows[trials["prior"][rows]]] = "already there"
-    trials["miss_reason"][rows[trials[f"recovered_{parameters.criterion}"][rows]]] = ""
-    chosen = chosen[above[first]]
+    found["before"], there["before"] = False, True
+    both = vstack([found[above], there], metadata_conflicts="silent")
+    chunk = Injections(trials[rows], both[*MEASURED, "star", "before"])
+    alike = found[_choose(found, np.zeros(len(found), bool), above)]
+    for name, criterion in CRITERIA.items():
+        cuts = criterion.configured(parameters)
+        reason = _without_leader(after, criterion, parameters)
+        reason[alike["star"]] = criterion.misses(alike, cuts)
+        reason[there["star"][criterion.passes(there, cuts)]] = "already there"
+        recovered = chunk.recovered(criterion, cuts)
+        reason[recovered] = ""
+        trials[f"recovered_{name}"][rows], trials[f"miss_{name}"][rows] = recovered, reason
+    configured = CRITERIA[parameters.criterion]
+    trials["miss_reason"][rows] = trials[f"miss_{configured.name}"][rows]
+    passes = configured.passes(found, configured.configured(parameters))
+    first = _choose(found, passes, above)
+    chosen = found[first[above[first]]]
     at = rows[chosen["star"]]
-    for name in (*LEADER_COLUMNS[1:3], *LEADER_COLUMNS[4:], "stamp"):
+    for name in (*MEASURED, "stamp"):
         trials[name][at] = chosen[name]
         if name != "stamp" and hasattr(chosen[name], "mask"):
             trials[name].mask[at] = chosen[name].mask
+    chunk.leaders["star"] = rows[chunk.leaders["star"]]
+    return chunk.leaders
 
 
 def _choose(found: Table, passes: np.ndarray, above: np.ndarray) -> np.ndarray:
@@ -287,19 +341,8 @@ def _choose(found: Table, passes: np.ndarray, above: np.ndarray) -> np.ndarray:
     return order[np.flatnonzero(np.diff(star, prepend=-1))]
 
 
-def _reasons_without_leader(after: Patches, parameters) -> np.ndarray:
+def _without_leader(after: Patches, criterion: Criterion, parameters) -> np.ndarray:
     """Say why a star is missed where no pixel within 1 px of it leads."""
-    brightest = np.nanmax(after.residual[:, 2:5, 2:5], axis=(1, 2))
-    dim = (parameters.criterion == "neighbor_ratio") & (brightest <= parameters.threshold)
-    return np.where(dim, "below threshold", "out-led")
-
-
-def _reasons(leaders: Table, parameters) -> np.ndarray:
-    """Say why a leader fails the configured criterion: the first cut it does not pass."""
-    if parameters.criterion == "neighbor_ratio":
-        below = np.asarray(leaders["peak"]) <= parameters.threshold
-        return np.where(below, "below threshold", "ratio")
-    snr = np.ma.filled(leaders["snr"], np.nan)
-    blocked = np.asarray(leaders["dq"]) & BLOCKING != 0
-    saturated = np.asarray(leaders["dq"]) & PixelClass.SATURATED != 0
-    return np.select([saturated, blocked, ~(snr >= parameters.snr_min)], ["saturated", "flagged", "snr"], "chi2")
+    brightest = {"peak": np.nanmax(after.residual[:, 2:5, 2:5], axis=(1, 2))}
+    terms = [term for term in criterion.terms if term.column == "peak" and term.factor is None]
+    return first_failed(terms, brightest, criterion.configured(parameters), "out-led")

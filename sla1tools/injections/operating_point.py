@@ -1,18 +1,17 @@
 """The operating point: over a grid of settings, what each costs in false alarms and how faint a star it finds."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import Table, vstack
 
-from sla1tools.candidates.criteria import brightest_of_each_star, resembles_psf, same_star
+from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.detection import Floors
-from sla1tools.candidates.rates import Rate, grid_histogram, poisson_rate, upper_limit
-from sla1tools.injections.completeness import bin_of_flux, crossings, flux_bins
-
-RATIOS = np.round(np.arange(0.0, 0.625, 0.025), 3)
-P_MINS = np.array([0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05])
-CRITERIA = {"neighbor_ratio": ("threshold", "ratio"), "psf_chi2": ("snr_min", "p_min")}
+from sla1tools.candidates.rates import Rate, poisson_rate, upper_limit
+from sla1tools.candidates.selection import Criterion, column_of, one_per_star, same_star
+from sla1tools.injections.completeness import FLUX_BINS, bin_of_flux, crossings, flux_bins
+from sla1tools.injections.injection import Injections
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,15 @@ class OperatingPoint:
     keeps_budget: bool
 
 
-def tradeoff(leaders: Table, trials: Table, frames: list[str], floors: Floors, parameters) -> Table:
-    """False alarms and 50 % flux over the grids of both criteria.
+def tradeoff(leaders: Table, injections: Injections, frames: list[str], floors: Floors, parameters) -> Table:
+    """False alarms and 50 % flux over the grid of settings of every criterion.
 
     Parameters
     ----------
-    leaders, trials : Table
-        The night's two tables; of `leaders` the rows of the configured reference count.
+    leaders : Table
+        The night's leaders; those of the configured reference count.
+    injections : Injections
+        The night's injected stars.
     frames : list of str
         Names of the used frames, in file order.
     floors : Floors
@@ -60,52 +61,76 @@ def tradeoff(leaders: Table, trials: Table, frames: list[str], floors: Floors, p
     Returns
     -------
     grid : Table
-        `criterion`, `threshold`, `ratio`, `snr_min`, `p_min` (NaN where not the criterion's), `even`, `odd` (false
-        alarms in the frames at even and odd positions), `flux_50` (electrons; NaN where half are never found).
+        `criterion`, a column for every cut (NaN where not the criterion's), `even`, `odd` (false alarms in the frames
+        at even and odd positions), `flux_50` (electrons; NaN where half are never found).
     """
     own = leaders[np.asarray(leaders["reference"]) == parameters.reference]
-    odd = np.array([frames.index(name) % 2 for name in own["frame"]], int) if len(own) else np.zeros(0, int)
+    half = {name: k % 2 for k, name in enumerate(frames)}
+    own["odd"] = np.array([half[name] for name in np.asarray(own["frame"]).tolist()], int)
     edges = flux_bins(parameters.injection_flux_range)
-    flux_bin = bin_of_flux(np.asarray(trials["flux_true"]), edges)
+    flux_bin = bin_of_flux(np.asarray(injections.trials["flux_true"]), edges)
     injected = np.bincount(flux_bin, minlength=len(edges) - 1)
-    fresh = ~np.asarray(trials["prior"]) & ~_mask(trials["peak"])
-    arguments = (own, odd, trials[fresh], flux_bin[fresh], injected, edges, floors, parameters)
-    return vstack([_ratio_grid(*arguments), _psf_grid(*arguments)])
+    grids = []
+    for criterion in CRITERIA.values():
+        axes = {cut.name: cut.settings(parameters, floors) for cut in criterion.cuts}
+        settings = np.stack([axis.ravel() for axis in np.meshgrid(*axes.values(), indexing="ij")])
+        columns = dict.fromkeys(CUTS, np.full(settings.shape[1], np.nan)) | dict(zip(axes, settings, strict=True))
+        columns["even"], columns["odd"] = _alarms(criterion, own, axes)
+        columns["flux_50"] = _flux_50(_found(criterion, injections, flux_bin, axes), injected, edges)
+        grids.append(Table({"criterion": [criterion.name] * settings.shape[1]} | columns))
+    return vstack(grids)
 
 
-def _mask(column) -> np.ndarray:
-    return np.ma.getmaskarray(np.ma.asarray(column))
+def _passing(criterion: Criterion, rows: dict, axes: dict, index: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows that pass at every setting of the axes, the last one running fastest; each term is asked once a value."""
+    (name, values), *rest = axes.items()
+    terms = [term for term in criterion.terms if term.bound == name]
+    for value in values:
+        kept = np.ones(len(index), bool)
+        for term in terms:
+            kept &= term.holds(rows, {name: value})
+        if rest:
+            yield from _passing(criterion, {key: v[kept] for key, v in rows.items()}, dict(rest), index[kept])
+        else:
+            yield index[kept]
 
 
-def _grid(low: float, high: float, own: float, steps: int = 40) -> np.ndarray:
-    return np.unique(np.append(np.geomspace(low, high, steps), own))
+def _settings(criterion: Criterion, table: Table, axes: dict) -> Iterator[np.ndarray]:
+    """Give the table's rows that pass at every setting, each judged for itself."""
+    names = {name for term in criterion.terms for name in (term.column, term.factor) if name}
+    rows = {name: column_of(table, name) for name in names}
+    fixed = [term.holds(rows, {}) for term in criterion.terms if not isinstance(term.bound, str)]
+    index = np.flatnonzero(np.logical_and.reduce([np.ones(len(table), bool), *fixed]))
+    return _passing(criterion, {name: values[index] for name, values in rows.items()}, axes, index)
 
 
-def _ratio_grid(own, odd, trials, flux_bin, injected, edges, floors, parameters) -> Table:
-    thresholds = _grid(floors.peak, max(10 * floors.peak, 2 * parameters.threshold), parameters.threshold)
-    ratios = np.unique(np.append(RATIOS, parameters.ratio))
-    alarms = grid_histogram(own, thresholds, ratios, odd, 2)
-    found = grid_histogram(trials, thresholds, ratios, flux_bin, len(injected))
-    threshold, ratio = (axis.ravel() for axis in np.meshgrid(thresholds, ratios, indexing="ij"))
-    flux_50 = _flux_50(np.moveaxis(found, 0, -1).reshape(len(threshold), -1), injected, edges)
-    return _table("neighbor_ratio", {"threshold": threshold, "ratio": ratio}, alarms.reshape(2, -1), flux_50)
+def _alarms(criterion: Criterion, own: Table, axes: dict) -> np.ndarray:
+    """False alarms in even and odd frames at every setting, (2, n) int."""
+    odd = np.asarray(own["odd"])
+    pairs = np.zeros((0, 2), int)
+    if criterion.best:
+        fitted = np.flatnonzero(~np.isnan(column_of(own, criterion.best)))
+        pairs = fitted[same_star(own[fitted], column_of(own[fitted], criterion.best))]
+    alarms = []
+    for index in _settings(criterion, own, axes):
+        if len(pairs):
+            passes = np.zeros(len(own), bool)
+            passes[index] = True
+            index = np.flatnonzero(one_per_star(passes, pairs))
+        alarms.append(np.bincount(odd[index], minlength=2))
+    return np.transpose(alarms)
 
 
-def _psf_grid(own, odd, trials, flux_bin, injected, edges, floors, parameters) -> Table:
-    snr_mins = _grid(floors.snr, max(5 * floors.snr, 2 * parameters.snr_min), parameters.snr_min, 30)
-    settings = [(s, p) for s in snr_mins for p in np.unique(np.append(P_MINS, parameters.p_min))]
-    own_row, star_row = (np.flatnonzero(~_mask(rows["snr"])) for rows in (own, trials))
-    own, odd, trials, flux_bin = own[own_row], odd[own_row], trials[star_row], flux_bin[star_row]
-    snr, pairs = np.asarray(own["snr"]), same_star(own)
-    alarms, found = np.zeros((2, len(settings))), np.zeros((len(settings), len(injected)))
-    for i, (snr_min, p_min) in enumerate(settings):
-        passes = resembles_psf(own, snr_min, p_min)
-        passes &= brightest_of_each_star(np.where(passes, snr, 0), pairs[passes[pairs].all(axis=1)])
-        alarms[:, i] = np.bincount(odd[passes], minlength=2)
-        # a star is alone in its frame: nothing near it competes
-        found[i] = np.bincount(flux_bin[resembles_psf(trials, snr_min, p_min)], minlength=len(injected))
-    snr_min, p_min = np.array(settings).T
-    return _table("psf_chi2", {"snr_min": snr_min, "p_min": p_min}, alarms, _flux_50(found, injected, edges))
+def _found(criterion: Criterion, injections: Injections, flux_bin: np.ndarray, axes: dict) -> np.ndarray:
+    """Stars found at every setting, by flux bin, (n, bins) int: as `Injections.recovered` finds them."""
+    star, before = np.asarray(injections.leaders["star"]), np.asarray(injections.leaders["before"])
+    found = []
+    for index in _settings(criterion, injections.leaders, axes):
+        is_found = np.zeros(len(injections.trials), bool)
+        is_found[star[index]] = True
+        is_found[star[index[before[index]]]] = False
+        found.append(np.bincount(flux_bin[is_found], minlength=FLUX_BINS))
+    return np.array(found)
 
 
 def _flux_50(found, injected, edges) -> np.ndarray:
@@ -114,14 +139,6 @@ def _flux_50(found, injected, edges) -> np.ndarray:
         return np.full(len(found), np.nan)
     center = np.log(edges[1:] * edges[:-1]) / 2
     return np.exp(crossings(center[some], found[:, some] / injected[some], 0.5))
-
-
-def _table(criterion, cuts, alarms, flux_50) -> Table:
-    nothing = np.full(len(flux_50), np.nan)
-    columns = {name: cuts.get(name, nothing) for names in CRITERIA.values() for name in names}
-    even, odd = alarms.astype(int)
-    columns |= {"even": even, "odd": odd, "flux_50": flux_50}
-    return Table({"criterion": np.full(len(flux_50), criterion, "U14")} | columns)
 
 
 def operating_point(grid: Table, criterion: str, frames: int, budget: float) -> OperatingPoint | None:
@@ -153,7 +170,7 @@ def operating_point(grid: Table, criterion: str, frames: int, budget: float) -> 
     best = rows[np.lexsort((rows["even"], rows["flux_50"]))[0]]
     return OperatingPoint(
         criterion,
-        {name: float(best[name]) for name in CRITERIA[criterion]},
+        {cut.name: float(best[cut.name]) for cut in CRITERIA[criterion].cuts},
         float(best["flux_50"]),
         poisson_rate(int(best["even"]), choosing),
         poisson_rate(int(best["odd"]), quoting),

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from sla1tools.candidates.criteria import CUTS
 from sla1tools.frames.sessions import cards
 from sla1tools.published import FAILED, MANIFEST, read_manifest
 from sla1tools.text import shown
 
 SENSOR_KEYS = ("frame_shape", "dark_exposure", "scale_due_to_padding", "scale_due_to_gain")
 CUT_KEYS = (
-    *("combination_method", "reference", "criterion", "threshold", "ratio", "neighbors", "snr_min", "p_min"),
+    *("combination_method", "reference", "criterion", *CUTS, "neighbors"),
     *("pixel_scale", "seeing_fwhm", "injection_flux_range"),
 )
 WINDOW = 20  # predecessors that a night is compared with: a slow drift shows in the plots

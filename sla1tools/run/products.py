@@ -15,6 +15,7 @@ from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
 from astropy.time import Time
 
+from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.noise import median_variance, residual_factor
 from sla1tools.frames.capture import Capture
@@ -45,8 +46,7 @@ TRIAL_COLUMNS = LEADER_COLUMNS | {
     "y_true": ("f8", "pix", "injected row"),
     "flux_true": ("f8", "electron", "injected flux"),
     "fwhm_true": ("f8", "pix", "injected full width at half maximum"),
-    "recovered_neighbor_ratio": ("?", None, "a new candidate within 1 px"),
-    "recovered_psf_chi2": ("?", None, "a new candidate within 1 px"),
+    **{f"recovered_{name}": ("?", None, "a new candidate within 1 px") for name in CRITERIA},
     "miss_reason": ("U", None, "why the configured criterion missed it"),
 }
 SUMMARY_KEYS = (

@@ -7,6 +7,7 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.candidates import criteria, leaders
+from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters
 from sla1tools.show.explorer import payload as gallery
 
@@ -16,11 +17,14 @@ CELL = (220, 290)  # pixels, with the caption
 EDGE = 190
 
 
-def chosen_rows(table: Table, trials: Table | None, parameters: Parameters, show: str) -> tuple[Table, np.ndarray]:
+def chosen_rows(
+    table: Table, injections: Injections | None, parameters: Parameters, show: str
+) -> tuple[Table, np.ndarray]:
     """Return the table that is pictured and its rows: candidates by peak, or stars with a leader evenly by flux."""
     if show == "injections":
-        if trials is None:
+        if injections is None:
             return table, np.zeros(0, int)
+        trials = injections.trials
         led = np.flatnonzero(np.isfinite(trials["stamp"][:, 2, 2]))
         order = led[np.argsort(np.asarray(trials["flux_true"])[led], kind="stable")]
         return trials, order[np.unique(np.linspace(0, len(led) - 1, min(SHOWN, len(led))).astype(int))]
@@ -30,31 +34,27 @@ def chosen_rows(table: Table, trials: Table | None, parameters: Parameters, show
 
 
 def caption(
-    table: Table, trials: Table | None, parameters: Parameters, frames: Sequence[str], show: str = "candidates"
+    table: Table, injections: Injections | None, parameters: Parameters, frames: Sequence[str], show: str = "candidates"
 ) -> str:
     """Say in a sentence what the picture shows and at which setting."""
-    _, rows = chosen_rows(table, trials, parameters, show)
+    _, rows = chosen_rows(table, injections, parameters, show)
+    criterion = criteria.CRITERIA[parameters.criterion]
+    cuts = criterion.configured(parameters)
+    setting = f"{criterion.name}, {criteria.in_words(cuts)}"
     if show == "injections":
-        number = 0 if trials is None else len(trials)
-        if not number:
+        if injections is None or not len(injections.trials):
             return "No star was injected: not tested."
-        number_found = int(gallery.recovered(trials, parameters).sum())
+        number, number_found = len(injections.trials), int(injections.recovered(criterion, cuts).sum())
         shown = f"{len(rows)} of them shown, from faint to bright"
-        return f"{number_found:,} of {number:,} injected stars found by {_cuts(parameters)}; {shown}."
+        return f"{number_found:,} of {number:,} injected stars found by {setting}; {shown}."
     passes, held = criteria.candidates(table, parameters), np.asarray(table["reference"]) == gallery.HELD_OUT
     count = int(np.sum(passes & held))
     found = f"{count:,} candidate{'' if count == 1 else 's'} held out, {int(np.sum(passes & ~held)):,} in sample"
     more = f"; the {SHOWN} brightest are shown, {len(rows) - SHOWN:,} are not" if len(rows) > SHOWN else ""
-    return f"{found}, in {len(frames)} frames, by {_cuts(parameters)}{more}."
+    return f"{found}, in {len(frames)} frames, by {setting}{more}."
 
 
-def _cuts(parameters: Parameters) -> str:
-    if parameters.criterion == "neighbor_ratio":
-        return f"neighbor_ratio, threshold {parameters.threshold:g} e-, ratio {parameters.ratio:g}"
-    return f"psf_chi2, S/N ≥ {parameters.snr_min:g}, p ≥ {parameters.p_min:g}"
-
-
-def picture(table: Table, trials: Table | None, parameters: Parameters, show: str = "candidates") -> bytes:
+def picture(table: Table, injections: Injections | None, parameters: Parameters, show: str = "candidates") -> bytes:
     """Draw the cutouts as a PNG, b"" where there are none.
 
     Notes
@@ -64,7 +64,7 @@ def picture(table: Table, trials: Table | None, parameters: Parameters, show: st
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    table, rows = chosen_rows(table, trials, parameters, show)
+    table, rows = chosen_rows(table, injections, parameters, show)
     rows = rows[:SHOWN]
     if len(rows) == 0:
         return b""

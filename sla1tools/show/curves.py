@@ -6,9 +6,8 @@ import numpy as np
 from astropy.table import Table
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from sla1tools.show.figures import ACCENT, CRITERION_COLORS, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes
-
-CRITERION_NAMES = {"neighbor_ratio": "neighbour ratio", "psf_chi2": "PSF χ²"}
+from sla1tools.candidates.criteria import CRITERIA
+from sla1tools.show.figures import ACCENT, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes
 
 
 def low_bits(audit) -> Drawing:
@@ -139,11 +138,11 @@ def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> D
     """
     figure, ax = blank_axes(8, 4.4, "Completeness against flux")
     for criterion, curve in curves.items():
-        color = CRITERION_COLORS[criterion]
+        color = CRITERIA[criterion].color
         ax.fill_between(curve["flux"], curve["low"], curve["high"], color=color, alpha=0.2, lw=0)
         flux = limits[criterion]
         told = "no 50 % crossing" if flux is None else f"50 % at {flux:.0f} e-"
-        ax.plot(curve["flux"], curve["completeness"], color=color, label=f"{CRITERION_NAMES[criterion]}: {told}")
+        ax.plot(curve["flux"], curve["completeness"], color=color, label=f"{criterion}: {told}")
         if flux is not None:
             ax.plot(flux, 0.5, "o", color=color, markersize=5)
     for level in (0.5, 0.9):
@@ -191,16 +190,16 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
     """
     figure, ax = blank_axes(8, 4.8, "False alarms against the flux found half of the time")
     nothing = 0.3 / frames
-    for criterion, color in CRITERION_COLORS.items():
-        rows = grid[(np.asarray(grid["criterion"]) == criterion) & np.isfinite(grid["flux_50"])]
+    for name, criterion in CRITERIA.items():
+        rows, color = grid[(np.asarray(grid["criterion"]) == name) & np.isfinite(grid["flux_50"])], criterion.color
         if len(rows) == 0:
             continue
         alarms = np.maximum((rows["even"] + rows["odd"]) / frames, nothing)
         ax.scatter(rows["flux_50"], alarms, s=5, color=color, alpha=0.25, linewidths=0, rasterized=True)
         flux, least = _best_front(np.asarray(rows["flux_50"]), np.asarray(alarms))
-        ax.plot(flux, least, color=color, drawstyle="steps-post", label=CRITERION_NAMES[criterion])
+        ax.plot(flux, least, color=color, drawstyle="steps-post", label=name)
         for points, marker, size in ((configured, "o", 9), (recommended, "*", 15)):
-            x, y = points.get(criterion, (None, None))
+            x, y = points.get(name, (None, None))
             if x is not None and np.isfinite(x):
                 ax.plot(x, max(y, nothing), marker, ms=size, color=color, mec="black", mew=1, zorder=5)
     ax.plot([], [], "o", color="white", mec="black", label="configured")

@@ -21,7 +21,6 @@ from sla1tools.text import counted
 
 HELD_OUT, IN_SAMPLE = "#0072B2", "#D55E00"
 GOOD, NEUTRAL, ACCENT = "#009E73", "#555555", "#CC79A7"
-CRITERION_COLORS = {"neighbor_ratio": "#0072B2", "psf_chi2": "#D55E00"}
 MAP = "cividis"
 MAP_PIXELS = 512  # a map is drawn with at most so many pixels a side: more only make the report heavy
 

@@ -4,18 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from sla1tools.candidates.criteria import CRITERIA, in_words
+
 NOT_TESTED = "not tested"
 NOT_REACHED = "not reached"
 _STATES = {
     "ok": "The night is sound",
     "degraded": "The night is usable, with reservations",
     "failed": "The night failed",
-}
-_WORDS = {
-    "threshold": "threshold {} e-",
-    "ratio": "ratio {}",
-    "snr_min": "S/N ≥ {}",
-    "p_min": "p ≥ {}",
 }
 
 
@@ -94,6 +90,10 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def _criterion(parameters: Mapping) -> str:
+    return parameters.get("criterion") or next(iter(CRITERIA))
+
+
 def _of(summary: Mapping, block: str, criterion: str) -> Mapping:
     return (summary.get(block) or {}).get(criterion) or {}
 
@@ -114,7 +114,7 @@ def _used(summary: Mapping) -> int | None:
 
 
 def _headline(summary: Mapping, parameters: Mapping) -> str:
-    found = _of(summary, "candidates", parameters.get("criterion", "neighbor_ratio")).get("held_out")
+    found = _of(summary, "candidates", _criterion(parameters)).get("held_out")
     used = _used(summary)
     if found is None or used is None:
         return "False alarms: not tested"
@@ -122,7 +122,7 @@ def _headline(summary: Mapping, parameters: Mapping) -> str:
 
 
 def _meaning(summary: Mapping, parameters: Mapping) -> list[str]:
-    criterion = parameters.get("criterion", "neighbor_ratio")
+    criterion = _criterion(parameters)
     alarms = _of(summary, "false_alarms_per_frame", criterion)
     rate, high = alarms.get("rate"), alarms.get("high")
     if rate is None or high is None:
@@ -172,12 +172,8 @@ def _flux(completeness: Mapping, name: str) -> str:
     return quantity({**limit, "value": limit.get("flux")}, "e-")
 
 
-def _setting(point: Mapping) -> str:
-    return ", ".join(words.format(quantity(point[key])) for key, words in _WORDS.items() if point.get(key) is not None)
-
-
 def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
-    criterion = parameters.get("criterion", "neighbor_ratio")
+    criterion = _criterion(parameters)
     actions = []
     rejected = {
         reason: names for reason, names in ((summary.get("frames") or {}).get("rejected") or {}).items() if names
@@ -200,7 +196,7 @@ def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
         quoted = (point.get("quoted_on") or {}).get("high")
         verb = "keeps the budget" if point.get("keeps_budget") else "comes closest to the budget"
         actions.append(
-            f"{name} at {_setting(point['cuts'])} {verb} and finds half of the stars of "
+            f"{name} at {in_words(point['cuts'])} {verb} and finds half of the stars of "
             f"{quantity(point.get('flux_50'), 'e-')}; the half of the frames that did not choose it "
             f"limits it to {quantity(quoted)} false alarms a frame."
         )
@@ -224,10 +220,7 @@ def _numbers(summary: Mapping, parameters: Mapping) -> list[dict[str, str]]:
         ),
         ("pedestal", quantity(dark.get("pedestal"), "e-"), "level at which the variance would vanish"),
     ]
-    criteria = dict.fromkeys(
-        [parameters.get("criterion", "neighbor_ratio"), "neighbor_ratio", "psf_chi2"]
-    )  # the configured one first
-    for criterion in criteria:
+    for criterion in dict.fromkeys([_criterion(parameters), *CRITERIA]):  # the configured one first
         found, alarms, completeness = (
             _of(summary, block, criterion) for block in ("candidates", "false_alarms_per_frame", "completeness")
         )

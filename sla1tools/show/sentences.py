@@ -4,6 +4,7 @@ import numpy as np
 from astropy.table import Table
 from IPython.display import Markdown
 
+from sla1tools.candidates.criteria import in_words
 from sla1tools.candidates.hits import expected_muons
 from sla1tools.candidates.rates import FRAMES_PER_NIGHT
 from sla1tools.darks.structure import trend
@@ -123,17 +124,16 @@ def fake(check: FakeCheck) -> Markdown:
 
 
 def depth(night: Measurement) -> Markdown:
-    """How much deeper the PSF criterion goes than the observers' rule."""
+    """How much deeper one criterion goes than another."""
     flux = {name: limits["flux_50"]["flux"] for name, limits in night.summary["completeness"].items()}
     if not all(flux.values()):
         return Markdown(
             "At least one criterion finds half of the stars at no flux injected, or at all of them: see the curve."
         )
-    ratio = flux["neighbor_ratio"] / flux["psf_chi2"]
+    ratio = max(flux.values()) / min(flux.values())
+    limits = ", ".join(f"from **{value:.0f} e-** by `{name}`" for name, value in flux.items())
     return Markdown(
-        f"Half of the stars are found from **{flux['neighbor_ratio']:.0f} e-** by the observers' rule and from "
-        f"**{flux['psf_chi2']:.0f} e-** by the PSF criterion: a factor of {ratio:.1f}, or "
-        f"{2.5 * np.log10(ratio):.1f} mag."
+        f"Half of the stars are found {limits}: a factor of {ratio:.1f}, or {2.5 * np.log10(ratio):.1f} mag."
     )
 
 
@@ -142,7 +142,7 @@ def operating(night: Measurement) -> Markdown:
     point = night.summary["operating_point"][night.parameters.criterion]
     if point is None:
         return Markdown("**Not tested:** no setting of the configured criterion finds half of the injected stars.")
-    cuts = ", ".join(f"{name} {value:.4g}" for name, value in point["cuts"].items())
+    cuts = in_words(point["cuts"])
     quoted, chosen = point["quoted_on"], point["chosen_on"]
     text = (
         f"Recommended for `{point['criterion']}`: **{cuts}**. It finds half of the stars at {point['flux_50']:.0f} e-, "

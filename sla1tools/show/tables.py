@@ -9,14 +9,13 @@ from astropy.table import Table
 from IPython.display import HTML
 from scipy.spatial import cKDTree
 
-from sla1tools.candidates.criteria import neighbor_ratio
+from sla1tools.candidates.criteria import CRITERIA, in_words, neighbor_ratio
 from sla1tools.candidates.leaders import caption, cut_stamps, find_leaders
 from sla1tools.candidates.rates import CONFIDENCE, FRAMES_PER_NIGHT, frame_area, gaussian_expectation, poisson_rate
 from sla1tools.candidates.shapes import contaminant_pass_rates
 from sla1tools.darks.classes import PixelClass
 from sla1tools.injections.completeness import completeness_curve, flux_bins
 from sla1tools.injections.injection import put_fake
-from sla1tools.injections.operating_point import CRITERIA
 from sla1tools.measure import Measurement
 from sla1tools.text import printable
 
@@ -31,12 +30,12 @@ def shown(table: Table) -> HTML:
 
 
 def candidate_counts(night: Measurement) -> HTML:
-    """Count candidates of both criteria, held out and in sample, at the configured cuts."""
+    """Count candidates of every criterion, held out and in sample, at the configured cuts."""
     rows = []
-    for criterion, cuts in CRITERIA.items():
-        told = ", ".join(f"{name} {getattr(night.parameters, name):g}" for name in cuts)
-        numbers = night.summary["candidates"][criterion]
-        rows.append((criterion, told, numbers["held_out"], numbers["in_sample"]))
+    for name, criterion in CRITERIA.items():
+        numbers = night.summary["candidates"][name]
+        cuts = in_words(criterion.configured(night.parameters))
+        rows.append((name, cuts, numbers["held_out"], numbers["in_sample"]))
     return shown(Table(rows=rows, names=("criterion", "cuts", "held out", "in sample")))
 
 
@@ -180,7 +179,7 @@ def star_captions(trials: Table) -> list[str]:
 
 
 def completeness(night: Measurement) -> tuple[dict, dict]:
-    """Completeness curve and 50 % flux of both criteria, for `curves.completeness`."""
+    """Completeness curve and 50 % flux of every criterion, for `curves.completeness`."""
     edges = flux_bins(night.parameters.injection_flux_range)
     flux = np.asarray(night.trials["flux_true"])
     curves = {name: completeness_curve(flux, np.asarray(night.trials[f"recovered_{name}"]), edges) for name in CRITERIA}
@@ -188,7 +187,7 @@ def completeness(night: Measurement) -> tuple[dict, dict]:
 
 
 def depth(night: Measurement) -> HTML:
-    """50 % and 90 % flux of both criteria with their 95 % intervals."""
+    """50 % and 90 % flux of every criterion with their 95 % intervals."""
     rows = []
     for name in CRITERIA:
         numbers = night.summary["completeness"][name]
@@ -259,7 +258,7 @@ def operating_points(night: Measurement) -> HTML:
         rows.append(
             (
                 name,
-                ", ".join(f"{cut} {value:.4g}" for cut, value in point["cuts"].items()),
+                in_words(point["cuts"]),
                 f"{point['flux_50']:.0f}",
                 f"{quoted['rate']:.2g} (< {quoted['high']:.2g})",
                 "yes" if point["keeps_budget"] else "too few frames to tell",

@@ -10,7 +10,7 @@ import pytest
 from astropy.table import Table
 from small_nights import parameters_of, with_counts, with_parameters, write_small_night
 
-from sla1tools.candidates.criteria import candidates
+from sla1tools.candidates.criteria import CRITERIA, candidates
 from sla1tools.candidates.detection import LEADER_COLUMNS, FirstLook, Floors, Patches, detect, detect_patches
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.psf import pixel_integrated_gaussian
@@ -19,7 +19,7 @@ from sla1tools.darks.model import characterize
 from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import judge_capture
 from sla1tools.injections import injection
-from sla1tools.injections.injection import CRITERIA, add_stars, inject, put_fake, random_stars
+from sla1tools.injections.injection import add_stars, inject, put_fake, random_stars
 from sla1tools.measure import measure_night
 from sla1tools.parameters import Parameters, validate
 from sla1tools.simulate.night import simulate_counts, write_night
@@ -159,7 +159,7 @@ def test_the_shortcut_is_the_whole_pipeline(defective, monkeypatch, method, refe
     floors = Floors.of(night.parameters)
     stars = awkward_stars(night, bad, frames)
     made = capture_stars(monkeypatch)
-    trials = inject(night, dark, floors, stars)
+    trials = inject(night, dark, floors, stars).trials
     by_place = {(star["x_true"], star["y_true"]): patch for star, patch in made}
     before = [frame_leaders(night, dark, k, floors) for k in range(frames)]
     rows = fits = found = 0
@@ -265,7 +265,8 @@ def test_the_same_seed_gives_the_same_trials_and_another_does_not(defective):
     night, _ = defective
     dark = characterize(night)
     trials, again, other = (
-        inject(with_parameters(night, injections=200, random_seed=seed), dark, Floors(120.0, 4.0)) for seed in (1, 1, 2)
+        inject(with_parameters(night, injections=200, random_seed=seed), dark, Floors(120.0, 4.0)).trials
+        for seed in (1, 1, 2)
     )
     for name in trials.colnames:
         np.testing.assert_array_equal(np.ma.getmaskarray(trials[name]), np.ma.getmaskarray(again[name]))
@@ -273,8 +274,9 @@ def test_the_same_seed_gives_the_same_trials_and_another_does_not(defective):
     assert (trials["x_true"] != other["x_true"]).all()
     assert trials.colnames == [
         *LEADER_COLUMNS,
-        *("x_true", "y_true", "flux_true", "fwhm_true", "recovered_neighbor_ratio", "recovered_psf_chi2"),
-        *("miss_reason", "prior", "stamp"),
+        *("x_true", "y_true", "flux_true", "fwhm_true"),
+        *(f"{what}_{name}" for name in CRITERIA for what in ("recovered", "miss")),
+        *("miss_reason", "stamp"),
     ]
 
 
@@ -315,7 +317,7 @@ def reason_of(night, monkeypatch, star, **changes):
     """Miss reason and recovery of one noiseless star in frame 0."""
     night = with_parameters(night, **changes)
     quiet_stars(monkeypatch)
-    (trial,) = inject(night, characterize(night), Floors.of(night.parameters), stars_at([(0, *star)]))
+    (trial,) = inject(night, characterize(night), Floors.of(night.parameters), stars_at([(0, *star)])).trials
     recovered = bool(trial[f"recovered_{night.parameters.criterion}"])
     assert recovered == (trial["miss_reason"] == "")
     return str(trial["miss_reason"])
@@ -447,7 +449,7 @@ def test_flagged_pixels_cost_completeness(tmp_path):
     Table({"x": places % nx, "y": places // nx}).write(listed, format="ascii.ecsv")
     changes = {"known_pixels": str(listed), "injections": 6000, "injection_flux_range": (3000.0, 8000.0)}
     night, _ = write_small_night(tmp_path, 5, (ny, nx), 4, changes=changes)
-    trials = inject(night, characterize(night), Floors(120.0, 4.0))
+    trials = inject(night, characterize(night), Floors(120.0, 4.0)).trials
     dof = np.ma.filled(trials["dof"], 0)
     inner = (np.abs(trials["x"] - 63.5) < 61) & (np.abs(trials["y"] - 63.5) < 61) & ~np.ma.getmaskarray(trials["snr"])
     touched = np.mean(dof[inner.filled(False)] < 21)
@@ -473,7 +475,7 @@ def test_twenty_thousand_stars_are_quick(defective):
     night = with_parameters(night, injections=20_000)
     dark = characterize(night)
     start = time.perf_counter()
-    trials = inject(night, dark, Floors(120.0, 4.0))
+    trials = inject(night, dark, Floors(120.0, 4.0)).trials
     print(f"{len(trials)} stars injected in {time.perf_counter() - start:.2f} s")
     assert len(trials) == 20_000
 

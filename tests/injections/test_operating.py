@@ -7,13 +7,13 @@ import pytest
 from astropy.table import Table
 from small_nights import with_parameters, write_small_night
 
-from sla1tools.candidates.criteria import neighbor_ratio, psf_chi2
+from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.rates import poisson_rate
 from sla1tools.darks.model import characterize
-from sla1tools.injections.completeness import completeness_curve, flux_bins, flux_limit
+from sla1tools.injections.completeness import completeness_curve, crossings, flux_bins
 from sla1tools.injections.injection import inject
-from sla1tools.injections.operating_point import CRITERIA, operating_point, tradeoff
+from sla1tools.injections.operating_point import operating_point, tradeoff
 from sla1tools.measure import measure_night
 from sla1tools.show.curves import _best_front
 
@@ -22,7 +22,7 @@ def grid_of(rows, criterion="psf_chi2"):
     """Rows of even count, odd count and flux; each with cuts of its own."""
     even, odd, flux_50 = zip(*rows, strict=True)
     cuts = np.arange(len(rows), dtype=float)
-    columns = {name: cuts + 10 * i for i, name in enumerate(("threshold", "ratio", "snr_min", "p_min"))}
+    columns = {name: cuts + 10 * i for i, name in enumerate(CUTS)}
     return Table(
         {"criterion": [criterion] * len(rows)}
         | columns
@@ -87,46 +87,57 @@ def defective(tmp_path_factory):
     )
     dark = characterize(night)
     leaders, _, floors = detect_night(night, dark)
-    trials = inject(night, dark, floors)
-    return night, leaders, trials, floors, tradeoff(leaders, trials, night.names, floors, night.parameters)
+    injections = inject(night, dark, floors)
+    return night, leaders, injections, floors, tradeoff(leaders, injections, night.names, floors, night.parameters)
 
 
-def test_every_setting_counts_what_the_criterion_selects(defective):
-    night, leaders, _, floors, grid = defective
+def test_every_setting_counts_and_finds_what_the_criterion_selects(defective):
+    night, leaders, injections, _, grid = defective
     own = leaders[leaders["reference"] == "leave_one_out"]
     half = np.array([night.names.index(name) % 2 for name in own["frame"]])
-    alarms = 0
-    for row in grid:
-        if row["criterion"] == "neighbor_ratio":
-            passes = neighbor_ratio(own, row["threshold"], row["ratio"])
-            assert np.isnan(row["snr_min"])
-            assert row["threshold"] >= floors.peak
-        else:
-            passes = psf_chi2(own, row["snr_min"], row["p_min"])
-            assert np.isnan(row["ratio"])
-            assert row["snr_min"] >= floors.snr
+    flux, edges = np.asarray(injections.trials["flux_true"]), flux_bins(night.parameters.injection_flux_range)
+    alarms, priors = 0, 0
+    for row in grid[:: len(grid) // 400]:
+        criterion = CRITERIA[row["criterion"]]
+        cuts = {cut.name: row[cut.name] for cut in criterion.cuts}
+        assert all(np.isnan(row[name]) for name in CUTS.keys() - cuts.keys())
+        passes = criterion.select(own, cuts)
         assert [row["even"], row["odd"]] == np.bincount(half[passes], minlength=2).tolist()
-        alarms += passes.sum()
+        found = injections.recovered(criterion, cuts)
+        curve = completeness_curve(flux, found, edges)
+        crossing = crossings(np.log(curve["flux"]), np.asarray(curve["completeness"])[None], 0.5)[0]
+        assert row["flux_50"] == pytest.approx(np.exp(crossing), nan_ok=True)
+        alarms, priors = alarms + passes.sum(), priors + injections.leaders["before"].sum()
     assert alarms > 500
+    assert priors > 0
 
 
-def test_the_configured_cuts_are_on_the_grid_and_agree_with_the_summary(defective):
-    night, leaders, trials, floors, _ = defective
-    for criterion, names in CRITERIA.items():
-        parameters = with_parameters(night, criterion=criterion).parameters
-        retold = inject(with_parameters(night, criterion=criterion), characterize(night), floors)
-        grid = tradeoff(leaders, retold, night.names, floors, parameters)
-        there = np.asarray(grid["criterion"]) == criterion
-        for name in names:
-            there &= np.asarray(grid[name]) == getattr(parameters, name)
-        (row,) = grid[there]
-        curve = completeness_curve(
-            np.asarray(retold["flux_true"]),
-            np.asarray(retold[f"recovered_{criterion}"]),
-            flux_bins(parameters.injection_flux_range),
-        )
-        assert row["flux_50"] == pytest.approx(flux_limit(curve, 0.5).flux)
-    assert len(trials) == 4000
+def test_grids_begin_at_the_floors_and_hold_the_configured_cuts(defective):
+    night, _, _, floors, grid = defective
+    for criterion in CRITERIA.values():
+        rows = grid[grid["criterion"] == criterion.name]
+        there = np.ones(len(rows), bool)
+        for cut in criterion.cuts:
+            assert cut.floor is None or rows[cut.name].min() == getattr(floors, cut.floor)
+            there &= rows[cut.name] == getattr(night.parameters, cut.name)
+        assert there.sum() == 1
+
+
+def test_what_is_told_of_a_criterion_does_not_depend_on_which_is_configured(tmp_path):
+    """A star that one rule finds was there already for the other: each keeps what every criterion needs."""
+    night, _ = write_small_night(
+        tmp_path, 6, (160, 160), 3, clean=False, noise=37.0, changes={"injections": 3000, "ratio": 0.1}
+    )
+    measured = [measure_night(with_parameters(night, criterion=name).parameters) for name in CRITERIA]
+    one, *others = measured
+    assert not np.array_equal(one.trials["miss_reason"], others[0].trials["miss_reason"])
+    for other in others:
+        assert np.array_equal(one.grid["flux_50"], other.grid["flux_50"], equal_nan=True)
+        for block in ("completeness", "operating_point", "candidates", "false_alarms_per_frame"):
+            assert one.summary[block] == other.summary[block]
+        for name in CRITERIA:
+            for column in (f"recovered_{name}", f"miss_{name}"):
+                np.testing.assert_array_equal(one.trials[column], other.trials[column])
 
 
 def test_stricter_cuts_never_raise_alarms(defective):
@@ -157,18 +168,18 @@ def test_along_the_front_depth_costs_alarms(defective, criterion):
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_the_point_recommended_for_a_night_is_on_its_grid_and_does_not_see_the_quoting_half(defective, criterion):
-    night, leaders, trials, floors, grid = defective
+    night, leaders, injections, floors, grid = defective
     point = operating_point(grid, criterion, 5, 1.5)
     assert point.keeps_budget
     assert point.chosen_on.frames == 3
     assert point.quoted_on.frames == 2
     assert point.chosen_on.high <= 1.5
-    names = CRITERIA[criterion]
-    (row,) = grid[np.logical_and.reduce([np.asarray(grid[name]) == point.cuts[name] for name in names])]
+    assert set(point.cuts) == {cut.name for cut in CRITERIA[criterion].cuts}
+    (row,) = grid[np.logical_and.reduce([np.asarray(grid[name]) == value for name, value in point.cuts.items()])]
     assert (row["even"], row["odd"], row["flux_50"]) == (point.chosen_on.count, point.quoted_on.count, point.flux_50)
     quoting = {name for k, name in enumerate(night.names) if k % 2}
     blind = leaders[[name not in quoting for name in leaders["frame"]]]
-    without = tradeoff(blind, trials, night.names, floors, night.parameters)
+    without = tradeoff(blind, injections, night.names, floors, night.parameters)
     again = operating_point(without, criterion, 5, 1.5)
     assert (again.cuts, again.chosen_on, again.quoted_on.count) == (point.cuts, point.chosen_on, 0)
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from browser import browser, lab  # noqa: F401
 from nbformat import v4
-from night_tables import make_leaders, make_trials, parameters
+from night_tables import make_injections, make_leaders, parameters
 
 from sla1tools.parameters import read_yaml
 from sla1tools.show.explorer import payload as gallery
@@ -16,9 +16,9 @@ LEADERS = 50_000
 TABLES = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
-from night_tables import frame_names, make_leaders, make_stories, make_trials, parameters
+from night_tables import frame_names, make_leaders, make_stories, make_injections, parameters
 from sla1tools.show.explorer.widget import Explorer
-tables = make_leaders({LEADERS}, parameters()), make_trials(20_000, parameters())
+tables = make_leaders({LEADERS}, parameters()), make_injections(20_000, parameters())
 """
 CUTS = {"threshold": 183.37, "p_min": 0.0017}  # on no slider's step
 SHOW = f"explorer = Explorer(*tables, parameters(**{CUTS}), frame_names(10), make_stories)\nexplorer"
@@ -61,7 +61,11 @@ def shown(browser, lab):  # noqa: F811
 
 def expected(**changes):
     numbers = gallery.live_numbers(
-        make_leaders(LEADERS, parameters()), make_trials(20_000, parameters()), parameters(**CUTS | changes), 10, 1000.0
+        make_leaders(LEADERS, parameters()),
+        make_injections(20_000, parameters()),
+        parameters(**CUTS | changes),
+        10,
+        1000.0,
     )
     return f"{numbers['held_out']:,} held out · {numbers['in_sample']:,} in sample"
 

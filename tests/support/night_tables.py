@@ -3,6 +3,8 @@
 import numpy as np
 from astropy.table import MaskedColumn, Table
 
+from sla1tools.candidates.criteria import CRITERIA
+from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters
 
 SIGMA = 40.0
@@ -75,24 +77,41 @@ def make_leaders(n, parameters, frames=10, seed=1, stars=0.05) -> Table:
     )
 
 
-def make_trials(n, parameters, seed=2) -> Table:
+def make_injections(n, parameters, seed=2) -> Injections:
+    """A leader a star; for every fourth a brighter pixel beside it; for a few one that was there before, or none."""
     rng = np.random.default_rng(seed)
     ny, nx = parameters.frame_shape
     flux = np.exp(rng.uniform(*np.log(parameters.injection_flux_range), n))
-    stamps = _star_stamps(rng, flux, *rng.uniform(-0.5, 0.5, (2, n)))
-    return Table(
+    star = np.concatenate([np.arange(n), np.arange(0, n, 4), np.flatnonzero(rng.uniform(size=n) < 0.01)])
+    before = np.arange(len(star)) >= n + len(range(0, n, 4))
+    stamps = _star_stamps(rng, flux[star], *rng.uniform(-0.5, 0.5, (2, len(star))))
+    stamps[n:, 2, 2] += rng.exponential(100, len(star) - n)
+    leaders = Table(
         {
-            "frame": np.array(frame_names(10))[rng.integers(0, 10, n)],
-            "x": rng.integers(0, nx, n).astype(np.int32),
-            "y": rng.integers(0, ny, n).astype(np.int32),
-            **_measured(rng, stamps, flux, parameters),
-            "flux_true": flux,
-            "best_rival": np.full(n, ""),
-            "dq": np.where(rng.uniform(size=n) < 0.01, 1, 0).astype(np.int32),
-            "prior": rng.uniform(size=n) < 0.002,
-            "stamp": stamps,
+            "x": rng.integers(0, nx, n)[star].astype(np.int32),
+            "y": rng.integers(0, ny, n)[star].astype(np.int32),
+            **_measured(rng, stamps, flux[star], parameters),
+            "best_rival": np.full(len(star), ""),
+            "dq": np.where(rng.uniform(size=len(star)) < 0.01, 128, 0).astype(np.int32),
+            "star": star,
+            "before": before,
         }
     )
+    rows = np.lexsort((-leaders["peak"], leaders["before"], leaders["star"]))
+    rows = rows[star[rows] % 50 != 7]  # they have no leader above the floors
+    leaders, stamps = leaders[rows], stamps[rows]
+    with_star = np.flatnonzero(~leaders["before"])
+    leader = np.full(n, -1)
+    leader[leaders["star"][with_star]] = with_star
+    trials = Table(leaders[leader], masked=True)
+    for name in ("x", "y"):
+        trials[name].mask = leader < 0
+    trials["frame"] = np.array(frame_names(10))[rng.integers(0, 10, n)]
+    trials["flux_true"] = flux
+    trials["stamp"] = np.where((leader < 0)[:, None, None], np.nan, stamps[leader])
+    for name in CRITERIA:
+        trials[f"miss_{name}"] = np.where(leader < 0, "out-led", "")
+    return Injections(trials, leaders)
 
 
 def make_stories(x, y):

@@ -65,7 +65,8 @@ function drawTradeoff(svg, night, curves, now) {
   draw(svg, "line", { x1: box.left, x2: box.right, y1: Y(night.budget), y2: Y(night.budget), class: "sla1-budget" });
   curves.forEach((curve, c) => {
     const kept = curve.filter((p) => p.flux_50 !== null);
-    draw(svg, "polyline", { points: kept.map((p) => `${X(p.flux_50)},${Y(p.limit)}`).join(" "), class: `sla1-curve sla1-curve-${c}` });
+    draw(svg, "polyline", { points: kept.map((p) => `${X(p.flux_50)},${Y(p.limit)}`).join(" "), class: "sla1-curve",
+      style: `stroke: ${night.criteria[c].color}; stroke-dasharray: ${["none", "7 3", "2 3"][c % 3]}` });
   });
   if (now.flux_50 !== null) draw(svg, "circle", { cx: X(now.flux_50), cy: Y(now.limit), r: 5.5, class: "sla1-here" });
 }

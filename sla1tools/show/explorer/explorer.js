@@ -2,15 +2,8 @@
 // One module with `selection.js` and `drawing.js` before it: the front end of the widget in JupyterLab (`render`, where
 // ipywidgets drive the model) and of the report (`startAll`). All text reaches the page as text, never as markup.
 
-const LABELS = {
-  threshold: ["threshold", "e-"], ratio: ["ratio", ""], snr_min: ["S/N at least", ""], p_min: ["p at least", ""],
-  flux: ["completeness at", "e-"],
-};
-const CRITERIA = [["neighbor_ratio", ["threshold", "ratio"]], ["psf_chi2", ["snr_min", "p_min"]]];
 const SORTS = ["peak", "S/N", "p", "position"];
 const SHOWS = ["all", "found", "missed"];
-const STEPS = { threshold: 1, ratio: 0.01, snr_min: 0.1 };
-const LOGARITHMIC = new Set(["p_min", "flux"]);
 const PAGE = 24;
 
 // ---- words ----
@@ -43,22 +36,16 @@ function measures(night, i) {
   return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
 }
 
-function missReason(night, s, i) {
-  const t = night.trials;
-  if (t.prior[i]) return "already there";
-  if (s.criterion === 0) return t.peak[i] <= s.threshold ? "below threshold" : "ratio";
-  if (t.blocked[i]) return "flagged";
-  return t.snr[i] >= s.snr_min ? "χ²" : "below S/N";
-}
+const cutWords = (night, s) => night.criteria[s.criterion].cuts.map((cut) => {
+  const { label, unit } = night.sliders[cut];
+  return `${label} ${number(s[cut])} ${unit}`.trim();
+}).join(", ");
 
 function emptyWords(night, s, now) {
   if (night.show === "injections") return night.trials ? "No injected star falls under this choice." : "No star was injected: not tested.";
-  const cut = s.criterion === 0
-    ? `no leader above ${number(s.threshold)} e- has all its neighbours at ${number(s.ratio)} of its peak or more`
-    : `no leader reaches S/N ${number(s.snr_min)} with p of ${number(s.p_min)} or more`;
   if (now.limit === null) return `No candidate, and no frame was searched: not tested.`;
   if (now.alarms > 0) return `No candidate in this frame; ${plural(now.alarms, "candidate")} in the others.`;
-  return `No candidate: ${cut}. None seen in ${plural(night.frames.length, "frame")} still allows ${number(now.limit)} a frame (95 %).`;
+  return `No leader passes ${night.criteria[s.criterion].name} at ${cutWords(night, s)}. None seen in ${plural(night.frames.length, "frame")} still allows ${number(now.limit)} a frame (95 %).`;
 }
 
 // ---- controls of the report; in JupyterLab they are ipywidgets ----
@@ -66,15 +53,16 @@ function emptyWords(night, s, now) {
 let ids = 0;
 
 // A slider runs over whole positions, so that its values are round and the arrow keys step from one to the next.
-function positions(name) {
-  if (!LOGARITHMIC.has(name)) return [(v) => v / STEPS[name], (k) => Number((k * STEPS[name]).toFixed(6))];
-  return [(v) => Math.log10(v) * 20, (k) => Number((10 ** (k / 20)).toPrecision(3))];
+function positions({ step, log }) {
+  if (!log) return [(v) => v / step, (k) => Number((k * step).toFixed(6))];
+  return [(v) => Math.log10(v) / step, (k) => Number((10 ** (k * step)).toPrecision(3))];
 }
 
-function slider(model, name, [low, high]) {
-  const [toPosition, toValue] = positions(name), id = `sla1-${++ids}`, [text, unit] = LABELS[name];
+function slider(model, name) {
+  const { bounds: { [name]: [low, high] }, sliders: { [name]: cut } } = model.get("payload");
+  const [toPosition, toValue] = positions(cut), id = `sla1-${++ids}`, { label, unit } = cut;
   const range = make("input", { type: "range", id, min: Math.ceil(toPosition(low) - 1e-9), max: Math.floor(toPosition(high) + 1e-9), step: 1 });
-  const field = make("input", { type: "number", min: low, max: high, step: "any", "aria-label": `${text}${unit && ` in ${unit}`}, number` });
+  const field = make("input", { type: "number", min: low, max: high, step: "any", "aria-label": `${label}${unit && ` in ${unit}`}, number` });
   const reflect = () => {
     const v = model.get(name);
     range.value = Math.round(toPosition(v));
@@ -93,8 +81,10 @@ function slider(model, name, [low, high]) {
   });
   model.on(`change:${name}`, reflect);
   reflect();
-  return make("div", { class: `sla1-slider sla1-slider-${name}` }, make("label", { for: id }, unit ? `${text} (${unit})` : text), range, field);
+  return make("div", { class: `sla1-slider sla1-slider-${name}` }, make("label", { for: id }, named(cut)), range, field);
 }
+
+const named = ({ label, unit }) => (unit ? `${label} (${unit})` : label);
 
 function choice(text, options, onPick) {
   const id = `sla1-${++ids}`, select = make("select", { id }, ...options.map((o, k) => make("option", { value: k }, o)));
@@ -109,35 +99,37 @@ function button(text, onPress) {
 }
 
 // The criterion and its cuts, nothing that names a night: a file to be layered over any night's.
-function yamlText(s) {
-  const [name, cuts] = CRITERIA[s.criterion], spell = (v) => String(v).replace(/^(-?\d+)e/, "$1.0e");
-  return [`criterion: "${name}"`, ...cuts.map((cut) => `${cut}: ${spell(cut === "p_min" && s[cut] <= P_OPEN ? 0 : s[cut])}`), ""].join("\n");
+function yamlText(payload, s) {
+  const { name, cuts } = payload.criteria[s.criterion], spell = (v) => String(v).replace(/^(-?\d+)e/, "$1.0e");
+  return [`criterion: "${name}"`, ...cuts.map((cut) => `${cut}: ${spell(cutOf(payload, s, cut))}`), ""].join("\n");
 }
 
-function save(s) {
-  const link = make("a", { download: "setting.yaml", href: URL.createObjectURL(new Blob([yamlText(s)], { type: "text/yaml" })) });
+function save(payload, s) {
+  const link = make("a", { download: "setting.yaml", href: URL.createObjectURL(new Blob([yamlText(payload, s)], { type: "text/yaml" })) });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 function controls(model, payload) {
-  const [pick, select] = choice("criterion", CRITERIA.map(([name]) => name), (k) => model.set("criterion", k));
-  const groups = CRITERIA.map(([, names]) => make("div", { class: "sla1-sliders" }, ...names.map((name) => slider(model, name, payload.bounds[name]))));
+  const [pick, select] = choice("criterion", payload.criteria.map(({ name }) => name), (k) => model.set("criterion", k));
+  const cuts = Object.keys(payload.sliders).filter((name) => name !== "flux");
+  const sliders = make("div", { class: "sla1-sliders" }, ...cuts.map((name) => slider(model, name)));
   const reflect = () => {
-    select.value = model.get("criterion");
-    groups.forEach((group, k) => { group.hidden = k !== model.get("criterion"); });
+    const k = model.get("criterion");
+    select.value = k;
+    cuts.forEach((name, c) => { sliders.children[c].hidden = !payload.criteria[k].cuts.includes(name); });
   };
   model.on("change:criterion", reflect);
   reflect();
   const reset = button("Reset", () => { for (const [key, v] of Object.entries(payload.setting)) model.set(key, v); });
-  return make("fieldset", { class: "sla1-controls" }, make("legend", {}, "Setting"), pick, ...groups,
-    make("div", { class: "sla1-actions" }, reset, button("Save as parameters", () => save(stateOf(model)))));
+  return make("fieldset", { class: "sla1-controls" }, make("legend", {}, "Setting"), pick, sliders,
+    make("div", { class: "sla1-actions" }, reset, button("Save as parameters", () => save(payload, stateOf(model)))));
 }
 
 // ---- the explorer ----
 
-const KEYS = ["criterion", "threshold", "ratio", "snr_min", "p_min", "flux"];
-const stateOf = (model) => Object.fromEntries(KEYS.map((key) => [key, model.get(key)]));
+const keysOf = (payload) => ["criterion", ...Object.keys(payload.sliders)];
+const stateOf = (model) => Object.fromEntries(keysOf(model.get("payload")).map((key) => [key, model.get(key)]));
 
 function cutout(onPick) {
   const canvas = make("canvas", { width: 5, height: 5, "aria-hidden": "true" });
@@ -153,19 +145,18 @@ function fact(list, name) {
   return value;
 }
 
-function endWords(cuts, s, bounds) {
-  return cuts.map((cut) => [cut, bounds[cut].indexOf(s[cut])]).filter(([, end]) => end >= 0)
-    .map(([cut, end]) => `${LABELS[cut][0]} ${number(s[cut])}: ${["lowest", "highest"][end]} here`).join("; ");
+function endWords(night, s) {
+  return night.criteria[s.criterion].cuts.map((cut) => [cut, night.bounds[cut].indexOf(s[cut])]).filter(([, end]) => end >= 0)
+    .map(([cut, end]) => `${night.sliders[cut].label} ${number(s[cut])}: ${["lowest", "highest"][end]} here`).join("; ");
 }
 
-function livePanel(night, bounds) {
+function livePanel(night) {
   const list = make("dl", { class: "sla1-numbers" });
   const cells = Object.fromEntries(["Setting", "Candidates", "False alarms a frame", "In a night of 8 h", "Completeness", "50 % flux"].map((name) => [name, fact(list, name)]));
   const frames = Math.round((8 * 3600) / night.exposure), ends = make("p", { class: "sla1-end" });
   return [[list, ends], (now, s) => {
-    const [name, cuts] = CRITERIA[s.criterion];
-    ends.textContent = endWords(cuts, s, bounds);
-    cells.Setting.textContent = `${name}: ${cuts.map((cut) => `${LABELS[cut][0]} ${number(s[cut])} ${LABELS[cut][1]}`.trim()).join(", ")}`;
+    ends.textContent = endWords(night, s);
+    cells.Setting.textContent = `${night.criteria[s.criterion].name}: ${cutWords(night, s)}`;
     cells.Candidates.textContent = `${number(now.heldOut)} held out · ${number(now.inSample)} in sample`;
     const tested = now.limit !== null;
     const keeps = now.limit <= night.budget ? "within" : "over";
@@ -190,12 +181,13 @@ function legend(night) {
   return make("div", { class: "sla1-legend" }, bar, make("p", {}, `electrons above the reference, one asinh stretch for all cutouts (soft ${number(soft)} e-, black ${number(low)}, white ${number(high)} and more); y upwards; blue lies beyond the frame`));
 }
 
+// Along each criterion's first cut.
 function tradeoffCurves(night, s) {
-  const spread = ([low, high], n) => Array.from({ length: n }, (_, k) => low * (high / low) ** (k / (n - 1)));
-  return [
-    spread(night.bounds.threshold, 18).map((threshold) => measure(night, { ...s, criterion: 0, threshold })),
-    spread(night.bounds.snr_min, 18).map((snr_min) => measure(night, { ...s, criterion: 1, snr_min })),
-  ].map((curve) => curve.map(({ limit, flux_50 }) => ({ limit, flux_50: limit === null ? null : flux_50 })));
+  const spread = ([low, high], n) => Array.from({ length: n }, (_, k) => low > 0 ? low * (high / low) ** (k / (n - 1)) : low + ((high - low) * k) / (n - 1));
+  return night.criteria.map(({ cuts: [cut] }, criterion) => spread(night.bounds[cut], 18).map((v) => {
+    const { limit, flux_50 } = measure(night, { ...s, criterion, [cut]: v });
+    return { limit, flux_50: limit === null ? null : flux_50 };
+  }));
 }
 
 function storyPanel(night) {
@@ -287,11 +279,11 @@ function galleryView(night, rerender) {
 
 async function start({ model, el, ownControls }) {
   const payload = model.get("payload"), night = await loadNight(payload);
-  const [list, showNumbers] = livePanel(night, payload.bounds);
+  const [list, showNumbers] = livePanel(night);
   const chart = document.createElementNS(SVG, "svg");
   for (const [name, v] of Object.entries({ viewBox: "0 0 340 240", role: "img", "aria-label": "Trade-off: false alarms against 50 % flux" })) chart.setAttribute(name, v);
   const spoken = make("p", { class: "sla1-spoken", role: "status", "aria-live": "polite" });
-  let curves = [[], []], later = 0, now = null;
+  let curves = [], later = 0, now = null;
   const rerender = () => showGallery(now, stateOf(model));
   const [gallery, showGallery, firstPage] = galleryView(night, rerender);
   const settle = () => {
@@ -309,38 +301,39 @@ async function start({ model, el, ownControls }) {
     clearTimeout(later);
     later = setTimeout(settle, 150);
   };
-  const keys = make("p", { class: "sla1-keys" }, ...CRITERIA.map(([name], k) => make("span", { class: `sla1-key-${k}` }, name)), make("span", { class: "sla1-key-here" }, "this setting"), make("span", { class: "sla1-key-budget" }, "budget"));
+  const keys = make("p", { class: "sla1-keys" }, ...night.criteria.map(({ name, color }, k) => make("span", { class: "sla1-key", style: `--line: 2px ${["solid", "dashed", "dotted"][k % 3]} ${color}` }, name)), make("span", { class: "sla1-key-here" }, "this setting"), make("span", { class: "sla1-key-budget" }, "budget"));
   const side = make("aside", { class: "sla1-live", "aria-label": "What this setting costs and finds" }, ...list,
-    ...(ownControls && night.trials ? [slider(model, "flux", payload.bounds.flux)] : []), ...(night.trials ? [chart, keys] : []));
+    ...(ownControls && night.trials ? [slider(model, "flux")] : []), ...(night.trials ? [chart, keys] : []));
   const note = carriedWords(payload.carried);
   const root = make("div", { class: "sla1-explorer" },
     ...(ownControls ? [controls(model, payload)] : []), spoken,
     make("div", { class: "sla1-body" }, side, make("div", { class: "sla1-main" }, ...gallery, ...(note ? [make("p", { class: "sla1-note" }, note)] : []))));
-  for (const key of KEYS) model.on(`change:${key}`, () => { firstPage(); update(); });
+  for (const key of keysOf(payload)) model.on(`change:${key}`, () => { firstPage(); update(); });
   update();
   el.replaceChildren(root);
 }
 
 // ipywidgets leave their slider handles and number fields without a name.
-function nameHandles(tries = 40) {
+function nameHandles(payload, tries = 40) {
   let missing = 0;
-  for (const [name, [text, unit]] of Object.entries(LABELS)) {
+  for (const [name, cut] of Object.entries(payload.sliders)) {
     const nodes = document.querySelectorAll(`.sla1-slider-${name} .noUi-handle, .sla1-slider-${name} input`);
-    for (const node of nodes) node.setAttribute("aria-label", unit ? `${text} (${unit})` : text);
+    for (const node of nodes) node.setAttribute("aria-label", named(cut));
     if (!nodes.length) missing++;
   }
-  if (missing && tries) setTimeout(() => nameHandles(tries - 1), 250);
+  if (missing && tries) setTimeout(() => nameHandles(payload, tries - 1), 250);
 }
 
 // An ipywidgets slider snaps to its step, also while it is being built: only what is more than half a step away from the
 // value is a hand's move. What a number field says stays exact.
 function initialize({ model }) {
-  for (const [name, step] of Object.entries(model.get("steps"))) {
-    const place = LOGARITHMIC.has(name) ? Math.log10 : (v) => v, [low, high] = model.get("payload").bounds[name];
+  const { sliders, bounds } = model.get("payload");
+  for (const [name, { step, log }] of Object.entries(sliders)) {
+    const place = log ? Math.log10 : (v) => v, [low, high] = bounds[name];
     model.on(`change:slide_${name}`, () => {
       const v = model.get(`slide_${name}`);
       if (Math.abs(place(v) - place(model.get(name))) <= 0.501 * step) return;
-      model.set(name, Math.min(high, Math.max(low, Number(v.toPrecision(LOGARITHMIC.has(name) ? 4 : 10)))));
+      model.set(name, Math.min(high, Math.max(low, Number(v.toPrecision(log ? 4 : 10)))));
       model.save_changes();
     });
     model.on(`change:${name}`, () => {
@@ -352,7 +345,7 @@ function initialize({ model }) {
 
 async function render({ model, el }) {
   await start({ model, el, ownControls: false });
-  nameHandles();
+  nameHandles(model.get("payload"));
 }
 
 // The report has no kernel: a model of plain values that tells its listeners.

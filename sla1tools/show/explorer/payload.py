@@ -15,10 +15,13 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.candidates import criteria, rates
+from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.leaders import STAMP_SIZE
-from sla1tools.darks.classes import BLOCKING, PixelClass
+from sla1tools.candidates.selection import SAME_STAR, Criterion
+from sla1tools.darks.classes import PixelClass
 from sla1tools.injections import completeness
+from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters
 from sla1tools.text import printable
 
@@ -28,19 +31,25 @@ STORY_VALUES = 200_000
 LIMITS_LISTED = 200  # exact limits to this count, Wilson-Hilferty beyond
 HELD_OUT = "leave_one_out"
 INFINITE, UNKNOWN = 2**31 - 1, -(2**31)  # how the integer columns spell infinity and NaN
-P_OPEN = 1e-12  # the p slider's lower end, which cuts nothing
+FLUX: dict[str, Any] = {"label": "completeness at", "unit": "e-", "step": 0.05, "log": True, "opens": False}
+SLIDERS: dict[str, dict[str, Any]] = {
+    name: {"label": cut.label, "unit": cut.unit, "step": cut.step, "log": cut.log, "opens": cut.opens}
+    for name, cut in CUTS.items()
+} | {"flux": FLUX}
+SHOWN = ("x", "y", "peak", "neighbor_min", "snr", "p_value", "dq")  # of a leader, whatever the criteria ask
 
 
 def live_numbers(
-    leaders: Table, trials: Table | None, parameters: Parameters, n_frames: int, flux: float
+    leaders: Table, injections: Injections | None, parameters: Parameters, n_frames: int, flux: float
 ) -> dict[str, Any]:
     """Count what a setting lets through and what it finds: the numbers beside the gallery.
 
     Parameters
     ----------
-    leaders, trials : Table
-        The night's leader and trial tables; `trials` may be None or empty: nothing was injected. A bool column
-        `prior` in `trials` marks a candidate that was there before the injection: no recovery.
+    leaders : Table
+        The night's leaders.
+    injections : Injections or None
+        The night's injected stars; None, or of no rows, where nothing was injected.
     parameters : Parameters
         The setting: criterion and its cuts.
     n_frames : int
@@ -67,10 +76,12 @@ def live_numbers(
         "limit": rate.high,
         **dict.fromkeys(("completeness", "low", "high", "found", "injected", "flux_50")),
     }
-    if trials is None or len(trials) == 0:
+    if injections is None or len(injections.trials) == 0:
         return numbers
     edges = completeness.flux_bins(parameters.injection_flux_range)
-    curve = completeness.completeness_curve(np.asarray(trials["flux_true"]), recovered(trials, parameters), edges)
+    criterion = CRITERIA[parameters.criterion]
+    found = injections.recovered(criterion, criterion.configured(parameters))
+    curve = completeness.completeness_curve(np.asarray(injections.trials["flux_true"]), found, edges)
     place = curve[int(completeness.bin_of_flux(np.array([flux]), edges)[0])]
     numbers |= {"found": int(place["recovered"]), "injected": int(place["injected"])}
     if place["injected"]:
@@ -84,23 +95,9 @@ def live_numbers(
     return numbers
 
 
-def recovered(trials: Table, parameters: Parameters) -> np.ndarray:
-    """Which injected stars a setting finds, (n,) bool.
-
-    Every trial is an experiment of its own: stars injected near one another never compete.
-    """
-    alone = Table(
-        {name: trials[name] for name in ("peak", "neighbor_min", "snr", "p_value", "x", "y", "dq")}, copy=False
-    )
-    alone["frame"] = np.arange(len(trials))
-    alone["reference"] = HELD_OUT
-    found = criteria.candidates(alone, parameters)
-    return found & ~np.asarray(trials["prior"], bool) if "prior" in trials.colnames else found
-
-
 def payload(
     leaders: Table,
-    trials: Table | None,
+    injections: Injections | None,
     parameters: Parameters,
     frames: Sequence[str],
     floors: Floors,
@@ -111,8 +108,10 @@ def payload(
 
     Parameters
     ----------
-    leaders, trials : Table
-        With the columns of `leaders.fits` and `injections.fits` and, in memory, `stamp` (n, 5, 5) in electrons.
+    leaders : Table
+        With the columns of `leaders.fits` and, in memory, `stamp` (n, 5, 5) in electrons.
+    injections : Injections or None
+        As `inject` returns them; None where nothing was injected.
     parameters : Parameters
         The night's own setting: where the sliders start.
     frames : sequence of str
@@ -132,11 +131,15 @@ def payload(
     """
     rows, floors, complete = carried(leaders, parameters, floors)
     leaders, total = leaders[rows], len(leaders)
+    trials = None if injections is None else injections.trials
     pictured = leaders if show == "candidates" else trials
     chosen = _pictured(leaders, parameters) if show == "candidates" else _spread(trials)
-    bounds = _bounds(parameters, floors)
+    low, high = parameters.injection_flux_range
     return {
         "show": show,
+        "criteria": [_rule(criterion) for criterion in CRITERIA.values()],
+        "same_star": SAME_STAR,
+        "sliders": SLIDERS,
         "own": int(parameters.reference == HELD_OUT),
         "interactive": True,
         "frames": [printable(name) for name in frames],
@@ -144,10 +147,10 @@ def payload(
         "exposure": parameters.dark_exposure,
         "budget": parameters.false_alarm_budget,
         "setting": setting(parameters),
-        "bounds": bounds,
+        "bounds": {name: list(cut.ends(parameters, floors)) for name, cut in CUTS.items()} | {"flux": [low, high]},
         "carried": {"rows": len(leaders), "total": total, "complete": complete, "floors": asdict(floors)},
-        "leaders": _pack_rows(leaders, parameters, frames),
-        "trials": _pack_trials(trials, parameters, frames),
+        "leaders": _pack_leaders(leaders, parameters, frames),
+        "trials": _pack_trials(injections, parameters, frames),
         "cutouts": _pack_cutouts(pictured, chosen),
         "stories": _pack_stories(pictured, chosen, stories, len(frames)),
         "classes": dq_classes(),
@@ -155,17 +158,27 @@ def payload(
     }
 
 
+def _rule(criterion: Criterion) -> dict[str, Any]:
+    """Put a criterion into plain JSON: what the front end selects by."""
+    terms = [{key: value for key, value in asdict(term).items() if value is not None} for term in criterion.terms]
+    cuts = [cut.name for cut in criterion.cuts]
+    return {"name": criterion.name, "color": criterion.color, "cuts": cuts, "terms": terms, "best": criterion.best}
+
+
 def setting(parameters: Parameters) -> dict[str, Any]:
     """Where the sliders start: the night's own cuts, and a flux to ask completeness at."""
     low, high = parameters.injection_flux_range
+    cuts = {name: getattr(parameters, name) for name in CUTS}
     return {
-        "criterion": ("neighbor_ratio", "psf_chi2").index(parameters.criterion),
-        "threshold": parameters.threshold,
-        "ratio": parameters.ratio,
-        "snr_min": parameters.snr_min,
-        "p_min": max(parameters.p_min, P_OPEN),
+        "criterion": list(CRITERIA).index(parameters.criterion),
+        **{name: max(value, CUTS[name].low) if CUTS[name].opens else value for name, value in cuts.items()},
         "flux": min(max(1000.0, low), high),
     }
+
+
+def cuts_of(values: Mapping[str, float]) -> dict[str, float]:
+    """Cuts that the sliders' values stand for: the low end of one that opens there is 0."""
+    return {name: 0.0 if cut.opens and values[name] <= cut.low else values[name] for name, cut in CUTS.items()}
 
 
 def carried(
@@ -185,14 +198,15 @@ def carried(
     peak, snr = (np.nan_to_num(filled(leaders[name]), nan=-np.inf) for name in ("peak", "snr"))
     if len(leaders) <= most:
         return np.arange(len(leaders)), floors, True
-    snr_floor = _floor(snr, most // 2, floors.snr, parameters.snr_min)
+    highest = Floors.highest(parameters)
+    snr_floor = _floor(snr, most // 2, floors.snr, highest.snr)
     rest = max(most - int(np.count_nonzero(snr >= snr_floor)), most // 2)
-    raised = Floors(_floor(peak, rest, floors.peak, parameters.threshold), snr_floor)
-    # A slider may stand on its floor, where psf_chi2 takes S/N equal to it.
+    raised = Floors(_floor(peak, rest, floors.peak, highest.peak), snr_floor)
+    # A slider may stand on its floor, where a criterion may take an S/N equal to it.
     index = np.flatnonzero(raised.keep(peak, snr) | (snr == raised.snr))
     if len(index) <= most:
         return index, raised, True
-    brightest = np.argsort(-np.maximum(peak[index] / parameters.threshold, snr[index] / parameters.snr_min))[:most]
+    brightest = np.argsort(-np.maximum(peak[index] / highest.peak, snr[index] / highest.snr))[:most]
     return np.sort(index[brightest]), raised, False
 
 
@@ -211,28 +225,27 @@ def dq_classes() -> list[list]:
     return [[int(flag), str(flag.name).lower()] for flag in PixelClass]
 
 
-def _bounds(parameters: Parameters, floors: Floors) -> dict[str, list[float]]:
-    """Ends of the sliders, round numbers where the night's own cuts leave room for them."""
-    low, high = parameters.injection_flux_range
-    return {
-        "threshold": [min(math.ceil(floors.peak), parameters.threshold), max(1000.0, 5 * parameters.threshold)],
-        "ratio": [0.0, 1.0],
-        "snr_min": [min(math.ceil(10 * floors.snr) / 10, parameters.snr_min), max(30.0, 5 * parameters.snr_min)],
-        "p_min": [P_OPEN, 0.999],
-        "flux": [low, high],
-    }
-
-
 def _pictured(leaders: Table, parameters: Parameters) -> np.ndarray:
-    """Rows of the configured reference that get a cutout: its candidates first, then those other settings let in."""
+    """Rows of the configured reference that get a cutout: its candidates first, then those nearest to being any's."""
     own = np.asarray(leaders["reference"]) == parameters.reference
-    lowest = np.asarray(leaders["neighbor_min"], np.float64)
-    lowest = np.where(np.isfinite(lowest), lowest, np.asarray(leaders["peak"]))
-    snr = np.where(filled(leaders["p_value"]) > 1e-6, np.nan_to_num(filled(leaders["snr"])), 0.0)
-    rank = np.maximum(np.nan_to_num(lowest) / max(parameters.ratio * parameters.threshold, 1), snr / parameters.snr_min)
+    rank = np.max([_nearness(criterion, leaders, parameters) for criterion in CRITERIA.values()], axis=0)
     rank[criteria.candidates(leaders, parameters)] = np.inf
     rank[~own] = -np.inf
     return np.argsort(-rank, kind="stable")[: min(CUTOUTS, int(own.sum()))]
+
+
+def _nearness(criterion: Criterion, rows: Table, parameters: Parameters) -> np.ndarray:
+    """How near each row is to passing: the least share of a bound that it reaches, 1 if it passes."""
+    cuts, nearest = criterion.configured(parameters), np.ones(len(rows))
+    for term in criterion.terms:
+        share = term.holds(rows, cuts).astype(float)
+        if term.comparison != "has no bit of":
+            value, limit = filled(rows[term.column]), term.limit(rows, cuts)
+            part, whole = (value, limit) if term.comparison in (">", ">=") else (limit, value)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                share = np.maximum(share, np.clip(np.nan_to_num(part / whole), 0, 1))
+        nearest = np.minimum(nearest, share)
+    return nearest
 
 
 def _spread(trials: Table | None) -> np.ndarray:
@@ -286,41 +299,47 @@ def _words(column) -> tuple[list[str], np.ndarray]:
     return [str(name) for name in names], place
 
 
-def _pack_rows(rows: Table, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any]:
-    unit = parameters.scale / 2
-    order = {str(name): k for k, name in enumerate(frames)}
+def _pack_rows(rows: Table, parameters: Parameters, more: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Pack what is shown of a leader, what the criteria ask of it, and further columns."""
+    asked = [name for rule in CRITERIA.values() for term in rule.terms for name in (term.column, term.factor) if name]
+    unit = dict.fromkeys(("peak", "neighbor_min"), parameters.scale / 2)
     rivals, rival = _words(rows["best_rival"])
-    dq = np.asarray(np.ma.filled(np.ma.asarray(rows["dq"]), 0))
-    packed = {
-        "n": len(rows),
-        "rivals": rivals,
-        "frame": pack_column(np.array([order.get(str(name), 0) for name in rows["frame"]], np.int64)),
-        "x": pack_column(rows["x"]),
-        "y": pack_column(rows["y"]),
-        "peak": pack_column(rows["peak"], unit),
-        "neighbor_min": pack_column(rows["neighbor_min"], unit),
-        "snr": pack_column(rows["snr"]),
-        "p_value": pack_column(rows["p_value"]),
-        "rival": pack_column(rival),
-        "dq": pack_column(dq),
-        "blocked": pack_column((dq & BLOCKING) != 0),
-    }
-    if "reference" in rows.colnames:
-        packed["held"] = pack_column(np.asarray(rows["reference"]) == HELD_OUT)
-    return packed
+    columns = {name: rows[name] for name in dict.fromkeys((*SHOWN, *asked))} | {"rival": rival} | more
+    packed = {name: pack_column(values, unit.get(name)) for name, values in columns.items()}
+    return {"n": len(rows), "rivals": rivals} | packed
 
 
-def _pack_trials(trials: Table | None, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any] | None:
-    if trials is None or len(trials) == 0:
+def _frames_of(rows: Table, frames: Sequence[str]) -> np.ndarray:
+    order = {str(name): k for k, name in enumerate(frames)}
+    return np.array([order.get(name, 0) for name in np.asarray(rows["frame"]).tolist()], np.int64)
+
+
+def _pack_leaders(leaders: Table, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any]:
+    held = np.asarray(leaders["reference"]) == HELD_OUT
+    return _pack_rows(leaders, parameters, {"frame": _frames_of(leaders, frames), "held": held})
+
+
+def _pack_trials(injections: Injections | None, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any] | None:
+    """Pack every star, and under `leaders` the rows that decide whether it is found.
+
+    `miss` says for every criterion why a star without such a row is missed, at any setting.
+    """
+    if injections is None or len(injections.trials) == 0:
         return None
+    trials, leaders = injections.trials, injections.leaders
     edges = completeness.flux_bins(parameters.injection_flux_range)
     flux = np.asarray(trials["flux_true"], np.float64)
-    prior = np.asarray(trials["prior"], bool) if "prior" in trials.colnames else np.zeros(len(trials), bool)
-    return _pack_rows(trials, parameters, frames) | {
+    reasons, miss = _words(np.concatenate([trials[f"miss_{name}"] for name in CRITERIA]))
+    return {
+        "n": len(trials),
         "edges": [float(edge) for edge in edges],
         "bin": pack_column(completeness.bin_of_flux(flux, edges)),
-        "prior": pack_column(prior),
         "flux": pack_column(flux.astype(np.float32)),
+        "frame": pack_column(_frames_of(trials, frames)),
+        "leader": pack_column(injections.shown),
+        "reasons": reasons,
+        "miss": pack_column(miss),
+        "leaders": _pack_rows(leaders, parameters, {"star": leaders["star"], "before": leaders["before"]}),
     }
 
 

@@ -1,7 +1,6 @@
 // What the candidate explorer knows: the two tables, the selections on them, and the live numbers.
 // Measure once, select many. `drawing.js` and `explorer.js` follow in the same module.
 
-const P_OPEN = 1e-12, SAME_STAR = 2;
 const INFINITE = 2 ** 31 - 1, UNKNOWN = -(2 ** 31);
 
 // ---- the tables ----
@@ -21,7 +20,8 @@ async function unpack(column) {
 
 async function unpackAll(table) {
   if (!table) return null;
-  const entries = Object.entries(table).map(async ([name, v]) => [name, v && v.zip !== undefined ? await unpack(v) : v]);
+  const entries = Object.entries(table).map(async ([name, v]) => [name,
+    v && v.zip !== undefined ? await unpack(v) : name === "leaders" ? await unpackAll(v) : v]);
   return Object.fromEntries(await Promise.all(entries));
 }
 
@@ -30,45 +30,75 @@ function order(n, key) {
   return Uint32Array.from({ length: n }, (_, i) => i).sort((a, b) => score[b] - score[a] || a - b);
 }
 
-// For every leader the leaders of higher S/N within 2 px in the same frame against the same reference: one star can
-// lead twice, and psf_chi2 counts it once.
-function findRivals(t) {
-  const fitted = [];
-  for (let i = 0; i < t.n; i++) if (t.p_value[i] >= 0 && !Number.isNaN(t.snr[i]) && !t.blocked[i]) fitted.push(i);
+// For every leader the better ones within `reach` px in the same frame against the same reference: one star can lead
+// twice, and a criterion with a column `best` counts it once.
+function findRivals(t, best, reach) {
+  const value = t[best], placed = [];
+  for (let i = 0; i < t.n; i++) if (!Number.isNaN(value[i])) placed.push(i);
   const sky = (i) => t.frame[i] * 2 + t.held[i];
-  const placed = fitted.slice().sort((a, b) => sky(a) - sky(b) || t.y[a] - t.y[b] || t.x[a] - t.x[b]);
+  placed.sort((a, b) => sky(a) - sky(b) || t.y[a] - t.y[b] || t.x[a] - t.x[b]);
   const better = new Map();
   const add = (low, high) => (better.get(low) ?? better.set(low, []).get(low)).push(high);
   placed.forEach((a, k) => {
     for (let j = k + 1; j < placed.length; j++) {
       const b = placed[j];
-      if (sky(b) !== sky(a) || t.y[b] - t.y[a] > SAME_STAR) break;
-      if (Math.abs(t.x[b] - t.x[a]) > SAME_STAR) continue;
-      if (t.snr[a] > t.snr[b] || (t.snr[a] === t.snr[b] && a < b)) add(b, a); else add(a, b);
+      if (sky(b) !== sky(a) || t.y[b] - t.y[a] > reach) break;
+      if (Math.abs(t.x[b] - t.x[a]) > reach) continue;
+      if (value[a] > value[b] || (value[a] === value[b] && a < b)) add(b, a); else add(a, b);
     }
   });
-  const bySnr = order(t.n, (i) => t.snr[i]);
-  return { better, crowded: bySnr.filter((i) => better.has(i)) };
+  return { better, crowded: order(t.n, (i) => value[i]).filter((i) => better.has(i)) };
 }
 
-// ---- selections; the same rules as sla1tools.criteria, to the bit ----
+// ---- selections: the terms of sla1tools.candidates.criteria, which the payload carries, to the bit ----
 
-function select(t, s, rivals) {
-  const mask = new Uint8Array(t.n);
-  if (s.criterion === 0) {
-    for (let i = 0; i < t.n; i++) mask[i] = t.peak[i] > s.threshold && t.neighbor_min[i] >= s.ratio * t.peak[i] ? 1 : 0;
-    return mask;
+const COMPARE = {
+  ">": (v, bound) => v > bound, ">=": (v, bound) => v >= bound, "<": (v, bound) => v < bound, "<=": (v, bound) => v <= bound,
+  "has no bit of": (v, bits) => (v & bits) === 0,
+};
+
+function cutOf(night, s, name) {
+  const { opens } = night.sliders[name];
+  return opens && s[name] <= night.bounds[name][0] ? 0 : s[name];
+}
+
+// A test of one row for one term at one setting.
+function testOf(night, term, t, s) {
+  const v = t[term.column], compare = COMPARE[term.comparison], factor = t[term.factor];
+  const bound = typeof term.bound === "string" ? cutOf(night, s, term.bound) : term.bound;
+  return factor ? (i) => compare(v[i], bound * factor[i]) : (i) => compare(v[i], bound);
+}
+
+function passing(night, t, s) {
+  const mask = new Uint8Array(t.n).fill(1);
+  for (const term of night.criteria[s.criterion].terms) {
+    const holds = testOf(night, term, t, s);
+    for (let i = 0; i < t.n; i++) if (mask[i] && !holds(i)) mask[i] = 0;
   }
-  const least = s.p_min <= P_OPEN ? 0 : s.p_min;
-  for (let i = 0; i < t.n; i++) mask[i] = t.snr[i] >= s.snr_min && t.p_value[i] >= least && !t.blocked[i] ? 1 : 0;
+  return mask;
+}
+
+function select(night, s) {
+  const mask = passing(night, night.leaders, s), rivals = night.rivals[s.criterion];
   if (rivals) for (const i of rivals.crowded) if (mask[i] && rivals.better.get(i).some((j) => mask[j])) mask[i] = 0;
   return mask;
 }
 
-function found(trials, s) {
-  const mask = select(trials, s, null);
-  for (let i = 0; i < trials.n; i++) if (trials.prior[i]) mask[i] = 0;
-  return mask;
+// A star is found where a leader near it passes, and none did without it: rows without it follow those with it.
+function found(night, s) {
+  const { n, leaders } = night.trials, mask = passing(night, leaders, s), out = new Uint8Array(n);
+  for (let i = 0; i < leaders.n; i++) if (mask[i]) out[leaders.star[i]] = leaders.before[i] ? 0 : 1;
+  return out;
+}
+
+// The first term that the star's brightest leader fails; where it has none above the floors, what was said of it.
+function missReason(night, s, star) {
+  const { n, first, reasons, miss, leaders: t } = night.trials, terms = night.criteria[s.criterion].terms;
+  const fails = (i) => terms.find((term) => !testOf(night, term, t, s)(i));
+  for (let i = first[star]; i < first[star + 1]; i++) if (t.before[i] && !fails(i)) return "already there";
+  const brightest = first[star];
+  if (brightest === first[star + 1] || t.before[brightest]) return reasons[miss[s.criterion * n + star]];
+  return fails(brightest)?.miss ?? "";
 }
 
 function upperLimit(count, listed) {
@@ -115,7 +145,7 @@ function halfFlux(hits, all, edges) {
 }
 
 function measure(night, s) {
-  const mask = select(night.leaders, s, night.rivals), held = night.leaders.held;
+  const mask = select(night, s), held = night.leaders.held;
   let heldOut = 0, inSample = 0;
   for (let i = 0; i < mask.length; i++) if (mask[i]) held[i] ? heldOut++ : inSample++;
   const n = night.frames.length, alarms = night.own ? heldOut : inSample;
@@ -125,7 +155,7 @@ function measure(night, s) {
   };
   if (!night.trials) return out;
   const { edges, bin, n: stars } = night.trials, hits = new Uint32Array(edges.length - 1);
-  out.trialMask = found(night.trials, s);
+  out.trialMask = found(night, s);
   for (let i = 0; i < stars; i++) hits[bin[i]] += out.trialMask[i];
   const k = binOf(s.flux, edges);
   Object.assign(out, { bin: k, found: hits[k], injected: night.injected[k], flux_50: halfFlux(hits, night.injected, edges) });
@@ -136,15 +166,28 @@ function measure(night, s) {
   return out;
 }
 
+// What a star shows is its leader's; a star without one has no place and no measures.
+function starRows({ n, frame, flux, leader, leaders }) {
+  const rows = { n, frame, flux, rivals: leaders.rivals };
+  for (const [name, v] of Object.entries(leaders)) {
+    if (ArrayBuffer.isView(v)) rows[name] = Float64Array.from(leader, (i) => (i < 0 ? (name === "x" || name === "y" ? -1 : NaN) : v[i]));
+  }
+  return rows;
+}
+
 async function loadNight(payload) {
   const [leaders, trials, cutouts, stories] = await Promise.all(
     [payload.leaders, payload.trials, payload.cutouts, payload.stories].map(unpackAll));
-  const night = { ...payload, leaders, trials, cutouts, stories, rivals: findRivals(leaders) };
+  const night = { ...payload, leaders, trials, cutouts, stories };
+  night.rivals = night.criteria.map(({ best }) => best && findRivals(leaders, best, night.same_star));
   if (trials) {
     night.injected = new Uint32Array(trials.edges.length - 1);
     for (const k of trials.bin) night.injected[k]++;
+    trials.first = new Uint32Array(trials.n + 1);
+    for (const star of trials.leaders.star) trials.first[star + 1]++;
+    for (let k = 0; k < trials.n; k++) trials.first[k + 1] += trials.first[k];
   }
-  const shown = payload.show === "injections" ? trials ?? { n: 0 } : leaders;
+  const shown = payload.show === "injections" ? (trials ? starRows(trials) : { n: 0 }) : leaders;
   night.shown = shown;
   night.cutoutOf = new Map(Array.from(cutouts.rows, (row, k) => [row, k]));
   night.orders = [

@@ -8,28 +8,19 @@ draws its own.
 import base64
 import functools
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
 
+from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.detection import Floors
+from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters, save_parameters, validate
 from sla1tools.show import contact_sheet as montage
 from sla1tools.show.explorer import payload as gallery
+from sla1tools.show.explorer.payload import SLIDERS
 from sla1tools.show.pages import GALLERY_MIME, explorer_css, explorer_module
-
-CRITERIA = ("neighbor_ratio", "psf_chi2")
-CUTS = (("threshold", "ratio"), ("snr_min", "p_min"))  # of each criterion
-SLIDERS = {  # label, step
-    "threshold": ("threshold (e-)", 1.0),
-    "ratio": ("ratio", 0.01),
-    "snr_min": ("S/N at least", 0.1),
-    "p_min": ("p at least", 0.05),
-    "flux": ("completeness at (e-)", 0.05),
-}
-LOGARITHMIC = ("p_min", "flux")
 
 
 class Explorer:
@@ -39,9 +30,10 @@ class Explorer:
 
     Parameters
     ----------
-    leaders, trials : Table
-        The night's leader and trial tables, with `stamp` (n, 5, 5) in electrons. `trials` may be None: nothing was
-        injected.
+    leaders : Table
+        The night's leaders, with `stamp` (n, 5, 5) in electrons.
+    injections : Injections or None
+        The night's injected stars; None where nothing was injected.
     parameters : Parameters
         Where the sliders start. With ``interactive: false`` a contact sheet for printing is shown instead.
     frames : sequence of str
@@ -62,7 +54,7 @@ class Explorer:
     def __init__(
         self,
         leaders: Table,
-        trials: Table | None,
+        injections: Injections | None,
         parameters: Parameters,
         frames: Sequence[str],
         stories: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
@@ -70,18 +62,18 @@ class Explorer:
         floors: Floors | None = None,
     ):
         self.parameters = parameters
-        self._picture = montage.picture(leaders, trials, parameters, show)
-        self.caption = montage.caption(leaders, trials, parameters, frames, show)
+        self._picture = montage.picture(leaders, injections, parameters, show)
+        self.caption = montage.caption(leaders, injections, parameters, frames, show)
         self.payload: dict[str, Any] = {"interactive": False}
         if parameters.interactive:
             floors = floors or Floors.of(parameters)
-            self.payload = gallery.payload(leaders, trials, parameters, frames, floors, stories, show)
+            self.payload = gallery.payload(leaders, injections, parameters, frames, floors, stories, show)
 
     @classmethod
     def of(cls, night, show: str = "candidates") -> "Explorer":
         """Explore a `measure.Measurement`."""
         return cls(
-            night.leaders, night.trials, night.parameters, night.capture.names, night.stories, show, night.floors
+            night.leaders, night.injections, night.parameters, night.capture.names, night.stories, show, night.floors
         )
 
     @functools.cached_property
@@ -112,7 +104,6 @@ def _front_end():
         _esm = explorer_module()
         _css = explorer_css()
         payload = traitlets.Dict().tag(sync=True)
-        steps = traitlets.Dict({name: step for name, (_, step) in SLIDERS.items()}).tag(sync=True)
         criterion = traitlets.Int().tag(sync=True)
 
     values = {name: traitlets.Float().tag(sync=True) for name in SLIDERS}
@@ -127,13 +118,13 @@ def _box(payload, parameters):
     setting = payload["setting"]
     view = _front_end()(payload=payload, **setting, **{f"slide_{name}": setting[name] for name in SLIDERS})
     rows = {name: _slider_row(view, name, *payload["bounds"][name]) for name in SLIDERS}
-    choice = widgets.Dropdown(options=CRITERIA, index=view.criterion, description="criterion")
+    choice = widgets.Dropdown(options=tuple(CRITERIA), index=view.criterion, description="criterion")
     widgets.jslink((view, "criterion"), (choice, "index"))
 
     def show_own_sliders(change=None):
-        for criterion, names in enumerate(CUTS):
-            for name in names:
-                rows[name].layout.display = "flex" if view.criterion == criterion else "none"
+        own = payload["criteria"][view.criterion]["cuts"]
+        for name in rows.keys() - {"flux"}:
+            rows[name].layout.display = "flex" if name in own else "none"
 
     view.observe(show_own_sliders, "criterion")
     show_own_sliders()
@@ -146,24 +137,24 @@ def _slider_row(view, name, low, high):
     """A slider and a number field on one value, linked to the front end without the kernel."""
     import ipywidgets as widgets
 
-    label, step = SLIDERS[name]
-    value = getattr(view, name)
-    place = np.log10 if name in LOGARITHMIC else float
+    slider, value = SLIDERS[name], getattr(view, name)
+    step, log = slider["step"], slider["log"]
+    place = np.log10 if log else float
     ends = {"min": np.floor(place(low) / step) * step, "max": np.ceil(place(high) / step) * step}
-    kind = widgets.FloatLogSlider if name in LOGARITHMIC else widgets.FloatSlider
-    slider = kind(
+    kind = widgets.FloatLogSlider if log else widgets.FloatSlider
+    handle = kind(
         value=value,
         step=step,
-        description=label,
+        description=f"{slider['label']} ({slider['unit']})" if slider["unit"] else slider["label"],
         readout=False,
         style={"description_width": "11em"},
         layout=widgets.Layout(width="32em", min_width="14em", flex="0 1 auto"),
         **ends,
     )
     field = widgets.BoundedFloatText(value=value, min=low, max=high, step=step, layout=widgets.Layout(width="8em"))
-    widgets.jslink((view, f"slide_{name}"), (slider, "value"))
+    widgets.jslink((view, f"slide_{name}"), (handle, "value"))
     widgets.jslink((view, name), (field, "value"))
-    row = widgets.HBox([slider, field])
+    row = widgets.HBox([handle, field])
     row.add_class(f"sla1-slider-{name}")
     return row
 
@@ -183,7 +174,9 @@ def _buttons(view, payload, parameters):
     def on_save(_):
         # What a callback raises is invisible in JupyterLab.
         try:
-            path = save_parameters(chosen(view, parameters), name.value, ["criterion", *CUTS[view.criterion]])
+            path = save_parameters(
+                chosen(view, parameters), name.value, ["criterion", *payload["criteria"][view.criterion]["cuts"]]
+            )
             answer.value = f"Saved as params/{path.name}"
         except Exception as error:
             answer.value = f"Not saved: {error}"
@@ -195,7 +188,5 @@ def _buttons(view, payload, parameters):
 
 def chosen(view, parameters: Parameters) -> Parameters:
     """Return the parameters with the sliders' setting."""
-    cuts = {name: float(getattr(view, name)) for name in chain(*CUTS)}
-    if cuts["p_min"] <= gallery.P_OPEN:
-        cuts["p_min"] = 0.0
-    return validate(parameters.model_dump() | cuts | {"criterion": CRITERIA[view.criterion]}, "sliders")
+    cuts = gallery.cuts_of({name: float(getattr(view, name)) for name in CUTS})
+    return validate(parameters.model_dump() | cuts | {"criterion": list(CRITERIA)[view.criterion]}, "sliders")
