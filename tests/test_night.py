@@ -190,7 +190,7 @@ def test_one_star_is_measured_as_all_injected_stars_are(night):
     assert faint["miss_reason"] in ("below threshold", "out-led")
     stars = bright["x_true", "y_true", "flux_true", "fwhm_true"]
     stars["frame_number"] = 2
-    assert inject(night.capture, night.dark, night.floors, stars)["peak"][0] == star["peak"]
+    assert inject(night.capture, night.dark, night.floors, stars).trials["peak"][0] == star["peak"]
 
 
 @pytest.mark.parametrize(
