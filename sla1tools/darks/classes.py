@@ -1,9 +1,9 @@
-"""Pixel classes as DQ bit planes, each with what chance alone would flag; cosmic-ray hits; scores against a truth.
+"""Pixel classes as DQ bit planes, each with what chance alone would flag.
 
 A frame's own flash must not class the pixel it falls on: noisy and unstable pixels need more than one odd frame.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
 from functools import cache
@@ -105,39 +105,41 @@ class PixelClasses:
     hot_threshold: float
 
 
-def classify(
-    band: Callable[[int, int], np.ndarray],
-    statistics: PixelStatistics,
-    level: np.ndarray,
-    prior: np.ndarray,
-    model: NoiseModel,
-    scale: float,
-    top_code: int = 65535,
-    known: np.ndarray | None = None,
-    step: int = 1,
-) -> PixelClasses:
+@dataclass(frozen=True)
+class Evidence:
+    """What the classes of a night rest on.
+
+    Attributes
+    ----------
+    statistics : PixelStatistics
+        Of the whole frame.
+    level : (ny, nx) uint16 array
+        Median over the frames, whole counts.
+    model : NoiseModel
+        Of the night.
+    prior : (ny, nx) float32 array
+        ``model.variance(level)``.
+    step : int
+        Greatest common step of the codes (`CountsAudit.step`; 0 counts as 1): coarse codes repeat by chance.
+    """
+
+    statistics: PixelStatistics
+    level: np.ndarray
+    model: NoiseModel
+    prior: np.ndarray
+    step: int = 1
+
+
+def classify(stack, evidence: Evidence) -> PixelClasses:
     """Class every pixel of a night.
 
     Parameters
     ----------
-    band : callable (y0, y1) -> (N, y1 - y0, nx) uint16 array
-        Raw counts of some rows in every frame; asked only for rows with suspects of telegraph noise.
-    statistics : PixelStatistics
-        Of the whole frame.
-    level : (ny, nx) uint16 array
-        Median (or average, as the model's method) over the frames, whole counts.
-    prior : (ny, nx) float32 array
-        ``model.variance(level)``.
-    model : NoiseModel
-        Of the night.
-    scale : float
-        Electrons per count.
-    top_code : int
-        The ADC's rail.
-    known : (ny, nx) bool array, optional
-        The user's own mask.
-    step : int
-        Greatest common step of the codes (`CountsAudit.step`; 0 counts as 1): coarse codes repeat by chance.
+    stack : Capture, or candidates.search.Stack
+        For its `parameters` (scale, top code), `known` pixels (None for none), and `band`: the raw counts of some rows
+        in every frame, asked for only where pixels are suspected of telegraph noise.
+    evidence : Evidence
+        From the same frames.
 
     Notes
     -----
@@ -146,46 +148,53 @@ def classify(
     tested below five frames. Constant pixels are not tested where more than one would be expected by chance; those
     constant at code 0 or at the rail are flagged in any case. Warm and hot are apart from each other.
     """
-    n, pixels = statistics.frames, level.size
-    excess = level - smooth_level(level)
-    spread = _level_spread(excess, prior, model)
-    chance_constant = _chance_constant(prior, n, step)
-    few = n < LEAST_FRAMES
-    planes = {
-        PixelClass.EDGE: _edge(level.shape),
-        PixelClass.METADATA: _metadata(statistics, excess, spread),
-        PixelClass.KNOWN: np.zeros(level.shape, bool) if known is None else np.asarray(known, bool),
-        PixelClass.ZERO_VARIANCE: _constant(statistics, top_code, chance_constant > 1),
-        PixelClass.SATURATED: statistics.maximum >= top_code,
-    }
-    odd = planes[PixelClass.METADATA] | planes[PixelClass.ZERO_VARIANCE] | planes[PixelClass.SATURATED]
-    lines = _columns_and_rows(excess, spread, statistics.variance, prior, n, step)
-    excess -= lines.distance
-    high = (excess > WARM_SIGMA * spread) & ~odd
-    planes[PixelClass.HOT] = high & (excess > HOT_EXCESS / scale)
-    planes[PixelClass.WARM] = high & ~planes[PixelClass.HOT]
-    planes[PixelClass.COLUMN_ROW] = lines.odd
-    none = np.zeros(level.shape, bool)
-    planes[PixelClass.NOISY] = none if few else (_noisy(statistics, prior, model) | lines.noisy) & ~odd
-    planes[PixelClass.UNSTABLE] = none if few else _unstable(band, statistics, prior, model) & ~odd
-    dq = np.zeros(level.shape, np.uint16)
+    n, pixels, scale = evidence.statistics.frames, evidence.level.size, stack.parameters.scale
+    excess = evidence.level - smooth_level(evidence.level)
+    spread = _level_spread(excess, evidence.prior, evidence.model)
+    chance_constant = _chance_constant(evidence.prior, n, evidence.step)
+    planes = _planes(stack, evidence, excess, spread, chance_constant > 1)
+    dq = np.zeros(excess.shape, np.uint16)
     for flag, plane in planes.items():
         dq |= plane * np.uint16(flag)
-    warm = float(WARM_SIGMA * np.median(spread) * scale)
+    warm, enough = float(WARM_SIGMA * np.median(spread) * scale), n >= LEAST_FRAMES
     return PixelClasses(
         dq=dq,
         counts={name_of(flag): int(np.count_nonzero(plane)) for flag, plane in planes.items()},
-        tested={"zero_variance": bool(chance_constant <= 1), "noisy": not few, "unstable": not few},
+        tested={"zero_variance": bool(chance_constant <= 1), "noisy": enough, "unstable": enough},
         expected_false={
             "zero_variance": chance_constant,
             "warm": pixels * 2.87e-7,
             "noisy": 1.0,
             "unstable": min(1.0, pixels * _suspect_chance(pixels) * SPLIT_CHANCE),
         },
-        power={} if few else _power(n, pixels, model.prior_dof),
+        power=_power(n, pixels, evidence.model.prior_dof) if enough else {},
         warm_threshold=warm,
         hot_threshold=max(HOT_EXCESS, warm),
     )
+
+
+def _planes(stack, evidence, excess, spread, rails_only) -> dict[PixelClass, np.ndarray]:
+    """Decide class by class which pixels are in it; `excess` and `spread` are the level's, in counts."""
+    statistics, prior, model = evidence.statistics, evidence.prior, evidence.model
+    top_code, none = stack.parameters.top_code, np.zeros(excess.shape, bool)
+    planes = {
+        PixelClass.EDGE: _edge(excess.shape),
+        PixelClass.METADATA: _metadata(statistics, excess, spread),
+        PixelClass.KNOWN: none if stack.known is None else np.asarray(stack.known, bool),
+        PixelClass.ZERO_VARIANCE: _constant(statistics, top_code, rails_only),
+        PixelClass.SATURATED: statistics.maximum >= top_code,
+    }
+    odd = planes[PixelClass.METADATA] | planes[PixelClass.ZERO_VARIANCE] | planes[PixelClass.SATURATED]
+    lines = _columns_and_rows(excess, spread, evidence)
+    apart = excess - lines.distance
+    high = (apart > WARM_SIGMA * spread) & ~odd
+    planes[PixelClass.HOT] = high & (apart > HOT_EXCESS / stack.parameters.scale)
+    planes[PixelClass.WARM] = high & ~planes[PixelClass.HOT]
+    planes[PixelClass.COLUMN_ROW] = lines.odd
+    few = statistics.frames < LEAST_FRAMES
+    planes[PixelClass.NOISY] = none if few else (_noisy(statistics, prior, model) | lines.noisy) & ~odd
+    planes[PixelClass.UNSTABLE] = none if few else _unstable(stack.band, statistics, prior, model) & ~odd
+    return planes
 
 
 def _edge(shape):
@@ -236,17 +245,19 @@ class _Lines:
     distance: np.ndarray
 
 
-def _columns_and_rows(excess, spread, variance, prior, n, step) -> _Lines:
+def _columns_and_rows(excess, spread, evidence) -> _Lines:
     """Find columns and rows with an odd median level or variance; every other pixel of a large frame is looked at."""
-    unit = np.float32(256 / variance_ratio_ppf(0.5, n - 1))  # the median pixel of a good line is at 256
+    statistics, prior = evidence.statistics, evidence.prior
+    # medians of whole numbers are quick: in units of 1/256 the median pixel of a good line has a variance of 256
+    unit = np.float32(256 / variance_ratio_ppf(0.5, statistics.frames - 1))
     odd, noisy, distance = [], [], []
     for axis, size in enumerate(excess.shape[::-1]):
         some = (slice(None), slice(None, None, max(1, size // 1024)))[:: 1 if axis == 0 else -1]
         levels = np.clip(excess[some], -32768, 32767).astype(np.int16)
-        noise = np.clip(variance[some] * (unit / prior[some]), 0, 65535).astype(np.uint16)
+        noise = np.clip(statistics.variance[some] * (unit / prior[some]), 0, 65535).astype(np.uint16)
         level_profile, noise_profile = line_medians(levels, 1 - axis), line_medians(noise, 1 - axis)
         sampling = 1.2533 * np.median(spread[:: max(1, len(spread) // 64)]) / np.sqrt(levels.shape[1 - axis])
-        away, stands_out = _away(level_profile, max(sampling, step / 4))
+        away, stands_out = _away(level_profile, max(sampling, evidence.step / 4))
         wide = _away(noise_profile, 1.0)[1] & (noise_profile > LINE_VARIANCE * 256)
         odd.append(stands_out | wide)
         noisy.append(wide)

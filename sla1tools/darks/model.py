@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sla1tools.darks.classes import PixelClasses, classify
+from sla1tools.darks.classes import Evidence, PixelClasses, classify
 from sla1tools.darks.noise import NoiseModel, fit_noise_model, join_statistics, pixel_statistics, residual_factor
 from sla1tools.darks.reference import BAND_ROWS, DarkReference, Reference, middle_counts
 
@@ -97,7 +97,5 @@ def characterize(capture, step: int = 1) -> DarkModel:
     level = np.concatenate(levels)  # the median, for the average too: a bright star must not raise its own noise
     model = fit_noise_model(level, statistics.variance, n, method, parameters.scale)
     prior = model.variance(level)
-    classes = classify(
-        capture.band, statistics, level, prior, model, parameters.scale, parameters.top_code, capture.known, step
-    )
+    classes = classify(capture, Evidence(statistics, level, model, prior, step))
     return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)

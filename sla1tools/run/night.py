@@ -69,7 +69,8 @@ def run_night(
     outputs : path
         The outputs folder; the night goes to capture_date/capture_time/object_name below it.
     notebooks : sequence of Path, optional
-        By default those of the working folder, else those that came with the package. The night page shows their figures and links their reports in this order.
+        By default those of the working folder, else those that came with the package. The night page shows their
+        figures and links their reports in this order.
     timeout : int, optional
         Seconds that a notebook's cell may take; no limit by default.
     side_by_side : bool

@@ -1,11 +1,12 @@
 """Pixel classes: found where the simulated camera has them, absent where it has not, silent where untestable."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from sla1tools.darks.classes import BLOCKING, MEANINGS, PixelClass, classify
+from sla1tools.darks.classes import BLOCKING, MEANINGS, Evidence, PixelClass, classify
 from sla1tools.darks.noise import fit_noise_model, pixel_statistics
 from sla1tools.darks.telegraph import two_levels
 from sla1tools.simulate.night import Star, simulate_counts
@@ -15,12 +16,13 @@ SCALE = 1.39 / 16
 CHANCE_CLASSES = ("metadata", "zero_variance", "saturated", "hot", "warm", "column_row", "noisy", "unstable")
 
 
-def classes_of(counts, **options):
+def classes_of(counts, step=1, known=None, top_code=65535):
     statistics = pixel_statistics(counts)
     level = np.sort(counts, axis=0)[len(counts) // 2]
     model = fit_noise_model(level, statistics.variance, len(counts), scale=SCALE)
-    prior = model.variance(level)
-    return classify(lambda a, b: counts[:, a:b], statistics, level, prior, model, SCALE, **options)
+    parameters = SimpleNamespace(scale=SCALE, top_code=top_code)
+    stack = SimpleNamespace(band=lambda a, b: counts[:, a:b], known=known, parameters=parameters)
+    return classify(stack, Evidence(statistics, level, model, model.variance(level), step))
 
 
 @cache
