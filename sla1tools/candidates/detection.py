@@ -11,9 +11,11 @@ import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 
 from sla1tools.candidates.criteria import CRITERIA, CUTS
+from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.hits import cosmic_rays
 from sla1tools.candidates.leaders import STAMP_RADIUS, cut_stamps, leading_pixels
-from sla1tools.candidates.psf import MatchedFilter, fit_stamps, greatest_snr, grid_share, pixel_integrated_gaussian
+from sla1tools.candidates.matched_filter import MatchedFilter, corner_share, greatest_snr, grid_share
+from sla1tools.candidates.psf import as_psf
 from sla1tools.candidates.shapes import rival_templates
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import DarkModel
@@ -96,15 +98,13 @@ class FirstLook:
     share: float
 
     @classmethod
-    def of(cls, dark: DarkModel, reference: Reference, fwhm: float) -> "FirstLook":
+    def of(cls, dark: DarkModel, reference: Reference, psf) -> "FirstLook":
         """Prepare the filter for all frames of a night."""
-        usable = dark.classes.dq & BLOCKING == 0
-        middle, corner = pixel_integrated_gaussian([0.0, 0.5], [0.0, 0.5], fwhm)
-        kept = np.sum(middle * corner) / np.sqrt(np.sum(middle**2) * np.sum(corner**2))
-        share = float(min(NOISE_MARGIN * kept, MOST_SHARE))
+        psf, usable = as_psf(psf), dark.classes.dq & BLOCKING == 0
+        share = min(NOISE_MARGIN * corner_share(psf), MOST_SHARE)
         # a fit may place its star on a pixel that it leaves out: the filter looks there too, at what is around it
         noise = np.where(usable, dark.level_sigma(reference), BLIND)
-        return cls(usable, MatchedFilter(noise, np.ones_like(usable), fwhm), share)
+        return cls(usable, MatchedFilter(noise, np.ones_like(usable), psf.fwhm), share)
 
     def near(self, residual: np.ndarray, snr_floor: float) -> np.ndarray:
         """Tell which pixels, or a neighbour of which, may belong to a fit above the floor, (ny, nx) bool."""
@@ -177,7 +177,7 @@ def _stamp_places(y, x, shape):
     return np.broadcast_arrays(rows, columns)
 
 
-def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, fwhm: float) -> Table:
+def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, psf) -> Table:
     """Fit the PSF to the bright leaders and keep those above either floor.
 
     Parameters
@@ -189,15 +189,16 @@ def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, fwhm: 
     looked : (m,) int array
         Which leaders may reach the floor in snr; no others are fitted.
     noise, valid : (m, 5, 5) arrays
-        Of these leaders, as `psf.fit_stamps` takes them.
+        Of these leaders, as `fit.fit_stamps` takes them.
     floors : Floors
         What is kept.
-    fwhm : float
-        Of the PSF, pixels.
+    psf : PSF or float
+        The star's image, as `fit.fit_stamps` takes it.
     """
-    bright = greatest_snr(stamps[looked], noise, valid, fwhm) > grid_share(fwhm) * floors.snr
+    bright = greatest_snr(stamps[looked], noise, valid, psf) > grid_share(psf) * floors.snr
     looked = looked[bright]
-    fit = fit_stamps(stamps[looked], noise[bright], valid[bright], fwhm, rival_templates())
+    places = columns["x"][looked], columns["y"][looked]
+    fit = fit_stamps(stamps[looked], noise[bright], valid[bright], psf, rival_templates(), places)
     row_of_fit = np.full(len(stamps), -1)
     row_of_fit[looked] = np.arange(len(looked))
     snr = np.full(len(stamps), np.nan)

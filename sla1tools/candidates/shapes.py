@@ -3,8 +3,9 @@
 import numpy as np
 from astropy.table import Table
 
+from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.leaders import STAMP_SIZE
-from sla1tools.candidates.psf import fit_stamps, pixel_integrated_gaussian
+from sla1tools.candidates.psf import pixel_integrated_gaussian
 
 
 def rival_templates():

@@ -12,8 +12,10 @@ from small_nights import with_parameters, write_small_night
 
 from sla1tools.candidates.criteria import CRITERIA, neighbor_ratio, psf_chi2
 from sla1tools.candidates.detection import Floors, detect_night
+from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
-from sla1tools.candidates.psf import fit_stamps, greatest_snr, pixel_integrated_gaussian
+from sla1tools.candidates.matched_filter import greatest_snr
+from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.candidates.rates import (
     FRAMES_PER_NIGHT,
     frame_area,

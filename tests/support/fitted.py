@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from sla1tools.candidates import psf
+from sla1tools.candidates import fit
 from sla1tools.candidates.shapes import rival_templates
 
-fit_stamps = partial(psf.fit_stamps, rivals=rival_templates())
+fit_stamps = partial(fit.fit_stamps, rivals=rival_templates())

@@ -19,7 +19,8 @@ from scipy.spatial import cKDTree
 
 from sla1tools.candidates import criteria
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
-from sla1tools.candidates.psf import greatest_snr, pixel_integrated_gaussian
+from sla1tools.candidates.matched_filter import greatest_snr
+from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import characterize
 from sla1tools.darks.transfer import photon_transfer
