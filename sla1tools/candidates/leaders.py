@@ -46,8 +46,8 @@ def find_leaders(residual: np.ndarray, threshold: float, neighbors: int = 4) -> 
         {
             "x": Column(x.astype(np.int32), unit="pix"),
             "y": Column(y.astype(np.int32), unit="pix"),
-            "peak": residual[y, x].astype(np.float64),
-            "neighbor_min": neighbor_min,
+            "peak": Column(residual[y, x].astype(np.float64), format=".1f"),
+            "neighbor_min": Column(neighbor_min, format=".1f"),
         }
     )
 

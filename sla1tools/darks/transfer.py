@@ -59,6 +59,18 @@ class PhotonTransfer:
             return None
         return bool(abs(1 / configured - self.slope) <= Z_95 * self.slope_error)
 
+    def verdict(self, configured: float) -> str:
+        """Say what was measured beside the configured gain, electrons per raw count."""
+        if not self.can_tell:
+            return f"Not tested: {self.reason}."
+        agrees = "agrees" if self.agrees_with(configured) else "disagrees"
+        pedestal, error = self.pedestal * configured, self.pedestal_error * configured
+        return (
+            f"The measured gain is {self.gain:.4f} ± {self.gain_error:.4f} e- per count; it {agrees} with the "
+            f"configured {configured:.4f} (at 95 %). If there is no read noise the pedestal is {pedestal:.0f} ± "
+            f"{error:.0f} e-."
+        )
+
 
 def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTransfer:
     """Measure the gain from darks alone: variance against level over the smooth part of the frame's dark level.

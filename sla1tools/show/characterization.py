@@ -1,7 +1,5 @@
 """What notebook 01 shows of the darks: small tables and samples of a measured night."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from astropy.table import Table
 from IPython.display import HTML
@@ -22,6 +20,23 @@ def verdicts(night) -> HTML:
     rows += [(item.name, "rejected", item.reason.value, item.detail) for item in night.rejected]
     rows += [(name, "ignored", "", "") for name in night.ignored]
     return shown(Table(rows=sorted(rows), names=("file", "verdict", "reason", "remark"), dtype=["U200"] * 4))
+
+
+def scales(night: Measurement) -> HTML:
+    """Show what a raw count may be worth, and what the threshold and the level then are in electrons."""
+    parameters, transfer = night.parameters, night.dark.noise_model.photon_transfer
+    gain, padding = parameters.scale_due_to_gain, parameters.scale_due_to_padding
+    values = {f"as configured: {gain:g} / {padding:g}": (parameters.scale, "")}
+    if padding != 1:
+        values[f"the configured gain without padding: {gain:g}"] = gain, ""
+    if transfer.can_tell:
+        values["as photon transfer measures it, below"] = transfer.gain, f" ± {transfer.gain_error:.4f}"
+    rows = []
+    for name, (scale, error) in values.items():
+        electrons = np.array([parameters.threshold, night.summary["dark"]["level"]]) * scale / parameters.scale
+        rows.append((name, f"{scale:.4f}{error}", *(f"{value:,.0f} e-" for value in electrons)))
+    counts = f"the threshold of {parameters.threshold:g} e-, {parameters.threshold / parameters.scale:.0f} counts, is"
+    return shown(Table(rows=rows, names=("if a count is worth", "e- per count", counts, "the median level is")))
 
 
 def calibration(night: Measurement, k: int = 0) -> tuple[Table, np.ndarray]:
@@ -154,18 +169,7 @@ def hits_per_frame(night: Measurement) -> dict[str, np.ndarray]:
     }
 
 
-@dataclass(frozen=True)
-class LaCosmic:
-    """What L.A.Cosmic says of a part of a frame, beside the hits found here, and of stars put into it."""
-
-    side: int
-    groups: int
-    hits: int
-    stars: int
-    stars_flagged: int
-
-
-def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> LaCosmic:
+def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> HTML:
     """Run L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) on the middle of a frame's residual, bare and with stars.
 
     The stars, 5000 e- of the night's FWHM, lie on a grid of 32 px; one counts as flagged if any of the 3x3 pixels at
@@ -188,7 +192,9 @@ def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> LaCosmic:
     inside = (np.asarray(hits["y"]) - y0 >= 0) & (np.asarray(hits["y"]) - y0 < side)
     inside &= (np.asarray(hits["x"]) - x0 >= 0) & (np.asarray(hits["x"]) - x0 < side)
     flagged = sum(full[y - 1 : y + 2, x - 1 : x + 2].any() for y, x in places)
-    return LaCosmic(len(middle), ndimage.label(bare, np.ones((3, 3)))[1], int(inside.sum()), len(places), int(flagged))
+    row = (ndimage.label(bare, np.ones((3, 3)))[1], int(inside.sum()), len(places), int(flagged))
+    names = ("groups that L.A.Cosmic flags", "hits found here", "stars of 5000 e- put in", "of them flagged")
+    return shown(Table(rows=[row], names=names))
 
 
 def nonuniformity(night: Measurement) -> HTML:

@@ -1,7 +1,7 @@
 """What the notebooks show: small tables and samples, each a selection on a measured night."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from astropy.stats import binom_conf_interval
@@ -10,12 +10,11 @@ from IPython.display import HTML
 from scipy.spatial import cKDTree
 
 from sla1tools.candidates.criteria import CRITERIA, in_words, neighbor_ratio
-from sla1tools.candidates.leaders import caption, cut_stamps, find_leaders
+from sla1tools.candidates.leaders import caption
 from sla1tools.candidates.rates import CONFIDENCE, FRAMES_PER_NIGHT, frame_area, gaussian_expectation, poisson_rate
 from sla1tools.candidates.shapes import contaminant_pass_rates
 from sla1tools.darks.classes import PixelClass
 from sla1tools.injections.completeness import completeness_curve, flux_bins
-from sla1tools.injections.injection import put_fake
 from sla1tools.measure import Measurement
 from sla1tools.text import printable
 
@@ -27,6 +26,11 @@ def shown(table: Table) -> HTML:
     unit = any(table[name].unit for name in table.colnames)
     lines = "".join(map(printable, table.pformat(max_lines=-1, max_width=-1, show_unit=unit, html=True)))
     return HTML(re.sub(r' id="table\d+"', "", lines))  # an address in memory: no two runs would be alike
+
+
+def remarks(texts: Sequence[str]) -> HTML:
+    """Show remarks, a row each; what they quote from files and headers is escaped."""
+    return shown(Table({"remark": list(texts) or ["none"]}))
 
 
 def candidate_counts(night: Measurement) -> HTML:
@@ -135,34 +139,6 @@ def contaminants(night: Measurement) -> HTML:
     return shown(table)
 
 
-@dataclass(frozen=True)
-class FakeCheck:
-    """What became of the observers' fake: cutouts, captions, and a sentence."""
-
-    stamps: np.ndarray
-    captions: list[str]
-    found: bool
-    others_changed: int
-    x: int
-    y: int
-
-
-def fake_check(night: Measurement, k: int = 0) -> FakeCheck:
-    """Put the observers' fake into a copy of a frame's residual and look for it with their rule."""
-    parameters, shape = night.parameters, night.capture.shape
-    x, y = (150, 250) if shape[0] > 252 and shape[1] > 152 else (shape[1] // 2, shape[0] // 2)
-    residual = night.residual(k)
-    before, after = (
-        find_leaders(values, parameters.threshold, parameters.neighbors)
-        for values in (residual, put_fake(residual, x, y))
-    )
-    chosen = [leaders[neighbor_ratio(leaders, parameters.threshold, parameters.ratio)] for leaders in (before, after)]
-    places = [set(zip(rows["x"], rows["y"], strict=True)) for rows in chosen]
-    stamp = cut_stamps(put_fake(residual, x, y), np.array([y]), np.array([x]))
-    text = caption(x, y, float(stamp[0, 2, 2]), shape)
-    return FakeCheck(stamp, [text], (x, y) in places[1], len(places[0] ^ places[1] - {(x, y)}), x, y)
-
-
 def example_stars(night: Measurement, number: int = 12) -> Table:
     """Injected stars evenly from faint to bright that have a leader."""
     trials = night.trials[~np.ma.getmaskarray(np.ma.asarray(night.trials["peak"]))]
@@ -187,12 +163,16 @@ def completeness(night: Measurement) -> tuple[dict, dict]:
 
 
 def depth(night: Measurement) -> HTML:
-    """50 % and 90 % flux of every criterion with their 95 % intervals."""
+    """50 % and 90 % flux of each criterion with their 95 % intervals, and how much deeper it is than the first."""
     rows = []
-    for name in CRITERIA:
+    flux_50 = {name: night.summary["completeness"][name]["flux_50"]["flux"] for name in CRITERIA}
+    first, *_ = CRITERIA
+    for name, flux in flux_50.items():
         numbers = night.summary["completeness"][name]
-        rows.append((name, *(_interval(numbers[key]) for key in ("flux_50", "flux_90"))))
-    return shown(Table(rows=rows, names=("criterion", "50 % flux [e-]", "90 % flux [e-]")))
+        deeper = f"{2.5 * np.log10(flux_50[first] / flux):+.1f}" if flux and flux_50[first] else "not tested"
+        rows.append((name, *(_interval(numbers[key]) for key in ("flux_50", "flux_90")), deeper))
+    names = ("criterion", "50 % flux [e-]", "90 % flux [e-]", f"magnitudes deeper than {first}")
+    return shown(Table(rows=rows, names=names))
 
 
 def _interval(limit: dict) -> str:
