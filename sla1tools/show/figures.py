@@ -216,7 +216,7 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
     columns = min(columns, shown)
     rows = math.ceil(shown / columns)
     cell_x, cell_y = STAMP_SIZE + 2.0, STAMP_SIZE + 2.4
-    figure, ax = blank_axes(2.45 * columns + 1, 2.35 * rows + 0.6, f"{title}: {shown} cutouts of 5x5 pixels")
+    figure, ax = blank_axes(2.45 * columns + 1, 2.35 * rows + 0.6, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
     norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.05))
     for i in range(shown):

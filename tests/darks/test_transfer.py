@@ -137,3 +137,11 @@ def test_levels_in_steps_bias_nothing():
     transfer = transfer_of(counts)
     assert transfer.gain_error < 0.007 * GAIN
     assert transfer.gain == pytest.approx(GAIN, rel=0.015)
+
+
+def test_the_verdict_says_what_was_measured_beside_the_configured_gain():
+    transfer = transfer_of(glowing_night(1, 10, (256, 256)))
+    assert f"is {transfer.gain:.4f} ± {transfer.gain_error:.4f} e- per count; it agrees with" in transfer.verdict(GAIN)
+    assert "it disagrees with the configured 1.3900" in transfer.verdict(1.39)
+    flat = transfer_of(glowing_night(1, 10, (128, 128), glow=0.0, dsnu=0.0))
+    assert flat.verdict(GAIN) == f"Not tested: {flat.reason}."

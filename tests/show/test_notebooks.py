@@ -1,5 +1,6 @@
 """The real notebooks: run by `sla1 run`, by plain papermill, and on the spot, they say the same of one night."""
 
+import ast
 import hashlib
 import json
 import re
@@ -75,6 +76,54 @@ def test_parameters_cell_holds_every_default(path):
     del namespace["__builtins__"]
     assert set(namespace) == set(Parameters.model_fields)
     assert Parameters.from_namespace(namespace) == Parameters()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_cell_reads_a_bare_parameter(path):
+    """The night has its own: a value that is changed below the opening would else reach figures and not tables."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            names = {node.id for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)}
+            assert not names & set(Parameters.model_fields), cell.source
+
+
+def outputs_of(path):
+    """Every output of a notebook's cells, with the cell's source."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [(cell.source, output) for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_the_steps_by_hand_agree_with_the_nights_table(published):
+    """Leaders and their values in 02; in 03 the observers' fake is found, and a star of one's own is measured."""
+    _, directory = published
+    texts = {
+        stem: "\n".join(o.data.get("text/markdown", "") for _, o in outputs_of(directory / f"{stem}.ipynb"))
+        for stem in ("02_candidate_finding", "03_injection_testing")
+    }
+    by_hand, table, same = re.search(
+        r"by hand: (\d+) leaders; in the table: (\d+); the same pixels and values: \*\*(\w+)\*\*",
+        texts["02_candidate_finding"],
+    ).groups()
+    assert int(by_hand) == int(table) > 1
+    assert same == "True"
+    assert re.search(
+        r"fake at x=150, y=128 is found: \*\*True\*\*; .* came or went: 0\.", texts["03_injection_testing"]
+    )
+    (star,) = [o for source, o in outputs_of(directory / "03_injection_testing.ipynb") if source.startswith("star = ")]
+    assert "1 cutout" in star.metadata["image/png"]["alt"]
+
+
+def test_every_figure_shows_itself_with_a_text_for_those_who_cannot_see_it(published):
+    _, directory = published
+    pictures = 0
+    for path in directory.glob("*.ipynb"):
+        for source, output in outputs_of(path):
+            data = output.get("data", {})
+            assert "<Figure size" not in data.get("text/plain", ""), source
+            if "image/png" in data and "explore" not in source:
+                pictures += 1
+                assert len(output.metadata["image/png"]["alt"]) > 8, source
+    assert pictures > 15
 
 
 def test_every_product_is_there_and_in_the_manifest(published):
