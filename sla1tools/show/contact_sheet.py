@@ -1,6 +1,5 @@
 """The explorer's picture for paper and for readers without JavaScript: cutouts at the night's own setting."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,11 +9,10 @@ from sla1tools.candidates import criteria, leaders
 from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters
 from sla1tools.show.explorer import payload as gallery
+from sla1tools.show.figures import montage, png
+from sla1tools.text import counted
 
 SHOWN = 24
-COLUMNS = 4
-CELL = (220, 290)  # pixels, with the caption
-EDGE = 190
 
 
 def chosen_rows(
@@ -49,50 +47,26 @@ def caption(
         return f"{number_found:,} of {number:,} injected stars found by {setting}; {shown}."
     passes, held = criteria.candidates(table, parameters), np.asarray(table["reference"]) == gallery.HELD_OUT
     count = int(np.sum(passes & held))
-    found = f"{count:,} candidate{'' if count == 1 else 's'} held out, {int(np.sum(passes & ~held)):,} in sample"
+    found = f"{counted(count, 'candidate')} held out, {int(np.sum(passes & ~held)):,} in sample"
     more = f"; the {SHOWN} brightest are shown, {len(rows) - SHOWN:,} are not" if len(rows) > SHOWN else ""
     return f"{found}, in {len(frames)} frames, by {setting}{more}."
 
 
 def picture(table: Table, injections: Injections | None, parameters: Parameters, show: str = "candidates") -> bytes:
-    """Draw the cutouts as a PNG, b"" where there are none.
-
-    Notes
-    -----
-    One stretch serves all cutouts; y runs upwards; blue lies beyond the frame. Characters of a file name that cannot
-    be printed are drawn as question marks.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
+    """Draw the cutouts as a PNG, b"" where there are none; characters of a file name beyond ASCII as question marks."""
     table, rows = chosen_rows(table, injections, parameters, show)
-    rows = rows[:SHOWN]
     if len(rows) == 0:
         return b""
-    stamps = np.asarray(table["stamp"][rows], np.float32)
-    levels = gallery.shades(stamps, gallery.stretch(stamps))[:, ::-1]
-    colors = np.repeat(levels[..., None], 3, axis=-1)
-    colors[levels == 255] = (131, 161, 201)
-    columns = min(COLUMNS, len(rows))
-    sheet = Image.new("RGB", (columns * CELL[0], -(-len(rows) // columns) * CELL[1]), "white")
-    pen = ImageDraw.Draw(sheet)
-    fonts = ImageFont.load_default(15), ImageFont.load_default(13)
-    for k, row in enumerate(rows):
-        left, top = (k % columns) * CELL[0], (k // columns) * CELL[1]
-        sheet.paste(Image.fromarray(colors[k]).resize((EDGE, EDGE), Image.Resampling.NEAREST), (left, top))
-        for line, text in enumerate(_lines(table[int(row)], parameters, show)):
-            pen.text((left, top + EDGE + 5 + 18 * line), text, "#1c2126", fonts[line > 0])
-    file = io.BytesIO()
-    sheet.save(file, "PNG", optimize=True)
-    return file.getvalue()
+    shown = table[rows[:SHOWN]]
+    captions = ["\n".join(_lines(row, parameters, show)) for row in shown]
+    return png(montage(np.asarray(shown["stamp"]), captions, most=SHOWN))
 
 
 def _lines(row, parameters: Parameters, show: str) -> list[str]:
-    x, y, peak = int(row["x"]), int(row["y"]), float(row["peak"])
-    box = leaders.caption(x, y, peak, parameters.frame_shape).partition(" around ")[0]
     title = f"{float(row['flux_true']):.0f} e- star" if show == "injections" else str(row["frame"])
-    title = "".join(letter if letter.isprintable() else "?" for letter in title)[:26]
-    numbers = f"ratio {float(row['neighbor_min']) / peak:.2f}"
+    title = "".join(letter if letter.isprintable() and letter.isascii() else "?" for letter in title)[:26]
+    numbers = f"ratio {float(row['neighbor_min']) / float(row['peak']):.2f}"
     for name, label in (("snr", "S/N"), ("p_value", "p")):
         value = gallery.filled(np.ma.asarray(row[name]).reshape(1))[0]
         numbers += f"  {label} {value:.2g}" if np.isfinite(value) else ""
-    return [title, box, f"around (x={x}, y={y}, {peak:.0f} e-)", numbers]
+    return [title, leaders.caption(row["x"], row["y"], row["peak"], parameters.frame_shape), numbers]

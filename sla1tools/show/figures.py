@@ -215,18 +215,20 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
         return figure
     columns = min(columns, shown)
     rows = math.ceil(shown / columns)
-    cell_x, cell_y = STAMP_SIZE + 2.0, STAMP_SIZE + 2.4
+    cell = STAMP_SIZE + 2  # with the caption
     figure, ax = blank_axes(2.45 * columns + 1, 2.35 * rows + 0.6, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
     norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.05))
+    sheet = np.full((rows * cell, columns * cell), np.nan)  # one image: many would take many times as long to draw
     for i in range(shown):
-        left, bottom = (i % columns) * cell_x, -(i // columns) * cell_y
-        extent = (left, left + STAMP_SIZE, bottom, bottom + STAMP_SIZE)
-        ax.add_patch(_beyond_edge(extent))
-        image = ax.imshow(stamps[i], origin="lower", cmap="gray", norm=norm, extent=extent, interpolation="nearest")
+        left, bottom = (i % columns) * cell, (rows - 1 - i // columns) * cell
+        sheet[bottom : bottom + STAMP_SIZE, left : left + STAMP_SIZE] = stamps[i]
+        ax.add_patch(_beyond_edge((left, left + STAMP_SIZE, bottom, bottom + STAMP_SIZE)))
         text = captions[i].replace(" around ", "\n")
         ax.text(left, bottom + STAMP_SIZE + 0.15, text, fontsize=7, va="bottom", parse_math=False)
-    ax.set(xlim=(-0.3, columns * cell_x - 1.5), ylim=(-(rows - 1) * cell_y - 0.3, STAMP_SIZE + 1.9), aspect="equal")
+    extent = (0, columns * cell, 0, rows * cell)
+    image = ax.imshow(sheet, origin="lower", cmap="gray", norm=norm, extent=extent, interpolation="nearest")
+    ax.set(xlim=(-0.3, columns * cell - 1.5), ylim=(-0.3, rows * cell), aspect="equal")
     ax.axis("off")
     figure.colorbar(image, ax=ax, label="residual [e-]", shrink=min(1.0, 2.2 / (2.35 * rows + 0.6) + 0.25))
     hidden = f" ({shown} of {len(stamps):,} shown)" if shown < len(stamps) else ""

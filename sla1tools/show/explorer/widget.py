@@ -17,7 +17,7 @@ from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.detection import Floors
 from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters, save_parameters, validate
-from sla1tools.show import contact_sheet as montage
+from sla1tools.show import contact_sheet
 from sla1tools.show.explorer import payload as gallery
 from sla1tools.show.explorer.payload import SLIDERS
 from sla1tools.show.pages import GALLERY_MIME, explorer_css, explorer_module
@@ -62,8 +62,8 @@ class Explorer:
         floors: Floors | None = None,
     ):
         self.parameters = parameters
-        self._picture = montage.picture(leaders, injections, parameters, show)
-        self.caption = montage.caption(leaders, injections, parameters, frames, show)
+        self._picture = contact_sheet.picture(leaders, injections, parameters, show)
+        self.caption = contact_sheet.caption(leaders, injections, parameters, frames, show)
         self.payload: dict[str, Any] = {"interactive": False}
         if parameters.interactive:
             floors = floors or Floors.of(parameters)
