@@ -41,6 +41,12 @@ class Reason(StrEnum):
     DUPLICATE = "duplicate"
     SATURATED = "saturated"
     LEVEL = "level"
+    NOISE = "noise"
+    TRANSITION = "transition"
+    GEOMETRY = "geometry"
+    ROWS = "rows"
+    CODES = "codes"
+    IMAGETYP = "imagetype"
 
 
 class FrameError(Sla1Error):

@@ -32,6 +32,8 @@ class Parameters(BaseModel):
     file_pattern: str = "*.fit*"
     frame_shape: tuple[int, int] = (2048, 2048)
     dark_exposure: float = Field(default=30.0, gt=0)
+    exposure_tolerance: float = Field(default=0.005, ge=0, lt=1)
+    temperature_tolerance: float = Field(default=1.5, gt=0)
     filter_name: str | None = None
     scale_due_to_padding: float = Field(default=16.0, gt=0)
     scale_due_to_gain: float = Field(default=1.39, gt=0)

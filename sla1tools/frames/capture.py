@@ -1,12 +1,11 @@
 """The night reader: every file of a capture folder gets one verdict, and good frames give their raw counts."""
 
 import hashlib
-import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from fnmatch import fnmatch
 from functools import cached_property
 from itertools import pairwise
@@ -17,17 +16,18 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.errors import FrameError, NightError, ParametersError, Reason
-from sla1tools.frames.codes import code_histogram
+from sla1tools.frames.codes import CODES, code_histogram
 from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
+from sla1tools.frames.headers import read_facts
+from sla1tools.frames.together import Sample, judge_together, sample_frame
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
-from sla1tools.text import printable
 
 LEAST_FRAMES = 3
-LEVEL_TOLERANCE = 0.25  # of the night's median level: a light leak or an open cover, not a warm evening
-TEMPERATURE_TOLERANCE = 1.0  # kelvin from the night's median
 SATURATED_SHARE = 0.05
-COUNT_UNITS = ("", "adu", "count", "counts", "ct", "dn")
+FROZEN_DECIMALS = 4  # a thermometer that repeats more digits than these in every frame is not read at all
+LEAST_CLIPPED = 3  # pixels of every frame at the highest code, that are no chance
+CLIPPED_PILE = 5  # times as many as at the codes below
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ class Rejected:
 class Capture:
     """A night of darks: usable frames in file order, rejected files, ignored files.
 
-    `histogram` counts the raw codes of all used frames, (65536,) int64. `notes` are remarks that degrade nothing.
-    `known` is the user's mask of bad pixels, (ny, nx) bool, None without one.
+    `histogram` counts the raw codes of all used frames, (65536,) int64. `notes` are remarks that degrade nothing,
+    `doubts` what does. `known` is the user's mask of bad pixels, (ny, nx) bool, None without one.
+    `parameters` are the given ones, but for `top_code` where every frame's pixels are clipped below it.
     """
 
     parameters: Parameters
@@ -100,6 +101,7 @@ class Capture:
     notes: tuple[str, ...]
     histogram: np.ndarray = field(repr=False)
     known: np.ndarray | None = field(default=None, repr=False)
+    doubts: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -183,31 +185,101 @@ def judge_capture(parameters: Parameters) -> Capture:
     ignored = [name for name in names if name.startswith(".") or not fnmatch(name.lower(), pattern)]
     frames: list[Frame] = []
     rejected: list[Rejected] = []
-    codes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    seen: dict[str, _Seen] = {}
     first_with: dict[bytes, str] = {}
-    for name in names:
-        if name in ignored:
-            continue
-        verdict, histogram = _judge_file(directory / name, parameters, first_with)
+    present = set(names)
+    for name in sorted((name for name in names if name not in ignored), key=lambda name: _is_copy(name, present)):
+        verdict = _judge_file(directory / name, parameters, first_with, seen)
         if isinstance(verdict, Rejected):
             rejected.append(verdict)
         else:
             frames.append(verdict)
-            used = np.flatnonzero(histogram)
-            codes[verdict.name] = used, histogram[used]
-    for judge in (_unlike_majority, _off_temperature, _off_level):
-        outliers = judge(frames)
-        frames = [frame for frame in frames if frame.name not in outliers]
-        rejected += outliers.values()
-    rejected.sort(key=lambda item: _numbers_by_value(item.name))
+    frames.sort(key=lambda frame: _numbers_by_value(frame.path.name))
+    unlike = _unlike_majority(frames)
+    frames = _thaw([frame for frame in frames if frame.name not in unlike])
+    agreement = judge_together(
+        [frame.name for frame in frames],
+        [seen[frame.name].sample for frame in frames],
+        [frame.temperature for frame in frames],
+        parameters.frame_shape,
+        parameters.temperature_tolerance,
+        parameters.level_correction,
+        parameters.top_code,
+    )
+    misfits = [Rejected(frames[k].name, *why, frames[k].sha256) for k, why in agreement.misfits.items()]
+    frames = [frame for k, frame in enumerate(frames) if k not in agreement.misfits]
+    rejected = sorted([*rejected, *unlike.values(), *misfits], key=lambda item: _numbers_by_value(item.name))
     frames = _note_exposure_changes(frames, rejected)
-    total = np.zeros(65536, np.int64)
-    for frame in frames:
-        used, pixels = codes[frame.name]
-        total[used] += pixels
-    notes = _night_notes(frames)
+    used = [seen[frame.name] for frame in frames]
+    clipped_at = _clip_code(used, parameters.top_code)
+    notes = [*_night_notes(frames), *agreement.notes]
+    if clipped_at is not None:
+        notes.append(f"pixels are clipped at {clipped_at:,} counts, below top_code {parameters.top_code:,}: saturated")
+        parameters = parameters.model_copy(update={"top_code": clipped_at})
     listed = tuple(map(readable, ignored))
-    return Capture(parameters, tuple(frames), tuple(rejected), listed, tuple(notes), total, known)
+    return Capture(
+        parameters,
+        tuple(frames),
+        tuple(rejected),
+        listed,
+        tuple(notes),
+        _sum_histograms(used),
+        known,
+        tuple(agreement.doubts),
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a frame's pixels while its night is judged.
+
+    `codes` are used ones and `pixels` their numbers, `inner` without the first and last row.
+    """
+
+    codes: np.ndarray
+    pixels: np.ndarray
+    inner: np.ndarray
+    sample: Sample
+
+
+def _see(counts: np.ndarray, histogram: np.ndarray) -> _Seen:
+    codes = np.flatnonzero(histogram)
+    inner = histogram - code_histogram(counts[[0, -1]]) if len(counts) > 2 else histogram
+    return _Seen(codes, histogram[codes], inner[codes], sample_frame(counts, histogram))
+
+
+def _sum_histograms(frames: list[_Seen]) -> np.ndarray:
+    total = np.zeros(CODES, np.int64)
+    for frame in frames:
+        total[frame.codes] += frame.pixels
+    return total
+
+
+def _clip_code(frames: list[_Seen], top_code: int) -> int | None:
+    """Return the code at which pixels of every frame pile up and that none exceeds, where it is below `top_code`."""
+    inner = [(frame.codes[frame.inner > 0], frame.inner[frame.inner > 0]) for frame in frames]
+    highest = {int(codes[-1]) for codes, _ in inner}
+    if len(highest) != 1 or max(highest) >= top_code or min(pixels[-1] for _, pixels in inner) < LEAST_CLIPPED:
+        return None
+    below = np.concatenate([pixels[-17:-1] for _, pixels in inner])
+    pile = sum(pixels[-1] for _, pixels in inner)
+    return highest.pop() if len(below) and pile > CLIPPED_PILE * len(frames) * below.mean() else None
+
+
+def _is_copy(name: str, present: set[str]) -> bool:
+    """Tell the names that systems give to a second copy of a file that is there: x (1).fit, x - Copy.fit."""
+    original = re.sub(r"( ?\(\d+\)| - Copy)(?=\.)", "", name)
+    return original != name and original in present
+
+
+def _thaw(frames: list[Frame]) -> list[Frame]:
+    """Make a temperature unknown that repeats to five or more decimals in every frame: no thermometer does."""
+    stated = {frame.temperature for frame in frames}
+    value = stated.pop() if len(frames) > 1 and len(stated) == 1 else None
+    if value is None or round(value, FROZEN_DECIMALS) == value:
+        return frames
+    note = f"temperature unknown, as it is the same to all digits in every frame: {value}"
+    return [replace(frame, temperature=None, notes=(*frame.notes, note)) for frame in frames]
 
 
 def _numbers_by_value(name: str) -> tuple[list[tuple[str, int]], str]:
@@ -219,8 +291,10 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _judge_file(path: Path, parameters: Parameters, first_with: dict[bytes, str]):
-    """One verdict: (Frame, histogram) or (Rejected, None). The one place that catches `FrameError`."""
+def _judge_file(
+    path: Path, parameters: Parameters, first_with: dict[bytes, str], seen: dict[str, _Seen]
+) -> Frame | Rejected:
+    """Judge one file by itself, and keep what was seen of a good one. The one place that catches `FrameError`."""
     sha256 = None
     try:
         contents, signature = read_bytes(path, parameters.frame_shape)
@@ -233,77 +307,25 @@ def _judge_file(path: Path, parameters: Parameters, first_with: dict[bytes, str]
         if pixels in first_with:
             raise FrameError(Reason.DUPLICATE, f"the same pixels as {first_with[pixels]}")
     except FrameError as error:
-        return Rejected(readable(path.name), error.reason, error.detail, sha256), None
+        return Rejected(readable(path.name), error.reason, error.detail, sha256)
     first_with[pixels] = frame.name
-    return frame, histogram
+    seen[frame.name] = _see(image.counts, histogram)
+    return frame
 
 
 def _frame_of(path: Path, image: Image, parameters: Parameters, sha256: str, level: float) -> Frame:
-    header = image.header
-    exposure = _number(header, "EXPTIME")
-    if exposure is None:
-        raise FrameError(Reason.KEYWORD, f"EXPTIME must be a number of seconds; got {header.get('EXPTIME')!r}")
-    if not math.isclose(exposure, parameters.dark_exposure, rel_tol=1e-3):
-        raise FrameError(Reason.EXPOSURE, f"EXPTIME {exposure:g} s, not {parameters.dark_exposure:g} s")
-    filter_name = None if header.get("FILTER") is None else str(header["FILTER"])
-    if parameters.filter_name and filter_name not in (None, parameters.filter_name):
-        raise FrameError(Reason.FILTER, f"FILTER {filter_name!r}, not {parameters.filter_name!r}")
-    if str(header.get("BUNIT") or "").lower() not in COUNT_UNITS:
-        raise FrameError(Reason.UNIT, f"BUNIT {header['BUNIT']!r}, but raw counts are wanted")
-    gain, temperature = _number(header, "GAIN"), _number(header, "CCD-TEMP")
-    stated = {"GAIN": gain, "CCD-TEMP": temperature, "FILTER": filter_name}
-    binning = tuple(int(side) for side in (_number(header, f"{axis}BINNING") for axis in "XY") if side is not None)
-    start, end, repaired = _times(header, exposure)
+    facts = read_facts(image.header, parameters)
+    said = {item.name: getattr(facts, item.name) for item in fields(facts)}
     return Frame(
+        **said | {"notes": (*image.notes, *facts.notes)},
         name=readable(path.name),
         path=path,
         shape=parameters.frame_shape,
-        exposure=exposure,
-        start=start,
-        end=end,
-        temperature=temperature,
-        gain=gain,
-        binning=binning if len(binning) == 2 else None,
-        filter_name=filter_name,
         level=level,
         sha256=sha256,
-        notes=(*image.notes, *(f"{key} unknown" for key in stated if stated[key] is None), *repaired),
-        header={key: header[key] for key in HEADER_KEYS if key in header},
+        header={key: image.header[key] for key in HEADER_KEYS if key in image.header},
         stored=image.stored,
     )
-
-
-def _number(header: dict, key: str) -> float | None:
-    value = header.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _times(header: dict, exposure: float) -> tuple[datetime | None, datetime | None, list[str]]:
-    """Start and end in UTC. Without a GPS lock SharpCap writes DATE-OBS in year 1: then DATE-END minus EXPTIME."""
-    start, end = _sane_time(header.get("DATE-OBS")), _sane_time(header.get("DATE-END"))
-    if start is None and end is not None:
-        start = end - timedelta(seconds=exposure)
-        return (
-            start,
-            end,
-            [f"start is DATE-END minus EXPTIME, as DATE-OBS is not sane: {printable(header.get('DATE-OBS'))}"],
-        )
-    if start is None:
-        return None, None, ["time unknown, as neither DATE-OBS nor DATE-END is sane"]
-    return start, end or start + timedelta(seconds=exposure), []
-
-
-def _sane_time(text) -> datetime | None:
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d*Z?", str(text))
-    if match is None:
-        return None
-    try:
-        time = datetime.fromisoformat(f"{match[1]}T{match[2]}{match[3] or ''}")
-    except ValueError:
-        return None
-    return time if 1990 <= time.year < 2200 else None
 
 
 def _judge_pixels(histogram: np.ndarray, parameters: Parameters) -> None:
@@ -332,32 +354,6 @@ def _unlike_majority(frames: list[Frame]) -> dict[str, Rejected]:
                 detail = f"{key} {value}, most frames have {stated.most_common(1)[0][0]}"
                 outliers[frame.name] = Rejected(frame.name, reason, detail, frame.sha256)
     return outliers
-
-
-def _off_temperature(frames: list[Frame]) -> dict[str, Rejected]:
-    known = [(frame, frame.temperature) for frame in frames if frame.temperature is not None]
-    median = float(np.median([temperature for _, temperature in known])) if known else 0.0
-    return {
-        frame.name: Rejected(
-            frame.name,
-            Reason.TEMPERATURE,
-            f"{temperature:.2f} C, the night's median is {median:.2f} C",
-            frame.sha256,
-        )
-        for frame, temperature in known
-        if abs(temperature - median) > TEMPERATURE_TOLERANCE
-    }
-
-
-def _off_level(frames: list[Frame]) -> dict[str, Rejected]:
-    median = float(np.median([frame.level for frame in frames])) if frames else 0.0
-    return {
-        frame.name: Rejected(
-            frame.name, Reason.LEVEL, f"median {frame.level:g} counts, the night's is {median:g}", frame.sha256
-        )
-        for frame in frames
-        if abs(frame.level - median) > LEVEL_TOLERANCE * median
-    }
 
 
 def _note_exposure_changes(frames: list[Frame], rejected: list[Rejected]) -> list[Frame]:

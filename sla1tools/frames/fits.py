@@ -24,7 +24,8 @@ BLOCK = 2880
 MOST_AXES = 999  # and table columns, says the standard
 SAFE_TILINGS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")  # damaged HCOMPRESS_1 tiles abort the process
 FIRST_CARD = b"SIMPLE  ="
-READ_KEYS = ("EXPTIME", "FILTER", "BUNIT", "DATE-OBS", "DATE-END", "XBINNING", "YBINNING", "CCD-TEMP", "GAIN")
+UNIQUE_KEYS = ("EXPTIME", "EXPOSURE", "EXP_TIME", "CCD-TEMP", "CCDTEMP", "CAMTEMP", "GAIN")  # no two values of one
+READ_KEYS = (*UNIQUE_KEYS, "FILTER", "BUNIT", "DATE-OBS", "DATE-END", "XBINNING", "YBINNING", "BAYERPAT")
 HEADER_KEYS = ("OBJECT", "IMAGETYP", "INSTRUME", "OFFSET", "EGAIN", "EGAINSAV", "ADCBITS", "SET-TEMP", "SWCREATE")
 
 
@@ -148,21 +149,34 @@ def _decode_first_image(contents: bytes, shape: tuple[int, int]):
     part, number = _find_image(contents)
     tiled = part.header.get("XTENSION") == "BINTABLE"
     found = _sides(part.header, "ZNAXIS" if tiled else "NAXIS")[::-1]
-    if found != shape:
-        texts = (" x ".join(map(str, sides)) or "no" for sides in (found, shape))
-        raise FrameError(Reason.SHAPE, "{} pixels, not {} (rows x columns)".format(*texts))
     notes = ["unpacked from compressed tiles"] if tiled else ["image in an extension"] if number else []
+    if len(found) == 3 and found[0] == 1:
+        found = found[1:]
+        notes.append("a cube of one plane")
+    if found != shape:
+        raise FrameError(Reason.SHAPE, _unlike_shape(found, shape))
     notes += _missing_padding(contents, part)
     _verify_checksums(contents, part)
     if tiled and part.header.get("ZCMPTYPE") not in SAFE_TILINGS:
         raise FrameError(
             Reason.NOT_FITS, f"tiles packed as {part.header.get('ZCMPTYPE')!r} are not read: unpack them first"
         )
+    values = _values(part)
+    if number:
+        values, notes = _with_primary(values, _values(_part_at(contents, 0)), notes)
     if tiled or not _holds_plain_words(part.header):
         with fits.open(io.BytesIO(contents), memmap=False) as hdus:
-            return _values(part), _whole_counts(hdus[number].data), None, notes
+            return values, _whole_counts(hdus[number].data).reshape(shape), None, notes
     counts = _words_to_counts(contents[part.start : part.start + 2 * math.prod(shape)]).reshape(shape)
-    return _values(part), counts, part.start, notes
+    return values, counts, part.start, notes
+
+
+def _unlike_shape(found: tuple[int, ...], shape: tuple[int, int]) -> str:
+    texts = (" x ".join(map(str, sides)) or "no" for sides in (found, shape))
+    told = "{} pixels, not {} (rows x columns)".format(*texts)
+    if found in ((2 * shape[0], shape[1]), (shape[0], 2 * shape[1])):
+        told += ": two halves of two gains, as from a camera that saves both? Set its read mode to one gain"
+    return told
 
 
 @dataclass(frozen=True)
@@ -287,7 +301,24 @@ def _whole_counts(pixels: np.ndarray) -> np.ndarray:
 
 
 def _values(part: _Part) -> dict:
+    for key in UNIQUE_KEYS:
+        cards = [card for card in _cards(part.text) if card[:10] == f"{key:8}= "]
+        if len(cards) > 1 and len({str(fits.Card.fromstring(card).value) for card in cards}) > 1:
+            raise FrameError(Reason.KEYWORD, f"{key} is given {len(cards)} times, with different values")
     return {key: _value(part, key) for key in (*READ_KEYS, *HEADER_KEYS) if key in part.header}
+
+
+def _cards(header: str) -> list[str]:
+    return [header[at : at + 80] for at in range(0, len(header), 80)]
+
+
+def _with_primary(values: dict, primary: dict, notes: list[str]) -> tuple[dict, list[str]]:
+    """Take keys that an image's own header lacks from the file's primary header."""
+    for key in UNIQUE_KEYS:
+        if key in values and primary.get(key, values[key]) != values[key]:
+            raise FrameError(Reason.KEYWORD, f"{key} is {primary[key]!r} in the primary header, then {values[key]!r}")
+    more = [] if primary.keys() <= values.keys() else ["header keys read from the primary header"]
+    return primary | values, notes + more
 
 
 def _value(part: _Part, key: str):
@@ -301,8 +332,7 @@ def _value(part: _Part, key: str):
 
 def _unruly_text(header: str, key: str) -> str:
     """Return the text of a card that breaks the standard: control or non-ASCII characters, no quotes."""
-    cards = (header[at : at + 80] for at in range(0, len(header), 80))
-    card = next((card for card in cards if card[:8].rstrip() == key), "")
+    card = next((card for card in _cards(header) if card[:8].rstrip() == key), "")
     value = card[9:].encode("latin-1").decode("utf-8", "replace")
     quoted = re.match(r"\s*'((?:[^']|'')*)'", value)
     return (quoted[1].replace("''", "'") if quoted else value.partition("/")[0]).strip()

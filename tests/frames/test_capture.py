@@ -1,6 +1,7 @@
 import hashlib
 import os
 import pickle
+import re
 import tracemalloc
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -118,6 +119,8 @@ def test_times_are_repaired_from_their_ends(small):
         ("2024-05-08 03:38:18", "nonsense", "03:38:18.000000", "03:38:48.000000"),
         (None, "2024-05-08T03:38:48", "03:38:18.000000", "03:38:48.000000"),
         ("9999-12-31T23:59:59.9", "2024-05-08T03:38:48", "03:38:18.000000", "03:38:48.000000"),
+        ("2024-05-07T20:38:18.25-0700", None, "03:38:18.250000", "03:38:48.250000"),
+        ("2024-05-08T05:38:18 +02:00", None, "03:38:18.000000", "03:38:48.000000"),
         ("2024-05-08", "2024-05-08T03:38:48", "03:38:18.000000", "03:38:48.000000"),
         ("9999-12-31T23:59:59.9", None, None, None),
         (20240508, 3.5, None, None),
@@ -137,7 +140,7 @@ def test_time_of_a_frame(small, begun, ended, start, end):
 def test_keys_that_only_some_cameras_write(small):
     night, _ = small
     for path in paths_of(night.parameters):
-        edit(path, GAIN=None, CCD_TEMP=None, XBINNING=None)
+        edit(path, GAIN=None, CCD_TEMP=None, SET_TEMP=None, XBINNING=None)
     edit(paths_of(night.parameters)[0], FILTER="Clear", GAIN="high")
     bare = judge_capture(night.parameters)
     assert len(bare.frames) == 6
@@ -333,7 +336,8 @@ def test_the_real_night(real_sessions):
     night = judge_capture(parameters)
     assert night.names == [f"tres1-{k:03d}d.fit" for k in range(1, 21)]
     assert night.rejected == night.ignored == ()
-    assert night.notes == ("GAIN unknown (20 of 20 frames)", "FILTER unknown (20 of 20 frames)")
+    drift = "levels of the used frames differ by 1.3 sigma of a frame: level_correction takes offsets off"
+    assert night.notes == ("GAIN unknown (20 of 20 frames)", "FILTER unknown (20 of 20 frames)", drift)
     assert night.frames[0].start == datetime(2012, 6, 17, 1, 32, 40)
     assert all((frame.end - frame.start).total_seconds() == 60 for frame in night.frames)
     assert all(0 < (after.start - before.start).total_seconds() < 200 for before, after in pairwise(night.frames))
@@ -374,7 +378,8 @@ def file_with_header(text: str, shape) -> bytes:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_headers_as_programs_write_them(tmp_path, name):
     facts = PROGRAMS[name]
-    contents = file_with_header((HEADERS / name).read_text(encoding="utf-8"), SHAPE)
+    text = (HEADERS / name).read_text(encoding="utf-8")
+    contents = file_with_header(text, SHAPE)
     if isinstance(facts, Reason):
         with pytest.raises(FrameError, match="3 x 48 x 64 pixels, not 48 x 64") as caught:
             decode(contents, SHAPE)
@@ -383,6 +388,11 @@ def test_headers_as_programs_write_them(tmp_path, name):
     parameters = parameters_of(tmp_path, SHAPE, dark_exposure=facts["exposure"])
     parameters.capture_directory.mkdir(parents=True)
     (parameters.capture_directory / "light.fit").write_bytes(contents)
+    if re.search("IMAGETYP= 'light", text, re.IGNORECASE):
+        (rejected,) = judge_capture(parameters).rejected
+        assert rejected.reason == Reason.IMAGETYP
+    dark = re.sub("IMAGETYP= 'light", "IMAGETYP= 'Dark ", text, flags=re.IGNORECASE)
+    (parameters.capture_directory / "light.fit").write_bytes(file_with_header(dark, SHAPE))
     night = judge_capture(parameters)
     assert [item.detail for item in night.rejected] == []
     (frame,) = night.frames

@@ -48,12 +48,12 @@ def raw_card(key, value):
 
 
 def cards(**changes):
-    """Set header cards (CCD_TEMP means CCD-TEMP), or delete those that are None."""
+    """Set header cards (CCD_TEMP means CCD-TEMP, but EXP_TIME itself), or delete those that are None."""
 
     def make(path):
         counts, header = fits.getdata(path), fits.getheader(path)
         for key, value in changes.items():
-            key = key.replace("_", "-")
+            key = key if key == "EXP_TIME" else key.replace("_", "-")
             header.pop(key, None)
             if value is not None:
                 header[key] = value
@@ -100,6 +100,45 @@ def brighter(factor, ramp=0):
         return np.clip(np.rint(counts * factor + leak), 0, 65535).astype(np.uint16)
 
     return pixels(change)
+
+
+def wider(factor):
+    """Multiply deviations from the median, as another gain does."""
+
+    def change(counts):
+        middle = np.median(counts)
+        return np.clip(np.rint(middle + factor * (counts - middle)), 0, 65535).astype(np.uint16)
+
+    return pixels(change)
+
+
+def garbage(rows, columns):
+    def change(counts):
+        counts = counts.copy()
+        counts[rows, columns] = np.random.default_rng(8).integers(0, 65535, counts[rows, columns].shape)
+        return counts
+
+    return pixels(change)
+
+
+def second_card(key, value):
+    """Add a second card of a key that is there."""
+
+    def make(path):
+        with fits.open(path, mode="update") as hdus:
+            hdus[0].header.append((key, value))
+
+    return make
+
+
+def keys_in_primary(**in_extension):
+    def make(path):
+        counts, header = fits.getdata(path), fits.getheader(path)
+        primary = fits.PrimaryHDU()
+        primary.header.extend(header, unique=True)
+        fits.HDUList([primary, fits.ImageHDU(counts, fits.Header(in_extension))]).writeto(path, overwrite=True)
+
+    return make
 
 
 def replaced(make):
@@ -285,7 +324,9 @@ FAULTS = {
     # Shape, and promises that no memory could keep.
     "wrong shape": Fault(pixels(lambda counts: counts[:60]), "shape", "60 x 80 pixels, not 64 x 80"),
     "transposed": Fault(pixels(lambda counts: counts.T), "shape", "80 x 64"),
-    "cube": Fault(pixels(lambda counts: counts[None]), "shape", "1 x 64 x 80"),
+    "cube": Fault(pixels(lambda counts: counts[None]), "used", "a cube of one plane"),
+    "cube of two planes": Fault(pixels(lambda counts: np.stack([counts, counts])), "shape", "2 x 64 x 80"),
+    "two halves": Fault(pixels(lambda counts: np.hstack([counts, counts])), "shape", "Set its read mode to one gain"),
     "line": Fault(pixels(lambda counts: counts[0]), "shape", "80 pixels"),
     "no image": Fault(lambda path: fits.PrimaryHDU().writeto(path, overwrite=True), "shape", "no image"),
     "table only": Fault(only_table, "shape", "no image"),
@@ -312,9 +353,32 @@ FAULTS = {
     "GAIN absent": Fault(cards(GAIN=None), "used", "GAIN unknown"),
     "GAIN text": Fault(cards(GAIN="high"), "used", "GAIN unknown"),
     "XBINNING differs": Fault(cards(XBINNING=2), "binning", "(2, 1)"),
-    "CCD-TEMP off": Fault(cards(CCD_TEMP=-15.0), "temperature", "-15.00 C, the night's median is -19.98 C"),
+    "CCD-TEMP off": Fault(cards(CCD_TEMP=-15.0), "temperature", "-15.00 C, the group's middle is -19.98 C"),
     "CCD-TEMP within a kelvin": Fault(cards(CCD_TEMP=-19.3), "used"),
-    "CCD-TEMP absent": Fault(cards(CCD_TEMP=None), "used", "CCD-TEMP unknown"),
+    "CCD-TEMP absent": Fault(cards(CCD_TEMP=None), "used", "temperature read from SET-TEMP"),
+    "no temperature": Fault(cards(CCD_TEMP=None, SET_TEMP=None), "used", "CCD-TEMP unknown"),
+    "no thermometer": Fault(cards(CCD_TEMP=-273.15), "used", "CCD-TEMP is that of no camera: -273.15"),
+    "CCDTEMP": Fault(cards(CCD_TEMP=None, CCDTEMP=-20.2), "used", "temperature read from CCDTEMP"),
+    "CAMTEMP in kelvin": Fault(cards(CCD_TEMP=None, CAMTEMP=253.1), "used", "CAMTEMP is in kelvin"),
+    "CAMTEMP of another night": Fault(cards(CCD_TEMP=None, CAMTEMP=283.15), "temperature", "10.00 C"),
+    "two temperatures": Fault(cards(CAMTEMP=263.15), "keyword", "CAMTEMP -10.00 C disagree"),
+    "EXPOSURE": Fault(cards(EXPTIME=None, EXPOSURE=30.0), "used", "exposure read from EXPOSURE"),
+    "EXP_TIME": Fault(cards(EXPTIME=None, EXP_TIME=30), "used", "exposure read from EXP_TIME"),
+    "EXPOSURE of another night": Fault(cards(EXPTIME=None, EXPOSURE=60.0), "exposure", "EXPOSURE 60 s, not 30 s"),
+    "EXPOSURE that agrees": Fault(cards(EXPOSURE=30.0), "used"),
+    "EXPOSURE that disagrees": Fault(cards(EXPOSURE=60.0), "keyword", "EXPTIME 30 s and EXPOSURE 60 s disagree"),
+    "EXPTIME twice": Fault(second_card("EXPTIME", 60.0), "keyword", "EXPTIME is given 2 times"),
+    "EXPTIME twice, the same": Fault(second_card("EXPTIME", 30.0), "used"),
+    "EXPTIME within tolerance": Fault(cards(EXPTIME=30.0669), "used", "not quite the 30 s of dark_exposure: 30.0669 s"),
+    "EXPTIME beyond tolerance": Fault(cards(EXPTIME=30.2), "exposure", "30.2 s"),
+    "keys in the primary header": Fault(keys_in_primary(), "used", "header keys read from the primary header"),
+    "keys in both, unlike": Fault(keys_in_primary(EXPTIME=60.0), "keyword", "EXPTIME is 30.0 in the primary header"),
+    "DATE-OBS with an offset": Fault(cards(DATE_OBS="2024-05-07T20:38:48.5-0700"), "used"),
+    "BAYERPAT": Fault(cards(BAYERPAT="RGGB"), "used", "BAYERPAT is that of a colour sensor"),
+    "IMAGETYP light": Fault(cards(IMAGETYP="Light Frame"), "imagetype", "'Light Frame' is no dark"),
+    "IMAGETYP flat": Fault(cards(IMAGETYP="DARKFLAT"), "imagetype"),
+    "IMAGETYP bias": Fault(cards(IMAGETYP="Bias Frame"), "imagetype"),
+    "IMAGETYP dark": Fault(cards(IMAGETYP="Dark Frame"), "used"),
     "FILTER differs": Fault(cards(FILTER="Red"), "filter", "'Red', not 'Dark'", {"filter_name": "Dark"}),
     "FILTER as wanted": Fault(cards(FILTER="Dark"), "used", "", {"filter_name": "Dark"}),
     "FILTER a number": Fault(cards(FILTER=3), "used", "", {"filter_name": "3"}),
@@ -356,8 +420,14 @@ FAULTS = {
     "same pixels, other header": Fault(copy_of_previous, "duplicate", "00002.fits"),
     "same codes, other places": Fault(flipped_copy, "used"),
     "light leak": Fault(brighter(1, ramp=20000), "level"),
-    "lamp": Fault(brighter(1.3), "level", "the night's is"),
+    "lamp": Fault(brighter(1.3), "level", "sigma of a frame from the group's"),
     "twice the gain": Fault(brighter(2), "level"),
     "half the gain": Fault(brighter(0.5), "level"),
-    "a warm evening": Fault(brighter(1.1), "used"),
+    "a warm evening": Fault(brighter(1.05), "used"),
+    "the gain of another mode": Fault(wider(2), "noise", "(limit 1.2"),
+    "garbage in two rows": Fault(garbage(slice(20, 22), slice(None)), "rows", "in 2 of its rows, the first at 20"),
+    "garbage in a column": Fault(garbage(slice(None), 33), "rows", "garbage in 1 of its columns, the first at 33"),
+    "8 bit": Fault(pixels(lambda counts: counts // 256), "codes", "8 bit"),
+    "BITPIX 8": Fault(pixels(lambda counts: (counts // 256).astype(np.uint8)), "codes", "8 bit"),
+    "in steps of four": Fault(pixels(lambda counts: counts // 4 * 4), "codes", "in steps of 4"),
 }  # fmt: skip

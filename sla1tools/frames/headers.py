@@ -1,0 +1,149 @@
+"""What a frame's header says, under the names that different capture programs give it."""
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sla1tools.errors import FrameError, Reason
+from sla1tools.parameters import Parameters
+from sla1tools.text import printable
+
+COUNT_UNITS = ("", "adu", "count", "counts", "ct", "dn")
+EXPOSURE_NAMES = ("EXPTIME", "EXPOSURE", "EXP_TIME")
+TEMPERATURE_NAMES = ("CCD-TEMP", "CCDTEMP", "CAMTEMP")
+SET_POINT = "SET-TEMP"
+NO_DARK = re.compile(r"light|flat|bias|zero|offset|object|science", re.IGNORECASE)
+NO_EXPOSURE = re.compile(r"bias|zero|offset", re.IGNORECASE)
+NOTED_EXPOSURE = 1e-3  # relative
+LEAST_KELVIN = 150.0  # a temperature above it is in kelvin: no camera survives that many degrees Celsius
+COLDEST = -200.0  # degrees Celsius: below it a sensor that is not there is read
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Header facts of one frame; None where the header does not say.
+
+    `exposure` in seconds, `temperature` in degrees Celsius; `start` and `end` are naive UTC datetimes. A note is a
+    remark, or one with the frame's own value after ": ".
+    """
+
+    exposure: float
+    start: datetime | None
+    end: datetime | None
+    temperature: float | None
+    gain: float | None
+    binning: tuple[int, int] | None
+    filter_name: str | None
+    notes: tuple[str, ...]
+
+
+def read_facts(header: dict, parameters: Parameters) -> Facts:
+    """Judge a frame by its header.
+
+    Raises
+    ------
+    FrameError
+        `imagetype`, `keyword`, `exposure`, `filter` or `unit`, where the header says what no dark of the night can say.
+    """
+    image_type = str(header.get("IMAGETYP") or "")
+    if NO_DARK.search(image_type) and not (parameters.dark_exposure == 0 and NO_EXPOSURE.search(image_type)):
+        raise FrameError(Reason.IMAGETYP, f"IMAGETYP {image_type!r} is no dark")
+    exposure, notes = _exposure(header, parameters)
+    filter_name = None if header.get("FILTER") is None else str(header["FILTER"])
+    if parameters.filter_name and filter_name not in (None, parameters.filter_name):
+        raise FrameError(Reason.FILTER, f"FILTER {filter_name!r}, not {parameters.filter_name!r}")
+    if str(header.get("BUNIT") or "").lower() not in COUNT_UNITS:
+        raise FrameError(Reason.UNIT, f"BUNIT {header['BUNIT']!r}, but raw counts are wanted")
+    gain = _number(header, "GAIN")
+    temperature, remarks = _temperature(header, parameters.temperature_tolerance)
+    binning = tuple(int(side) for side in (_number(header, f"{axis}BINNING") for axis in "XY") if side is not None)
+    stated = {"GAIN": gain, "CCD-TEMP": temperature, "FILTER": filter_name}
+    start, end, repaired = _times(header, exposure)
+    colours = str(header.get("BAYERPAT") or "").strip()
+    if colours.upper() not in ("", "NONE", "MONO"):
+        remarks.append(f"BAYERPAT is that of a colour sensor, whose neighbouring pixels differ: {printable(colours)}")
+    return Facts(
+        exposure=exposure,
+        start=start,
+        end=end,
+        temperature=temperature,
+        gain=gain,
+        binning=binning if len(binning) == 2 else None,
+        filter_name=filter_name,
+        notes=(*notes, *remarks, *(f"{key} unknown" for key in stated if stated[key] is None), *repaired),
+    )
+
+
+def _number(header: dict, key: str) -> float | None:
+    value = header.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _exposure(header: dict, parameters: Parameters) -> tuple[float, list[str]]:
+    names = [name for name in EXPOSURE_NAMES if header.get(name) is not None]
+    name = names[0] if names else EXPOSURE_NAMES[0]
+    exposure, wanted = _number(header, name), parameters.dark_exposure
+    if exposure is None:
+        raise FrameError(Reason.KEYWORD, f"{name} must be a number of seconds; got {header.get(name)!r}")
+    for other in names[1:]:
+        second = _number(header, other)
+        if second is not None and abs(second - exposure) > parameters.exposure_tolerance * max(exposure, second):
+            raise FrameError(Reason.KEYWORD, f"{name} {exposure:g} s and {other} {second:g} s disagree")
+    if abs(exposure - wanted) > parameters.exposure_tolerance * wanted:
+        raise FrameError(Reason.EXPOSURE, f"{name} {exposure:g} s, not {wanted:g} s")
+    notes = [] if name == EXPOSURE_NAMES[0] else [f"exposure read from {name}"]
+    if abs(exposure - wanted) > NOTED_EXPOSURE * wanted:
+        notes.append(f"exposure is not quite the {wanted:g} s of dark_exposure: {exposure:g} s")
+    return exposure, notes
+
+
+def _temperature(header: dict, tolerance: float) -> tuple[float | None, list[str]]:
+    """Return the chip's temperature in degrees Celsius, the set point where nothing else is stated."""
+    stated = {name: _number(header, name) for name in (*TEMPERATURE_NAMES, SET_POINT)}
+    found = {name: value for name, value in stated.items() if value is not None}
+    if len(found) > 1:
+        found.pop(SET_POINT, None)  # what the cooler is asked for, not what the chip has
+    if not found:
+        return None, []
+    celsius = {name: value - 273.15 if value > LEAST_KELVIN else value for name, value in found.items()}
+    known = {name: value for name, value in celsius.items() if value > COLDEST}
+    if not known:
+        return None, [f"{next(iter(found))} is that of no camera: {next(iter(found.values())):g}"]
+    name, value = next(iter(known.items()))
+    for other, second in known.items():
+        if abs(second - value) > tolerance:
+            raise FrameError(Reason.KEYWORD, f"{name} {value:.2f} C and {other} {second:.2f} C disagree")
+    notes = [] if name == TEMPERATURE_NAMES[0] else [f"temperature read from {name}"]
+    return value, notes + [f"{name} is in kelvin"] * (found[name] > LEAST_KELVIN)
+
+
+def _times(header: dict, exposure: float) -> tuple[datetime | None, datetime | None, list[str]]:
+    """Start and end in UTC. Without a GPS lock SharpCap writes DATE-OBS in year 1: then DATE-END minus EXPTIME."""
+    start, end = _sane_time(header.get("DATE-OBS")), _sane_time(header.get("DATE-END"))
+    if start is None and end is not None:
+        start = end - timedelta(seconds=exposure)
+        return (
+            start,
+            end,
+            [f"start is DATE-END minus EXPTIME, as DATE-OBS is not sane: {printable(header.get('DATE-OBS'))}"],
+        )
+    if start is None:
+        return None, None, ["time unknown, as neither DATE-OBS nor DATE-END is sane"]
+    return start, end or start + timedelta(seconds=exposure), []
+
+
+def _sane_time(text) -> datetime | None:
+    """Return a time in UTC; one without an offset is taken for UTC, as the FITS standard has it."""
+    stamp = r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d* ?(?:Z|([+-]\d\d):?(\d\d))?"
+    match = re.fullmatch(stamp, str(text))
+    if match is None:
+        return None
+    offset = f"{match[4]}:{match[5]}" if match[4] else "+00:00"
+    try:
+        time = datetime.fromisoformat(f"{match[1]}T{match[2]}{match[3] or ''}{offset}")
+    except ValueError:
+        return None
+    return time.replace(tzinfo=None) - (time.utcoffset() or timedelta()) if 1990 <= time.year < 2200 else None
