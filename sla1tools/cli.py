@@ -93,19 +93,19 @@ def main(verbose: bool) -> None:
 @FILES
 @OVERRIDES
 def check(files, overrides) -> None:
-    """Judge the night's files and run nothing: one line a file."""
+    """Judge the night's files and run nothing: the folder, a line a file, remarks, the number of frames used."""
     from sla1tools.frames.capture import judge_capture, judged_files
     from sla1tools.text import printable
 
     night = judge_capture(read_parameters(files, overrides))
+    click.echo(printable(night.parameters.capture_directory))
     rows = judged_files(night)
-    width = max((len(printable(row["name"])) for row in rows), default=0)
     for row in rows:
-        verdict = f"rejected {row['reason']}" if "reason" in row else row["verdict"]
-        line = f"{printable(row['name']):{width}}  {verdict:20}  {printable(row.get('detail', ''))}"
-        click.echo(line.rstrip())
-    for note in night.notes:
-        click.echo(f"note: {printable(note)}", err=True)
+        verdict = f"rejected {row['reason']}  {row['detail']}" if "reason" in row else row["verdict"]
+        click.echo(printable(f"{row['name']} {verdict}"))
+    for remark in (*(f"degraded: {doubt}" for doubt in night.doubts), *(f"note: {note}" for note in night.notes)):
+        click.echo(printable(remark))
+    click.echo(f"{len(night.frames)} used of {len(rows)}")
     night.require_usable()
 
 

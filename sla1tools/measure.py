@@ -175,6 +175,7 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> dict:
     transfer = dark.noise_model.photon_transfer
     rejected = Counter(item.reason.value for item in capture.rejected)
     reasons = [f"{count} frame{'s' * (count > 1)} rejected: {reason}" for reason, count in rejected.items()]
+    reasons += capture.doubts
     reasons += [f"pixel class {name} could not be tested" for name, tested in dark.classes.tested.items() if not tested]
     if not holds_a_stamp(capture.shape):
         reasons.append(

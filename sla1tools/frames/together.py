@@ -418,7 +418,7 @@ def _garbage_lines(samples, used, against, shape, top_code) -> dict[int, tuple[R
     """Used frames with rows or columns a quarter of which is beyond 5 sigma of the median of five frames."""
     found: dict[int, tuple[Reason, str]] = {}
     five = _evenly(used, 5)
-    offset = np.float32(against.level * against.unit)
+    offset = (against.level * against.unit).astype(np.float32)
     for word, name, axis in (("rows", "in_rows", 0), ("columns", "in_columns", 1)):
         lines = [getattr(sample, name) for sample in samples]
         middle = np.median([lines[k] - offset[k] for k in five], axis=0)
