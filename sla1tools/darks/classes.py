@@ -15,7 +15,9 @@ from sla1tools.darks.structure import line_medians, smooth_level
 from sla1tools.darks.telegraph import SPLIT_CHANCE, _suspect_chance, _unstable, two_levels
 from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_ppf
 
-METADATA_PIXELS = 22  # QHY GPS cameras write 44 bytes over the start of row 0
+METADATA_REACH = 32  # pixels, 64 bytes: cameras write 44 of them and more over an end of the first or last row
+LEAST_METADATA = 4
+WILD_SIGMA, WILD_VARIANCE = 10.0, 25.0
 WARM_SIGMA = 5.0
 HOT_EXCESS = 800.0  # electrons: their shot noise, 28 e-, rivals a frame's own 37 e-
 LINE_SIGMA = 6.0
@@ -43,7 +45,7 @@ class PixelClass(IntFlag):
 
 MEANINGS: Mapping[PixelClass, str] = {
     PixelClass.EDGE: "within two pixels of the frame's edge: a 5x5 stamp is cut",
-    PixelClass.METADATA: "overwritten by the camera with binary metadata (start of row 0)",
+    PixelClass.METADATA: "overwritten by the camera with binary metadata (an end of the first or last row)",
     PixelClass.KNOWN: "marked in the known_pixels mask",
     PixelClass.ZERO_VARIANCE: "the same count in every frame",
     PixelClass.HOT: "level over 800 e- and 5 sigma above its surroundings",
@@ -179,7 +181,7 @@ def _planes(stack, evidence, excess, spread, rails_only) -> dict[PixelClass, np.
     top_code, none = stack.parameters.top_code, np.zeros(excess.shape, bool)
     planes = {
         PixelClass.EDGE: _edge(excess.shape),
-        PixelClass.METADATA: _metadata(statistics, excess, spread),
+        PixelClass.METADATA: _metadata(statistics, excess, spread, prior),
         PixelClass.KNOWN: none if stack.known is None else np.asarray(stack.known, bool),
         PixelClass.ZERO_VARIANCE: _constant(statistics, top_code, rails_only),
         PixelClass.SATURATED: statistics.maximum >= top_code,
@@ -212,13 +214,25 @@ def _level_spread(excess, prior, model):
     return np.sqrt(noise + np.float32(pattern))
 
 
-def _metadata(statistics, excess, spread):
-    """Start of row 0, if a quarter of its 22 pixels is unlike the chip and the rest of the row is not."""
+def _metadata(statistics, excess, spread, prior):
+    """Blocks at the ends of the first and last row that are unlike the chip, in rows that otherwise are like it.
+
+    A block ends with its last wild pixel: one that is constant, that varies far more than its level explains, or whose
+    level is far from its surroundings and from the next row's. An amplifier's ramp is in the next row, too.
+    """
     plane = np.zeros(excess.shape, bool)
-    wild = (np.abs(excess[0]) > 10 * spread[0]) | (statistics.variance[0] == 0)
-    start, rest = wild[:METADATA_PIXELS], wild[METADATA_PIXELS:]
-    if start.mean() > 0.25 and (not len(rest) or rest.mean() < 0.1):
-        plane[0, :METADATA_PIXELS] = True
+    reach = min(METADATA_REACH, excess.shape[1] // 2)
+    for row, beside in ((0, 1), (-1, -2)):
+        if len(excess) < 2:
+            break
+        own, apart = np.abs(excess[row]), np.abs(excess[row] - excess[beside])
+        odd = (own > WILD_SIGMA * spread[row]) & (apart > np.maximum(WILD_SIGMA * spread[row], own / 2))
+        variance = statistics.variance[row]
+        wild = odd | (variance == 0) | (variance > WILD_VARIANCE * prior[row])
+        for line, flags in ((wild, plane[row]), (wild[::-1], plane[row, ::-1])):
+            size = np.flatnonzero(np.append(True, line[:reach]))[-1]
+            if size >= LEAST_METADATA and line[:size].mean() > 0.5 and line[reach:-reach].mean() < 0.1:
+                flags[:size] = True
     return plane
 
 

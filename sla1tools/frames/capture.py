@@ -233,19 +233,25 @@ def judge_capture(parameters: Parameters) -> Capture:
 class _Seen:
     """What is kept of a frame's pixels while its night is judged.
 
-    `codes` are used ones and `pixels` their numbers, `inner` without the first and last row.
+    `codes` are the used ones and `pixels` their numbers; `highest` is the highest code but for the first and last row,
+    which hold metadata, `pile` the pixels there, and `below` their mean number at the 16 used codes below.
     """
 
     codes: np.ndarray
     pixels: np.ndarray
-    inner: np.ndarray
+    highest: int
+    pile: int
+    below: float
     sample: Sample
 
 
 def _see(counts: np.ndarray, histogram: np.ndarray) -> _Seen:
     codes = np.flatnonzero(histogram)
     inner = histogram - code_histogram(counts[[0, -1]]) if len(counts) > 2 else histogram
-    return _Seen(codes, histogram[codes], inner[codes], sample_frame(counts, histogram))
+    last = np.flatnonzero(inner)[-17:]
+    below = float(inner[last[:-1]].mean()) if len(last) > 1 else np.inf
+    pile = int(inner[last[-1]])
+    return _Seen(codes, histogram[codes], int(last[-1]), pile, below, sample_frame(counts, histogram))
 
 
 def _sum_histograms(frames: list[_Seen]) -> np.ndarray:
@@ -257,13 +263,9 @@ def _sum_histograms(frames: list[_Seen]) -> np.ndarray:
 
 def _clip_code(frames: list[_Seen], top_code: int) -> int | None:
     """Return the code at which pixels of every frame pile up and that none exceeds, where it is below `top_code`."""
-    inner = [(frame.codes[frame.inner > 0], frame.inner[frame.inner > 0]) for frame in frames]
-    highest = {int(codes[-1]) for codes, _ in inner}
-    if len(highest) != 1 or max(highest) >= top_code or min(pixels[-1] for _, pixels in inner) < LEAST_CLIPPED:
-        return None
-    below = np.concatenate([pixels[-17:-1] for _, pixels in inner])
-    pile = sum(pixels[-1] for _, pixels in inner)
-    return highest.pop() if len(below) and pile > CLIPPED_PILE * len(frames) * below.mean() else None
+    piled = all(frame.pile >= LEAST_CLIPPED and frame.pile > CLIPPED_PILE * frame.below for frame in frames)
+    highest = {frame.highest for frame in frames}
+    return highest.pop() if piled and len(highest) == 1 and max(highest) < top_code else None
 
 
 def _is_copy(name: str, present: set[str]) -> bool:

@@ -213,6 +213,25 @@ def test_a_bad_first_row_is_no_metadata():
     assert flagged(classes, PixelClass.METADATA)[0, :22].all()
 
 
+@pytest.mark.parametrize("size", [5, 22, 32])
+@pytest.mark.parametrize("row", [0, -1])
+@pytest.mark.parametrize("end", [1, -1])
+def test_metadata_at_either_end_of_the_first_or_last_row(size, row, end):
+    counts = flat_night(8)
+    counts[:, row, ::end][:, :size] = np.random.default_rng(size).integers(0, 65536, (10, size))
+    classes = classes_of(counts)
+    assert classes.counts["metadata"] == size
+    assert flagged(classes, PixelClass.METADATA)[row, ::end][:size].all()
+
+
+def test_the_ramp_of_an_amplifier_is_no_metadata():
+    counts = flat_night(8).astype(float)
+    counts[:, :40, :40] += 30000 * np.exp(-np.add.outer(np.arange(40), np.arange(40)) / 8)
+    counts[:, :, -30:] += 20000 * np.exp(-np.arange(30)[::-1] / 6)
+    classes = classes_of(np.rint(counts).astype(np.uint16))
+    assert classes.counts["metadata"] == 0
+
+
 def test_odd_columns_and_rows_whole_and_a_noisy_one():
     counts = flat_night(9).astype(float)
     counts[:, :, 77] += 60 / SCALE

@@ -239,14 +239,14 @@ def test_raw_files_are_left_as_they_are(small):
 
 
 def test_a_night_is_read_by_bands(tmp_path):
-    night, _ = write_small_night(tmp_path, frames=24, shape=(512, 512), noise=40.0)
-    stack = 24 * 512 * 512 * 2
+    night, _ = write_small_night(tmp_path, frames=24, shape=(768, 768), noise=40.0)
+    stack = 24 * 768 * 768 * 2
     tracemalloc.start()
     try:
         judged = judge_capture(night.parameters)
         held, judging = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
-        for row in range(0, 512, 16):
+        for row in range(0, 768, 16):
             judged.band(row, row + 16)
         reading = tracemalloc.get_traced_memory()[1] - held
     finally:

@@ -112,6 +112,16 @@ def wider(factor):
     return pixels(change)
 
 
+def less_dark_signal(share):
+    """Leave a share of what stands out over the median, as in the frames after a switch of the exposure."""
+
+    def change(counts):
+        excess = np.maximum(counts - np.median(counts) - 2000, 0)
+        return np.rint(counts - (1 - share) * excess).astype(np.uint16)
+
+    return pixels(change)
+
+
 def garbage(rows, columns):
     def change(counts):
         counts = counts.copy()
@@ -353,7 +363,7 @@ FAULTS = {
     "GAIN absent": Fault(cards(GAIN=None), "used", "GAIN unknown"),
     "GAIN text": Fault(cards(GAIN="high"), "used", "GAIN unknown"),
     "XBINNING differs": Fault(cards(XBINNING=2), "binning", "(2, 1)"),
-    "CCD-TEMP off": Fault(cards(CCD_TEMP=-15.0), "temperature", "-15.00 C, the group's middle is -19.98 C"),
+    "CCD-TEMP off": Fault(cards(CCD_TEMP=-15.0), "temperature", "-15.00 C, the group's middle is -20.00 C"),
     "CCD-TEMP within a kelvin": Fault(cards(CCD_TEMP=-19.3), "used"),
     "CCD-TEMP absent": Fault(cards(CCD_TEMP=None), "used", "temperature read from SET-TEMP"),
     "no temperature": Fault(cards(CCD_TEMP=None, SET_TEMP=None), "used", "CCD-TEMP unknown"),
@@ -418,7 +428,8 @@ FAULTS = {
     "4 % saturated": Fault(some_saturated(0.04), "used"),
     "6 % at a lower top code": Fault(some_saturated(0.06), "saturated", "60000", {"top_code": 60000}),
     "same pixels, other header": Fault(copy_of_previous, "duplicate", "00002.fits"),
-    "same codes, other places": Fault(flipped_copy, "used"),
+    "same codes, other places": Fault(flipped_copy, "geometry", "upside down"),
+    "short of dark signal": Fault(less_dark_signal(0.7), "transition", "as after a switch of the exposure"),
     "light leak": Fault(brighter(1, ramp=20000), "level"),
     "lamp": Fault(brighter(1.3), "level", "sigma of a frame from the group's"),
     "twice the gain": Fault(brighter(2), "level"),
