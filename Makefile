@@ -11,7 +11,7 @@ NOTEBOOKS := notebooks/*.ipynb tests/support/notebooks/*.ipynb
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
-.PHONY: demo test soak lab bench lint lock
+.PHONY: demo test quick soak lab bench lint docs lock
 .DELETE_ON_ERROR:
 
 demo: .venv/.runs
@@ -19,6 +19,9 @@ demo: .venv/.runs
 
 test: .venv/.complete
 	$(BIN)/python -m pytest -n 2
+
+quick: .venv/.complete
+	$(BIN)/python -m pytest -n 2 -m "not browser and not slow and not real"
 
 soak: .venv/.complete
 	$(BIN)/python tests/support/soak.py
@@ -34,6 +37,10 @@ lint: .venv/.complete
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --keep-id --extra-keys "metadata.papermill cell.metadata.papermill metadata.widgets" $(NOTEBOOKS)
+
+docs: .venv/.complete
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env docs docs/_build
+	@echo "docs/_build/index.html"
 
 $(UV):
 	$(PYTHON) -m venv .uv

@@ -20,3 +20,11 @@ def real_sessions():
     if not sessions.is_dir():
         pytest.skip("the real night is not beside this checkout")
     return sessions
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what needs a browser or the real night by the fixtures that it asks for."""
+    for item in items:
+        for fixture, marker in {"browser": "browser", "real_sessions": "real"}.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)

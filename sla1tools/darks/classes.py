@@ -77,6 +77,15 @@ def name_of(flag: PixelClass) -> str:
     return str(flag.name).lower()
 
 
+def names_in(dq: int) -> str:
+    """Name the classes in a DQ value, for reading.
+
+    >>> names_in(16 | 32), names_in(0)
+    ('hot, unstable', '')
+    """
+    return ", ".join(name_of(flag).replace("_", " ") for flag in PixelClass if dq & flag)
+
+
 @dataclass(frozen=True)
 class PixelClasses:
     """Pixel classes of a night.

@@ -1,7 +1,7 @@
 """Figures: what the notebooks and the index page show, each from arrays or tables that are already measured.
 
-Plain `matplotlib.figure.Figure`s, so that nothing is left open. Colours are Okabe and Ito's, which colour-blind readers
-can tell apart; maps use cividis or greys. x is the column and y the row, both 0-based, y upward.
+Plain `matplotlib.figure.Figure` objects, so that nothing is left open. Colours are Okabe and Ito's, which colour-blind
+readers can tell apart; maps use cividis or greys. x is the column and y the row, both 0-based, y upward.
 """
 
 import base64

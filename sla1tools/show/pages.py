@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from sla1tools.show.glossary import GLOSSARY
 from sla1tools.show.heading import Heading
 from sla1tools.show.night_page import night_page
 from sla1tools.text import printable
@@ -77,6 +78,7 @@ def export_html(notebook_path: str | Path, html_path: str | Path, heading: Headi
             "sla1_policy": policy(script),
             "sla1_css": css,
             "sla1_head": heading_html(heading, Path(html_path).name) if heading else "",
+            "sla1_foot": page_template("glossary.html.j2").render(),
         },
     )
     for slot, payload in galleries.items():
@@ -146,6 +148,7 @@ def page_template(name: str) -> "Template":
     )
     # A quoted path can hold no scheme: javascript: becomes a file name.
     environment.filters["address"] = lambda target: quote(target, safe="/.")
+    environment.globals["glossary"] = GLOSSARY
     return environment.get_template(name)
 
 

@@ -13,7 +13,7 @@ from sla1tools.candidates.criteria import CRITERIA, in_words, neighbor_ratio
 from sla1tools.candidates.leaders import caption
 from sla1tools.candidates.rates import CONFIDENCE, FRAMES_PER_NIGHT, frame_area, gaussian_expectation, poisson_rate
 from sla1tools.candidates.shapes import contaminant_pass_rates
-from sla1tools.darks.classes import PixelClass
+from sla1tools.darks.classes import PixelClass, names_in
 from sla1tools.injections.completeness import completeness_curve, flux_bins
 from sla1tools.measure import Measurement
 from sla1tools.text import printable
@@ -69,8 +69,9 @@ def captions(night: Measurement, leaders: Table) -> list[str]:
 
 def leading_rows(leaders: Table, most: int = 20) -> HTML:
     """Show the first rows of a leader table, rounded."""
-    names = ["frame", "x", "y", "peak", "neighbor_ratio", "snr", "p_value", "best_rival", "dq"]
+    names = ["frame", "x", "y", "peak", "neighbor_ratio", "snr", "p_value", "best_rival"]
     rows = leaders[names][:most]
+    rows["pixel classes"] = np.array([names_in(dq) for dq in leaders["dq"][:most]], dtype=str)
     for name, text in {"peak": ".1f", "neighbor_ratio": ".2f", "snr": ".1f", "p_value": ".2g"}.items():
         rows[name].info.format = text
     return shown(rows)
