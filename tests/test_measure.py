@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from observers_rule import find_candidates
 from small_nights import parameters_of, write_small_night
 
 from sla1tools.candidates.criteria import CRITERIA, candidates
@@ -212,13 +213,33 @@ def test_tables_have_the_contracts_columns(measured):
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_every_setting_is_measured(parameters, changes):
+def test_every_setting_is_measured_as_it_reads(parameters, changes):
+    """Candidates of either criterion against plain numpy and the cuts' own words, settings of both applied."""
     measured = measure_night(parameters.model_copy(update={"injections": 200} | changes))
+    chosen, summary = measured.parameters, measured.summary
     assert len(measured.trials) == 200
-    assert len(measured.leaders) > 0
-    assert measured.summary["floors"]["peak"] <= measured.parameters.threshold
-    assert measured.summary["floors"]["snr"] <= measured.parameters.snr_min
-    assert sum(measured.summary["candidates"]["psf_chi2"]["per_frame"]) == len(measured.candidates("psf_chi2"))
+    assert summary["floors"]["peak"] <= chosen.threshold
+    assert summary["floors"]["snr"] <= chosen.snr_min
+    counts = np.stack([frame.rows(0, frame.shape[0]) for frame in measured.capture.frames]).astype(float)
+    if chosen.level_correction:
+        levels = np.median(counts, axis=(1, 2))
+        offsets = np.rint(levels - np.median(levels))[:, None, None]
+        railed = (counts == 0) | (counts >= chosen.top_code)
+        counts = np.where(railed, counts, np.clip(counts - offsets, 1, chosen.top_code - 1))
+    combine = {"median": np.median, "average": np.mean}[chosen.combination_method]
+    expected = []
+    for k in range(len(counts)):
+        others = counts if chosen.reference == "all" else np.delete(counts, k, axis=0)
+        residual = (counts[k] - combine(others, axis=0)) * chosen.scale
+        expected.append(len(find_candidates(residual, chosen.threshold, chosen.ratio, chosen.neighbors)))
+    assert summary["candidates"]["neighbor_ratio"]["per_frame"] == expected
+    assert sum(expected) > 0
+    stars = measured.candidates("psf_chi2")
+    assert len(stars) == sum(summary["candidates"]["psf_chi2"]["per_frame"]) > 0
+    assert stars["snr"].min() >= chosen.snr_min
+    assert stars["p_value"].min() >= chosen.p_min
+    assert set(stars["reference"]) == {chosen.reference}
+    assert set(measured.trials["fwhm_true"]) == {chosen.seeing_fwhm / chosen.pixel_scale}
 
 
 def test_three_frames_are_measured_and_what_they_cannot_tell_is_said(tmp_path):
