@@ -1,4 +1,3 @@
-import time
 import tracemalloc
 from dataclasses import replace
 
@@ -478,20 +477,6 @@ def test_memory_does_not_grow_with_the_number_of_stamps():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 12e6 + 150 * len(stamps)
-
-
-def test_a_batch_is_much_quicker_than_a_loop():
-    stamps, _, _ = simulate_stars(3000, 38, 2000, seed=24)
-
-    def seconds(work):
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
-    batch = min(seconds(lambda: fit_stamps(stamps, 38.0, True, 2.0)) for _ in range(3)) / len(stamps)
-    ones = np.ones((5, 5))
-    single = min(seconds(lambda: fit_slowly(stamps[0], 38 * ones, ones > 0, 2.0)) for _ in range(3)) / 5
-    assert single > 50 * batch
 
 
 @pytest.mark.parametrize(("fwhm", "slack"), [(0.5, 0.13), (0.8, 0.05), (2.0, 0.01), (5.0, 0.01)])
