@@ -39,15 +39,16 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def shown(value: float | None) -> str:
-    """Write a number for reading, with four digits; a dash for what was not tested.
+def shown(value: float | None, unit: str = "", digits: int = 4, absent: str = "–") -> str:
+    """Write a number for reading; `absent` for what was not tested: None, NaN or infinite.
 
-    >>> shown(1303.82), shown(0.0876373), shown(None), shown(2209.0)
-    ('1,304', '0.08764', '–', '2,209')
+    >>> shown(1303.82), shown(0.0876373), shown(None), shown(2209.0), shown(0.12345, "e-", digits=3)
+    ('1,304', '0.08764', '–', '2,209', '0.123 e-')
     """
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
+    if value is None or not math.isfinite(value):
+        return absent
+    whole = 1000 <= abs(value) < 1e12 or (abs(value) < 1000 and float(value).is_integer())
+    return (f"{value:,.0f}" if whole else f"{value:.{digits}g}") + f" {unit}" * bool(unit)
 
 
 def counted(number: int, noun: str) -> str:

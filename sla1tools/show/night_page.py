@@ -1,10 +1,11 @@
 """What the night's index page says: the summary's numbers turned into sentences and rows."""
 
-import math
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
+from sla1tools.text import counted, shown
 
 NOT_TESTED = "not tested"
 NOT_REACHED = "not reached"
@@ -49,40 +50,21 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
         "notes": [str(note) for note in summary.get("notes") or []],
         "files": files,
         "tally": _tally(files),
-        "parameters": {name: _plain(value) for name, value in parameters.items()},
+        "parameters": {name: _setting(value) for name, value in parameters.items()},
         "provenance": _provenance(manifest),
     }
 
 
-def quantity(value: Any, unit: str = "", digits: int = 3) -> str:
-    """Write a number for reading.
-
-    >>> quantity(1962.4, "e-"), quantity(0.000017), quantity(None), quantity(0)
-    ('1,962 e-', '1.7e-05', 'not tested', '0')
-    >>> quantity({"value": 740, "low": 700, "high": 790}, "e-")
-    '740 e- (700–790)'
-    """
-    if isinstance(value, Mapping):
-        interval = _interval(value.get("low"), value.get("high"))
-        return quantity(value.get("value"), unit, digits) + (f" ({interval})" if interval else "")
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return NOT_TESTED
-    if isinstance(value, bool):
-        text = "yes" if value else "no"
-    elif not isinstance(value, int | float):
-        return str(value)
-    elif float(value).is_integer() or abs(value) >= 1000:
-        text = f"{value:,.0f}"
-    else:
-        text = f"{value:.{digits}g}"
-    return f"{text} {unit}".strip()
+quantity = functools.partial(shown, digits=3, absent=NOT_TESTED)
 
 
-def _interval(low: Any, high: Any) -> str:
-    return "" if low is None or high is None else f"{quantity(low)}–{quantity(high)}"
+def _limited(value: float | None, limits: Mapping, unit: str = "") -> str:
+    """Write a number with its limits, where both are known."""
+    low, high = limits.get("low"), limits.get("high")
+    return quantity(value, unit) + ("" if low is None or high is None else f" ({quantity(low)}–{quantity(high)})")
 
 
-def _plain(value: Any) -> str:
+def _setting(value: Any) -> str:
     if value is None:
         return "not set"
     if isinstance(value, bool):
@@ -96,10 +78,6 @@ def _criterion(parameters: Mapping) -> str:
 
 def _of(summary: Mapping, block: str, criterion: str) -> Mapping:
     return (summary.get(block) or {}).get(criterion) or {}
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _folder(summary: Mapping, parameters: Mapping) -> str:
@@ -118,7 +96,7 @@ def _headline(summary: Mapping, parameters: Mapping) -> str:
     used = _used(summary)
     if found is None or used is None:
         return "False alarms: not tested"
-    return f"{_count(found, 'false alarm') if found else 'No false alarm'} in {_count(used, 'dark')}"
+    return f"{counted(found, 'false alarm') if found else 'No false alarm'} in {counted(used, 'dark')}"
 
 
 def _meaning(summary: Mapping, parameters: Mapping) -> list[str]:
@@ -169,7 +147,7 @@ def _flux(completeness: Mapping, name: str) -> str:
         return f"below {quantity(limit['high'], 'e-')}, the faintest injected"
     if limit.get("flux") is None and completeness.get("curve"):
         return NOT_REACHED
-    return quantity({**limit, "value": limit.get("flux")}, "e-")
+    return _limited(limit.get("flux"), limit, "e-")
 
 
 def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
@@ -221,30 +199,33 @@ def _numbers(summary: Mapping, parameters: Mapping) -> list[dict[str, str]]:
         ("pedestal", quantity(dark.get("pedestal"), "e-"), "level at which the variance would vanish"),
     ]
     for criterion in dict.fromkeys([_criterion(parameters), *CRITERIA]):  # the configured one first
-        found, alarms, completeness = (
-            _of(summary, block, criterion) for block in ("candidates", "false_alarms_per_frame", "completeness")
-        )
-        interval = _interval(alarms.get("low"), alarms.get("high"))
-        rows += [
-            (
-                f"{criterion}: candidates",
-                quantity(found.get("held_out")),
-                f"held out; in sample {quantity(found.get('in_sample'))}",
-            ),
-            (
-                f"{criterion}: false alarms a frame",
-                quantity(alarms.get("rate")) + (f" ({interval})" if interval else ""),
-                f"one-sided {100 * (alarms.get('confidence') or 0.95):g} % limits; "
-                f"Gaussian noise alone: {quantity(alarms.get('gaussian_expectation'), digits=2)}",
-            ),
-            (f"{criterion}: 50 % flux", _flux(completeness, "flux_50"), "half of the injected stars are found"),
-            (f"{criterion}: 90 % flux", _flux(completeness, "flux_90"), "nine tenths are found"),
-        ]
+        rows += _criterion_rows(summary, criterion)
     rows += [
         (f"pixels: {name.replace('_', ' ')}", quantity(count), "")
         for name, count in (summary.get("pixels") or {}).items()
     ]
     return [{"name": name, "value": value, "note": note} for name, value, note in rows]
+
+
+def _criterion_rows(summary: Mapping, criterion: str) -> list[tuple[str, str, str]]:
+    found, alarms, completeness = (
+        _of(summary, block, criterion) for block in ("candidates", "false_alarms_per_frame", "completeness")
+    )
+    return [
+        (
+            f"{criterion}: candidates",
+            quantity(found.get("held_out")),
+            f"held out; in sample {quantity(found.get('in_sample'))}",
+        ),
+        (
+            f"{criterion}: false alarms a frame",
+            _limited(alarms.get("rate"), alarms),
+            f"one-sided {100 * (alarms.get('confidence') or 0.95):g} % limits; "
+            f"Gaussian noise alone: {quantity(alarms.get('gaussian_expectation'), digits=2)}",
+        ),
+        (f"{criterion}: 50 % flux", _flux(completeness, "flux_50"), "half of the injected stars are found"),
+        (f"{criterion}: 90 % flux", _flux(completeness, "flux_90"), "nine tenths are found"),
+    ]
 
 
 def _rejected(frames: Mapping) -> int:

@@ -244,5 +244,6 @@ def test_budget_decides_the_advice():
 def test_quantities_read_well():
     assert quantity(float("nan")) == "not tested"
     assert quantity(12345.6, "e-") == "12,346 e-"
-    assert quantity(True) == "yes"
-    assert quantity({"value": None}) == "not tested"
+    assert quantity(0.000017) == "1.7e-05"
+    assert quantity(0) == "0"
+    assert quantity(None, "e-") == "not tested"
