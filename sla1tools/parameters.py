@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sla1tools.errors import ParametersError
-from sla1tools.places import from_working_folder, working_folder
+from sla1tools.places import from_working_folder, missing, working_folder
 
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
 
@@ -135,6 +135,18 @@ class Parameters(BaseModel):
         return validate({name: namespace[name] for name in cls.model_fields if name in namespace}, "notebook")
 
 
+def require_capture(parameters: Parameters) -> None:
+    """Refuse a capture folder that is not there: a mistyped name is no failed night.
+
+    Raises
+    ------
+    ParametersError
+        Naming the wrong part of its path.
+    """
+    if not os.path.lexists(parameters.capture_directory):
+        raise ParametersError(f"{parameters.capture_directory}: {missing(parameters.capture_directory)}")
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML without surprises: no duplicate keys, tags or aliases; text that YAML 1.1 takes for a number is refused."""
 
@@ -197,6 +209,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.load(text, _StrictLoader)
+    except FileNotFoundError:
+        raise ParametersError(f"{path}: {missing(path)}") from None
     except OSError as error:
         raise ParametersError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

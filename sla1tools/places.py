@@ -1,11 +1,14 @@
 """Where things are: the user's working folder, and the notebooks and parameters that came with the package."""
 
+import difflib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 HOME = "SLA1_HOME"  # set for kernels and workers, whose current folder is not the user's
+MOST_NAMES = 8  # that a message lists
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHIPPED = Path(__file__).resolve().parent / "shipped"  # in an installed package; a checkout has them at its top
 
@@ -38,13 +41,17 @@ def working_in(folder: Path) -> Iterator[None]:
 def from_working_folder(path: str | Path) -> Path:
     """Expand `~` and `$NAME`, and anchor a relative path at the working folder.
 
-    A `$NAME` that the environment does not have stays as it is: it may be part of a folder's name.
+    A `$NAME` that the environment does not have stays as it is, and so does a path that is there as it is written: both
+    may be folders' names.
 
     Raises
     ------
     ValueError
         If there is no such user as the path's `~user` names.
     """
+    written = working_folder() / path
+    if "$" in str(path) and written.exists():
+        return written
     try:
         return working_folder() / Path(os.path.expandvars(path)).expanduser()
     except RuntimeError as error:
@@ -60,3 +67,26 @@ def own_or_shipped(folder: str, name: str) -> Path:
     """Return a file of the working folder, else the one that came with the package."""
     own = working_folder() / folder / name
     return own if own.is_file() else shipped(folder) / name
+
+
+def missing(path: str | Path) -> str:
+    """Say which part of a path is not there, and what is there instead.
+
+    >>> missing("/proc/self/no_such_name").split(";")[0]
+    'there is no no_such_name in /proc/self'
+    """
+    path = Path(os.path.abspath(path))
+    there = next(folder for folder in path.parents if os.path.isdir(folder) or folder == folder.parent)
+    wrong = path.relative_to(there).parts[0]
+    text = f"there is no {wrong} in {there}"
+    if unset := [name for name in re.findall(r"\$\{?([A-Za-z_]\w*)", wrong) if name not in os.environ]:
+        return f"{text}; {unset[0]} is not set in the environment"
+    if os.name != "nt" and re.match(r"[A-Za-z]:\\|\\\\", wrong):
+        return f"{text}; it is a path of Windows, and this machine has none of those"
+    try:
+        names = sorted(name for name in os.listdir(there) if not name.startswith("."))
+    except OSError as error:
+        return f"{text}, which cannot be looked into: {error.strerror}"
+    near = difflib.get_close_matches(wrong, names, n=max(len(names), 1), cutoff=0.5) or names
+    more = f" and {len(near) - MOST_NAMES} more" if len(near) > MOST_NAMES else ""
+    return f"{text}; there is: {', '.join(near[:MOST_NAMES])}{more}" if near else f"{text}; it is empty"

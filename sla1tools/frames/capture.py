@@ -20,7 +20,7 @@ from sla1tools.frames.codes import CODES, code_histogram
 from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
 from sla1tools.frames.headers import read_facts
 from sla1tools.frames.together import Sample, judge_together, sample_frame
-from sla1tools.parameters import Parameters
+from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import from_working_folder
 
 LEAST_FRAMES = 3
@@ -170,13 +170,16 @@ def judge_capture(parameters: Parameters) -> Capture:
 
     Raises
     ------
+    ParametersError
+        If there is no such capture folder.
     NightError
-        If the capture folder cannot be listed.
+        If it cannot be listed.
     ParametersError
         If `known_pixels` cannot be used; no frame was read.
     """
     known = read_known_pixels(parameters)
     directory = parameters.capture_directory
+    require_capture(parameters)
     try:
         names = sorted(os.listdir(directory), key=_numbers_by_value)
     except OSError as error:

@@ -13,7 +13,7 @@ from sla1tools.errors import NightError, Sla1Error
 from sla1tools.frames.capture import judge_capture, judged_files, read_known_pixels
 from sla1tools.measure import measure_night
 from sla1tools.night import PICKLE
-from sla1tools.parameters import Parameters
+from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import own_or_shipped
 from sla1tools.published import night_path, write_manifest
 from sla1tools.run.notebooks import execute, tagged_figures, title_of
@@ -86,12 +86,13 @@ def run_night(
     Raises
     ------
     ParametersError
-        If the outputs folder cannot be used, or the known pixels; no frame was read.
+        If the outputs folder cannot be used, or the known pixels, or there is no capture folder; nothing was made.
     BusyError
         If someone else is running this night.
     NightError
         If the night is unusable.
     """
+    require_capture(parameters)
     refuse_to_mix(parameters, outputs)
     read_known_pixels(parameters)
     with claim(outputs, night_path(parameters)) as claimed:
@@ -114,7 +115,7 @@ def run_night(
             _build(parameters, claimed.staging, run, manifest, progress or (lambda step: None))
             directory = claimed.publish()
         except NightError as error:
-            with suppress(NightError):
+            with suppress(Sla1Error):  # the folder may be gone, too
                 manifest["inputs"] = judged_files(judge_capture(parameters))
             _publish_failure(claimed, manifest, error, exit_status=3)
             raise

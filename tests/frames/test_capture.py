@@ -259,7 +259,7 @@ def test_a_night_is_read_by_bands(tmp_path):
 
 def test_capture_folder_that_cannot_be_listed(tmp_path):
     parameters = parameters_of(tmp_path, SHAPE)
-    with pytest.raises(NightError, match="cannot be listed: No such file"):
+    with pytest.raises(ParametersError, match=r"there is no 2024-05-08 in .*; it is empty"):
         judge_capture(parameters)
     parameters.capture_directory.parent.mkdir(parents=True)
     parameters.capture_directory.write_text("not a folder")

@@ -72,6 +72,7 @@ class Hostile:
     def __init__(self, root):
         self.root, self.outputs, self.said = root, root / "out {0} %s 'é' [x]", b""
         self.parameters = parameters_of(root / "sessions ~ $HOME {1}", SHAPE, **NIGHT, **CUTS)
+        (root / "sessions ~ $HOME {1}").mkdir()  # a name that is there is no variable
         stars = [parse_star("6000@2.0"), parse_star("9000@2.0")]
         simulate_night(self.parameters.capture_directory, frames=len(FILES) + 3, shape=SHAPE, stars=stars)
         spoil(self.parameters.capture_directory)

@@ -52,6 +52,7 @@ def made_up_night(monkeypatch):
 
     monkeypatch.setattr(night_module, "measure_night", measure)
     monkeypatch.setattr(night_module, "write_products", write_some_products)
+    monkeypatch.setattr(night_module, "require_capture", lambda parameters: None)
 
 
 @pytest.mark.parametrize("side_by_side", [True, False])
@@ -104,9 +105,9 @@ def test_hanging_notebook_is_ended(tmp_path, made_up_night):
 
 
 def test_unusable_night_is_recorded_and_raised(tmp_path):
-    (tmp_path / "sessions").mkdir()
     parameters = Parameters(sessions_directory=str(tmp_path / "sessions"))
-    with pytest.raises(NightError, match="cannot be listed"):
+    parameters.capture_directory.mkdir(parents=True)
+    with pytest.raises(NightError, match="0 usable frames"):
         run_night(parameters, tmp_path / "outputs")
     failed = tmp_path / "outputs" / publish.FAILED / publish.night_path(parameters)
     manifest = json.loads((failed / "manifest.json").read_text())
@@ -132,9 +133,19 @@ def test_kernels_that_wait_for_a_measurement_end_where_it_fails(tmp_path, made_u
 
 def test_an_unusable_night_starts_no_kernel(tmp_path, monkeypatch):
     monkeypatch.setattr(night_module._NotebookRun, "start", lambda _: pytest.fail("a kernel is started"))
-    (tmp_path / "sessions").mkdir()
+    parameters = Parameters(sessions_directory=str(tmp_path / "sessions"))
+    parameters.capture_directory.mkdir(parents=True)
     with pytest.raises(NightError):
-        run_night(Parameters(sessions_directory=str(tmp_path / "sessions")), tmp_path / "outputs")
+        run_night(parameters, tmp_path / "outputs")
+
+
+def test_a_mistyped_night_is_no_failed_night(tmp_path):
+    """Nothing is made: no lock, no empty folder, nothing that the page of all nights would show."""
+    parameters = Parameters(sessions_directory=str(tmp_path / "sessions"), object_name="dark30s")
+    parameters.capture_directory.with_name("Dark30s").mkdir(parents=True)
+    with pytest.raises(ParametersError, match=r"there is no dark30s in .*; there is: Dark30s$"):
+        run_night(parameters, tmp_path / "outputs")
+    assert not (tmp_path / "outputs").exists()
 
 
 def kernels_of(pid):
@@ -185,6 +196,7 @@ def test_mistake_in_the_program_is_recorded_and_raised(tmp_path, made_up_night, 
 
 def test_nothing_is_read_when_the_outputs_are_wrong_or_busy(tmp_path, monkeypatch):
     monkeypatch.setattr(night_module, "measure_night", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(night_module, "require_capture", lambda parameters: None)
     (tmp_path / "file").touch()
     with pytest.raises(ParametersError):
         run_night(PARAMETERS, tmp_path / "file")
@@ -202,6 +214,7 @@ def test_ended_from_outside(tmp_path, end):
         "capture = SimpleNamespace(camera=None, frames=(), rejected=(), ignored=())\n"
         "empty = SimpleNamespace(capture=capture, summary={})\n"
         "night.measure_night, night.write_products = lambda *_: empty, lambda *_: None\n"
+        "night.require_capture = lambda parameters: None\n"
         "tell = lambda step: print(step, flush=True)\n"
         "night.run_night(Parameters(), sys.argv[2], [Path(sys.argv[1])], progress=tell)\n"
     )
