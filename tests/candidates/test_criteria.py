@@ -1,12 +1,15 @@
 """Selections on a leader table, against plain loops."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sla1tools.candidates.criteria import candidates, neighbor_ratio, psf_chi2
+from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates, in_words, neighbor_ratio, psf_chi2
+from sla1tools.candidates.selection import Criterion, Term
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.parameters import Parameters
 
@@ -124,3 +127,61 @@ def test_the_configured_criterion_is_used_unless_the_other_is_named():
     assert candidates(table, wished).all()
     assert candidates(table, observers, "psf_chi2").all()
     assert not candidates(table, wished, "neighbor_ratio").any()
+
+
+def test_the_parameters_permit_the_criteria_that_there_are_and_have_a_field_for_each_cut():
+    """`parameters.py` stands above this room and cannot read the list: a new criterion is named there too."""
+    assert get_args(Parameters.model_fields["criterion"].annotation) == tuple(CRITERIA)
+    assert CUTS.keys() <= Parameters.model_fields.keys()
+
+
+def test_a_criterion_that_would_lose_leaders_below_the_floors_is_refused():
+    rule = CRITERIA["neighbor_ratio"]
+    for terms in (
+        (Term("neighbor_min", ">=", "ratio", "ratio", factor="peak"),),
+        (Term("peak", ">=", "threshold", "below threshold"),),  # a peak that equals its floor is in no table
+        (Term("peak", ">", 100.0, "below threshold"),),
+    ):
+        with pytest.raises(ValueError, match=r"criterion new: .*as threshold and snr_min are"):
+            Criterion("new", "#000000", rule.cuts, terms, rule.expected)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "passing"),
+    [
+        (">", [False, False, True]),
+        (">=", [False, True, True]),
+        ("<", [True, False, False]),
+        ("<=", [True, True, False]),
+    ],
+)
+def test_a_term_compares_as_it_says_and_masked_or_nan_values_fail(comparison, passing):
+    values = MaskedColumn([1.0, 2.0, 3.0, 2.0, np.nan], mask=[False, False, False, True, False])
+    table = Table({"snr": values, "peak": np.full(5, 4.0)})
+    for term, cuts in (
+        (Term("snr", comparison, "cut", "miss"), {"cut": 2.0}),
+        (Term("snr", comparison, "cut", "miss", factor="peak"), {"cut": 0.5}),
+        (Term("snr", comparison, 2.0, "miss"), {}),
+    ):
+        assert term.holds(table, cuts).tolist() == [*passing, False, False]
+
+
+def test_the_reason_of_a_miss_is_the_first_term_that_fails():
+    rule = CRITERIA["psf_chi2"]
+    rows = [
+        {},
+        {"snr": None},
+        {"p_value": 0.0},
+        {"dq": 128, "snr": 1.0},
+        {"dq": 2048 | 128},
+        {"snr": 1.0, "p_value": 0.0},
+    ]
+    table = as_table([GOOD | row for row in rows])
+    table["peak"] = 300.0
+    reasons = ["", "snr", "chi2", "flagged", "saturated", "snr"]
+    assert rule.misses(table, {"snr_min": 6.0, "p_min": 1e-3}).tolist() == reasons
+
+
+def test_a_setting_is_written_alike_everywhere():
+    assert in_words({"threshold": 181.43, "ratio": 0.25}) == "threshold 181.4 e-, ratio 0.25"
+    assert in_words({"of another version": 3.0}) == "of another version 3"
