@@ -103,8 +103,6 @@ class PixelClasses:
     power : dict of str to float
         Chance to be flagged, at this number of frames: 'noisy' of a pixel with 3 times its level's noise, 'unstable'
         of one that is up by 5 sigma in 30 % of the time, 'unstable_10_percent' in 10 %.
-    warm_threshold, hot_threshold : float
-        Median excess over the surroundings that makes a pixel warm or hot, in electrons.
     """
 
     dq: np.ndarray = field(repr=False)
@@ -112,8 +110,6 @@ class PixelClasses:
     tested: dict[str, bool]
     expected_false: dict[str, float]
     power: dict[str, float]
-    warm_threshold: float
-    hot_threshold: float
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ def classify(stack, evidence: Evidence) -> PixelClasses:
     tested below five frames. Constant pixels are not tested where more than one would be expected by chance; those
     constant at code 0 or at the rail are flagged in any case. Warm and hot are apart from each other.
     """
-    n, pixels, scale = evidence.statistics.frames, evidence.level.size, stack.parameters.scale
+    n, pixels = evidence.statistics.frames, evidence.level.size
     excess = evidence.level - smooth_level(evidence.level)
     spread = _level_spread(excess, evidence.prior, evidence.model)
     chance_constant = _chance_constant(evidence.prior, n, evidence.step)
@@ -167,7 +163,7 @@ def classify(stack, evidence: Evidence) -> PixelClasses:
     dq = np.zeros(excess.shape, np.uint16)
     for flag, plane in planes.items():
         dq |= plane * np.uint16(flag)
-    warm, enough = float(WARM_SIGMA * np.median(spread) * scale), n >= LEAST_FRAMES
+    enough = n >= LEAST_FRAMES
     return PixelClasses(
         dq=dq,
         counts={name_of(flag): int(np.count_nonzero(plane)) for flag, plane in planes.items()},
@@ -179,8 +175,6 @@ def classify(stack, evidence: Evidence) -> PixelClasses:
             "unstable": min(1.0, pixels * _suspect_chance(pixels) * SPLIT_CHANCE),
         },
         power=_power(n, pixels, evidence.model.prior_dof) if enough else {},
-        warm_threshold=warm,
-        hot_threshold=max(HOT_EXCESS, warm),
     )
 
 

@@ -6,8 +6,6 @@ import numpy as np
 
 CODES = 1 << 16
 TOLERATED_SHARE = 1e-4  # of pixels off the padding grid: a GPS camera's metadata is 5e-6 of a frame
-NEIGHBOUR_CODES = 8  # each side, that tell how full a code should be
-CENTRAL_SHARE = 0.98  # of pixels, between whose codes missing and over-full ones are looked for
 
 
 @dataclass(frozen=True)
@@ -21,15 +19,8 @@ class CountsAudit:
         set in about half of the pixels, a padded one in none.
     step : int
         Greatest common divisor of the differences between all used codes, top code left out; 0 for a single code.
-    missing_codes, overfull_codes : int
-        Codes among the central 98 % of pixels that are empty though their neighbours average ten pixels or more, and
-        codes over 1.25 times as full as their neighbours beyond 6 sigma.
     top_code_seen : int
         The highest code.
-    at_zero, at_top : int
-        Pixels at code 0, and at the configured top code or above.
-    padding_configured, padding_declared : float, float or None
-        Steps per ADC code: as the parameters have it, and as the files' headers say, where they do.
     padding_holds : bool
         All codes but the top code are multiples of the configured padding, save one pixel in 10,000.
     verdict : str
@@ -38,13 +29,7 @@ class CountsAudit:
 
     low_bit_use: list[float]
     step: int
-    missing_codes: int
-    overfull_codes: int
     top_code_seen: int
-    at_zero: int
-    at_top: int
-    padding_configured: float
-    padding_declared: float | None
     padding_holds: bool
     verdict: str = field(repr=False)
 
@@ -98,34 +83,13 @@ def audit_counts(
     step = int(np.gcd.reduce(np.diff(below))) if len(below) > 1 else 0
     multiples = int(histogram[(codes % scale_due_to_padding == 0) | (codes >= top_code)].sum())
     holds = pixels - multiples <= TOLERATED_SHARE * pixels
-    missing, overfull = _uneven_codes(histogram)
     return CountsAudit(
         low_bit_use=low_bit_use,
         step=step,
-        missing_codes=missing,
-        overfull_codes=overfull,
         top_code_seen=int(used[-1]),
-        at_zero=int(histogram[0]),
-        at_top=int(histogram[top_code:].sum()),
-        padding_configured=float(scale_due_to_padding),
-        padding_declared=declared_padding,
         padding_holds=bool(holds),
         verdict=_verdict(scale_due_to_padding, declared_padding, holds, pixels, multiples, step),
     )
-
-
-def _uneven_codes(histogram):
-    """Count empty and over-full codes among the central ones, each against the mean of its neighbours."""
-    tail = (1 - CENTRAL_SHARE) / 2
-    low, high = np.searchsorted(np.cumsum(histogram) / histogram.sum(), [tail, 1 - tail])
-    codes = np.arange(low, high + 1)
-    filled = np.concatenate([[0], np.cumsum(histogram)])
-    start, stop = np.maximum(codes - NEIGHBOUR_CODES, 0), np.minimum(codes + NEIGHBOUR_CODES + 1, CODES)
-    own = histogram[codes]
-    expected = (filled[stop] - filled[start] - own) / (stop - start - 1)
-    missing = (own == 0) & (expected >= 10)
-    overfull = (own > 1.25 * expected) & (own - expected > 6 * np.sqrt(expected)) & (expected > 0)
-    return int(missing.sum()), int(overfull.sum())
 
 
 def _verdict(padding, declared, holds, pixels, multiples, step) -> str:
