@@ -32,7 +32,7 @@ def test_runs_in_lab_with_nothing_set_up(name, browser, lab, demo):  # noqa: F81
     if name != NAMES[3]:  # where no night was run yet, there is no chart
         assert page.locator(".jp-OutputArea-output img").count() >= 2
     if name in NAMES[1:3]:
-        numbers = live_numbers(demo.leaders, demo.injections, demo.parameters, len(demo.night.frames), 1000.0)
+        numbers = live_numbers(demo.leaders, demo.injections, demo.parameters, len(demo.capture.frames), 1000.0)
         text = f"{numbers['held_out']:,} held out · {numbers['in_sample']:,} in sample"
         page.locator(".sla1-candidates").get_by_text(text, exact=True).wait_for(timeout=20_000)
         before = page.locator(".sla1-candidates").inner_text()
