@@ -106,7 +106,7 @@ def test_the_defaults_name_the_demo_night_and_it_is_made_on_first_use(measured, 
 @pytest.mark.parametrize(
     ("sources", "changes", "message"),
     [
-        (("nowhere.yaml",), {}, "nowhere.yaml: cannot be read"),
+        (("nowhere.yaml",), {}, "nowhere.yaml: there is no nowhere.yaml"),
         ((3,), {}, "takes paths, or one Parameters alone; got int"),
         ((Parameters(), "camera.yaml"), {}, "got Parameters"),
         ((Parameters(),), {"treshold": 3}, "treshold: there is no such parameter; did you mean threshold"),
