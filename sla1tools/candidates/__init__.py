@@ -1,0 +1,1 @@
+"""Notebook 02: leaders, the star's image, criteria, false alarms and their limits."""

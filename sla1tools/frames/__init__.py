@@ -1,0 +1,1 @@
+"""Raw files in, counts out: which frames belong together, and what each file's verdict is."""

@@ -1,0 +1,1 @@
+"""Notebook 03: injected stars, completeness, the operating point."""

@@ -1,0 +1,1 @@
+"""A run and a batch: notebooks, products, publishing, resuming. What writes is here."""

@@ -138,6 +138,8 @@ def histograms(values: dict[str, tuple[np.ndarray, str]], bins: int = 200) -> Dr
     ----------
     values : dict
         Title → (array, label with the unit).
+    bins : int
+        Of each histogram.
     """
     alt = f"Histograms, logarithmic: {', '.join(values)}"
     figure, axes = blank_axes(4.6 * len(values), 3.4, alt, ncols=len(values), squeeze=False)
@@ -252,6 +254,8 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     ----------
     per_frame : dict
         Label → (N,) counts; the first is drawn as held out, the second as in sample.
+    title, ylabel : str
+        Of the figure, and what is counted.
     """
     figure, ax = blank_axes(8, 3.4, f"{title}, frame by frame: {', '.join(per_frame)}")
     width = 0.8 / len(per_frame)

@@ -1,0 +1,1 @@
+"""Nights with a known truth, and scores against it."""
