@@ -234,7 +234,8 @@ def _metadata(statistics, excess, spread, prior):
         wild = odd | (variance == 0) | (variance > WILD_VARIANCE * prior[row])
         for line, flags in ((wild, plane[row]), (wild[::-1], plane[row, ::-1])):
             size = np.flatnonzero(np.append(True, line[:reach]))[-1]
-            if size >= LEAST_METADATA and line[:size].mean() > 0.5 and line[reach:-reach].mean() < 0.1:
+            sound = not line[reach:-reach].any() or line[reach:-reach].mean() < 0.1  # a narrow frame has no such part
+            if size >= LEAST_METADATA and line[:size].mean() > 0.5 and sound:
                 flags[:size] = True
     return plane
 

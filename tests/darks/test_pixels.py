@@ -261,3 +261,9 @@ def test_scores_of_nothing_are_not_numbers():
     assert (scores["n_true"] == 0).all()
     assert np.isnan(scores["recall"]).all()
     assert np.isnan(scores["precision"]).all()
+
+
+@pytest.mark.parametrize("width", [1, 6, 64])
+def test_a_narrow_frame_is_classed(width):
+    classes = classes_of(flat_night(3, shape=(256, width)))
+    assert classes.counts["metadata"] == 0
