@@ -45,7 +45,7 @@ class Parameters(BaseModel):
     threshold: float = Field(default=200.0, gt=0)
     ratio: float = Field(default=0.3, ge=0, le=1)
     neighbors: Literal[4, 8] = 4
-    criterion: Literal["neighbor_ratio", "psf_chi2"] = "neighbor_ratio"
+    criterion: Literal["neighbor_ratio", "psf_chi2"] = "neighbor_ratio"  # the names in candidates/criteria.py
     pixel_scale: float = Field(default=1.5, gt=0)
     seeing_fwhm: float = Field(default=3.0, gt=0)
     snr_min: float = Field(default=6.0, gt=0)

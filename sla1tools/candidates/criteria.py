@@ -27,6 +27,7 @@ LIST = (
     # The observers' rule. The lowest neighbour is compared, never the quotient: dividing would break exact ties.
     Criterion(
         name="neighbor_ratio",
+        meaning="The observers' criterion: the peak is above threshold, no neighbour is below ratio times it.",
         color="#0072B2",
         cuts=(
             Cut("threshold", "threshold", 1.0, 1000.0, lambda low, own: up(low, 10, own, 40), floor="peak", unit="e-"),
@@ -41,6 +42,8 @@ LIST = (
     # The criterion they wished for: probably the PSF plus noise, on an unflagged centre.
     Criterion(
         name="psf_chi2",
+        meaning="The other criterion: the light is at least snr_min times its noise, and the pixels around the peak "
+        "fit a star's image so well that a share of at least p_min of real stars would fit worse.",
         color="#D55E00",
         cuts=(
             Cut("snr_min", "S/N ≥", 0.1, 30.0, lambda low, own: up(low, 5, own, 30), floor="snr"),

@@ -123,6 +123,8 @@ class Criterion:
     ----------
     name : str
         Its one name: the parameter's value, the ending of its columns, and what figures, tables and pages call it.
+    meaning : str
+        What it asks of a leader, in a sentence for the glossary.
     color : str
         Of its curves, #rrggbb.
     cuts : tuple of Cut
@@ -143,6 +145,7 @@ class Criterion:
     """
 
     name: str
+    meaning: str
     color: str
     cuts: tuple[Cut, ...]
     terms: tuple[Term, ...]

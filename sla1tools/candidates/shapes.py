@@ -3,6 +3,7 @@
 import numpy as np
 from astropy.table import Table
 
+from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import pixel_integrated_gaussian
@@ -45,7 +46,7 @@ def contaminant_pass_rates(fwhm, noise, fluxes, snr_min, p_min, trials, seed):
     fluxes : sequence of float
         Electrons in the whole source (a column's in five of its pixels).
     snr_min, p_min : float
-        A stamp passes with snr >= snr_min and p_value >= p_min.
+        Cuts of `psf_chi2`, by which a stamp passes.
     trials, seed : int
         Stamps of each kind at each flux; of the random numbers.
 
@@ -60,7 +61,8 @@ def contaminant_pass_rates(fwhm, noise, fluxes, snr_min, p_min, trials, seed):
         for flux in fluxes:
             stamps = _leader_stamps(flux * _sources(kind, fwhm, trials, rng), noise, rng)
             fits = fit_stamps(stamps, noise, True, fwhm)
-            passed = np.count_nonzero((fits["snr"] >= snr_min) & (fits["p_value"] >= p_min))
+            measured = {"snr": fits["snr"], "p_value": fits["p_value"], "dq": np.zeros(trials, int)}
+            passed = np.count_nonzero(CRITERIA["psf_chi2"].passes(measured, {"snr_min": snr_min, "p_min": p_min}))
             rows.append((kind, float(flux), passed, trials))
     return Table(rows=rows, names=("kind", "flux", "passed", "trials"), units={"flux": "electron"})
 

@@ -1,5 +1,7 @@
 """The words that the pages use, each in a sentence; docs/glossary.md has them too, and more."""
 
+from sla1tools.candidates.criteria import CRITERIA
+
 GLOSSARY = {
     "reference": "What a frame is compared with: the median (or average) of darks of the same capture, pixel by pixel.",
     "residual": "A frame less its reference, in electrons.",
@@ -8,9 +10,7 @@ GLOSSARY = {
     "leader": "A pixel of a residual that none of its neighbours exceeds.",
     "candidate": "A leader that a criterion takes for the image of a star. "
     "In a dark there is no star, so every candidate is a false alarm.",
-    "neighbor_ratio": "The observers' criterion: the peak is above threshold, no neighbour is below ratio times it.",
-    "psf_chi2": "The other criterion: the light is at least snr_min times its noise, and the pixels around the peak "
-    "fit a star's image so well that a share of at least p_min of real stars would fit worse.",
+    **{name: criterion.meaning for name, criterion in CRITERIA.items()},
     "S/N": "Signal to noise: a star's light in units of what the noise alone would make of it.",
     "rival": "Another shape fitted to the same pixels: one pixel, a pair, a track, a column, a plus, a block.",
     "hit": "Bright pixels that touch one another in one frame alone, as a charged particle leaves them.",

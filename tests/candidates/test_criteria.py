@@ -143,7 +143,7 @@ def test_a_criterion_that_would_lose_leaders_below_the_floors_is_refused():
         (Term("peak", ">", 100.0, "below threshold"),),
     ):
         with pytest.raises(ValueError, match=r"criterion new: .*as threshold and snr_min are"):
-            Criterion("new", "#000000", rule.cuts, terms, rule.expected)
+            Criterion("new", "", "#000000", rule.cuts, terms, rule.expected)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import sla1tools
 ROOT = Path(sla1tools.__file__).parent.parent
 CRITERION = """    Criterion(
         name="sharpness",
+        meaning="Bright, and not far from a star's image.",
         color="#009E73",
         cuts=(
             Cut("sharp_snr", "sharp S/N ≥", 0.1, 30.0, lambda low, own: up(low, 5, own, 8), floor="snr"),
@@ -165,6 +166,7 @@ def test_it_is_named_on_the_night_page_and_in_the_tables(run):
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert "sharpness: false alarms a frame" in text
     assert "whatever sharpness finds here is a false alarm" in text
+    assert "Bright, and not far from a star" in text
     for report, words in (
         ("02_candidate_finding", "sharp S/N ≥ 5, χ²/dof ≤ 1.5"),
         ("03_injection_testing", "too sharp"),

@@ -79,6 +79,8 @@ def test_browser_counts_what_python_counts(opened, leaders, injections):
     """Every setting of a grid: candidates of both references, completeness of the flux bin, 50 % flux."""
     watched = opened(Explorer(leaders, injections, parameters(), FRAMES, make_stories))
     page = watched.page
+    labels = page.locator(".sla1-sliders label").all_text_contents()
+    assert labels == ["threshold (e-)", "ratio", "S/N ≥", "p ≥"], "in the criteria's order"
     for k, (criterion, cuts) in enumerate(SETTINGS):
         page.select_option(".sla1-controls select", label=criterion)
         flux = (700.0, 1500.0, 5999.0)[k % 3]

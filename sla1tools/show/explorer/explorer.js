@@ -110,9 +110,12 @@ function save(payload, s) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
+// In the criteria's order: a report's JSON has sorted the keys of `sliders`.
+const cutsOf = (payload) => [...new Set(payload.criteria.flatMap(({ cuts }) => cuts))];
+
 function controls(model, payload) {
   const [pick, select] = choice("criterion", payload.criteria.map(({ name }) => name), (k) => model.set("criterion", k));
-  const cuts = Object.keys(payload.sliders).filter((name) => name !== "flux");
+  const cuts = cutsOf(payload);
   const sliders = make("div", { class: "sla1-sliders" }, ...cuts.map((name) => slider(model, name)));
   const reflect = () => {
     const k = model.get("criterion");
@@ -128,7 +131,7 @@ function controls(model, payload) {
 
 // ---- the explorer ----
 
-const keysOf = (payload) => ["criterion", ...Object.keys(payload.sliders)];
+const keysOf = (payload) => ["criterion", ...cutsOf(payload), "flux"];
 const stateOf = (model) => Object.fromEntries(keysOf(model.get("payload")).map((key) => [key, model.get(key)]));
 
 function cutout(onPick) {

@@ -322,7 +322,8 @@ def _pack_leaders(leaders: Table, parameters: Parameters, frames: Sequence[str])
 def _pack_trials(injections: Injections | None, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any] | None:
     """Pack every star, and under `leaders` the rows that decide whether it is found.
 
-    `miss` says for every criterion why a star without such a row is missed, at any setting.
+    `miss` says for every criterion why a star without such a row is missed, at the night's own cuts; at others what is
+    'out-led' there may be 'below threshold', or the reverse.
     """
     if injections is None or len(injections.trials) == 0:
         return None
