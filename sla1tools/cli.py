@@ -95,7 +95,9 @@ def main(verbose: bool) -> None:
 def check(files, overrides) -> None:
     """Judge the night's files and run nothing: the folder, a line a file, remarks, the number of frames used."""
     from sla1tools.frames.capture import judge_capture, judged_files
+    from sla1tools.frames.codes import audit_capture
     from sla1tools.text import printable
+    from sla1tools.verdict import Opinion, judge_scale
 
     night = judge_capture(read_parameters(files, overrides))
     click.echo(printable(night.parameters.capture_directory))
@@ -103,7 +105,9 @@ def check(files, overrides) -> None:
     for row in rows:
         verdict = f"rejected {row['reason']}  {row['detail']}" if "reason" in row else row["verdict"]
         click.echo(printable(f"{row['name']} {verdict}"))
-    for remark in (*(f"degraded: {doubt}" for doubt in night.doubts), *(f"note: {note}" for note in night.notes)):
+    scale = judge_scale(night, audit_capture(night)) if night.frames else Opinion()
+    doubts = [*night.doubts, *(f"{doubt.reason}: {doubt.meaning}" for doubt in scale.doubts)]
+    for remark in [f"degraded: {doubt}" for doubt in doubts] + [f"note: {note}" for note in night.notes + scale.notes]:
         click.echo(printable(remark))
     click.echo(f"{len(night.frames)} used of {len(rows)}")
     night.require_usable()

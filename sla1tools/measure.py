@@ -1,6 +1,5 @@
 """From a night's frames to its tables and numbers: the one pure function that everything else reads."""
 
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -13,11 +12,28 @@ from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
 from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import Capture, judge_capture
-from sla1tools.frames.codes import CountsAudit, audit_counts
-from sla1tools.injections.completeness import completeness_curve, flux_bins, flux_limit
+from sla1tools.frames.codes import CountsAudit, audit_capture
+from sla1tools.injections.completeness import (
+    completeness_curve,
+    flux_bins,
+    flux_limit,
+    flux_limit_over_frames,
+    frames_differ,
+)
 from sla1tools.injections.injection import Injections, holds_a_stamp, inject
 from sla1tools.injections.operating_point import operating_point, tradeoff
 from sla1tools.parameters import Parameters, validate
+from sla1tools.verdict import (
+    SOUND_NIGHTS,
+    Doubt,
+    Opinion,
+    count_events,
+    judge_alarms,
+    judge_completeness,
+    judge_frames,
+    judge_power,
+    judge_scale,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,8 @@ class Measurement:
         What the raw codes say about the padding.
     summary : dict
         The numbers, in the shape of `summary.json`.
+    doubts : tuple of Doubt
+        What keeps the night from being sound, the gravest first; their reasons are the summary's.
     """
 
     capture: Capture
@@ -55,6 +73,7 @@ class Measurement:
     grid: Table
     audit: CountsAudit
     summary: dict = field(repr=False)
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def parameters(self) -> Parameters:
@@ -140,9 +159,7 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     capture = judge_capture(parameters)
     capture.require_usable()
     step("frames judged")
-    audit = audit_counts(
-        capture.histogram, parameters.top_code, parameters.scale_due_to_padding, _declared_padding(capture)
-    )
+    audit = audit_capture(capture)
     dark = characterize(capture, audit.step)
     step("darks characterized")
     leaders, hits, floors = detect_night(capture, dark)
@@ -150,43 +167,26 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     injections = inject(capture, dark, floors)
     step("stars injected")
     grid = tradeoff(leaders, injections, capture.names, floors, parameters)
-    summary = summarize(capture, dark, leaders, injections.trials, floors, grid, audit)
+    summary, doubts = summarize(capture, dark, leaders, injections.trials, floors, grid, audit)
     step("night summed up")
-    return Measurement(capture, dark, leaders, injections, hits, floors, grid, audit, summary)
+    return Measurement(capture, dark, leaders, injections, hits, floors, grid, audit, summary, doubts)
 
 
-def _declared_padding(capture: Capture) -> float | None:
-    """Return the padding that the files themselves declare: EGAIN is at the ADC's depth, EGAINSAV at the saved one."""
-    true, saved, bits = (_positive(capture.frames[0].header.get(key)) for key in ("EGAIN", "EGAINSAV", "ADCBITS"))
-    if true and saved:
-        return true / saved
-    return 2.0 ** (16 - bits) if bits and bits <= 16 else None
+def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict, tuple[Doubt, ...]]:
+    """Put the night's numbers together in the shape of `summary.json`: plain types, None where not tested.
 
-
-def _positive(value) -> float | None:
-    """Return a header's value if it is a positive number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and value > 0 else None
-
-
-def summarize(capture, dark, leaders, trials, floors, grid, audit) -> dict:
-    """Put the night's numbers together in the shape of `summary.json`: plain types, None where not tested."""
+    Beside them the doubts whose reasons the summary names.
+    """
     parameters = capture.parameters
     transfer = dark.noise_model.photon_transfer
-    rejected = Counter(item.reason.value for item in capture.rejected)
-    reasons = [f"{count} frame{'s' * (count > 1)} rejected: {reason}" for reason, count in rejected.items()]
-    reasons += capture.doubts
-    reasons += [f"pixel class {name} could not be tested" for name, tested in dark.classes.tested.items() if not tested]
-    if not holds_a_stamp(capture.shape):
-        reasons.append(
-            f"completeness could not be tested: a frame of {list(capture.shape)} is smaller than a 5x5 stamp"
-        )
+    rejected = dict.fromkeys(item.reason.value for item in capture.rejected)
     per_criterion = {name: _criterion_numbers(name, capture, dark, leaders, trials, grid) for name in CRITERIA}
-    return {
+    opinion = _judge(capture, dark, leaders, trials, audit, per_criterion[parameters.criterion])
+    summary = {
         "night": {key: getattr(parameters, key) for key in ("capture_date", "capture_time", "object_name")},
-        "verdict": "degraded" if reasons else "ok",
-        "reasons": reasons,
-        "notes": [*capture.notes, *_notes(parameters, transfer, audit, floors)],
+        "verdict": "degraded" if opinion.doubts else "ok",
+        "reasons": [doubt.reason for doubt in opinion.doubts],
+        "notes": [*opinion.notes, *_floors_note(parameters, floors)],
         "floors": asdict(floors),
         "frames": {
             "used": capture.names,
@@ -214,25 +214,34 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> dict:
         "completeness": {name: numbers["completeness"] for name, numbers in per_criterion.items()},
         "operating_point": {name: numbers["operating_point"] for name, numbers in per_criterion.items()},
     }
+    return summary, opinion.doubts
 
 
-def _notes(parameters, transfer, audit, floors) -> list[str]:
-    notes = [] if audit.padding_holds else [audit.verdict]
-    if floors != Floors.of(parameters):
-        notes.append(
-            f"too many leaders for one table: its floors were raised to {floors.peak:.0f} e- or S/N {floors.snr:.1f}; "
-            "the configured cuts lie above them still"
+def _judge(capture, dark, leaders, trials, audit, numbers) -> Opinion:
+    """Everything that can be said against the night, the gravest first."""
+    parameters = capture.parameters
+    found = leaders[candidates(leaders, parameters) & (leaders["reference"] == parameters.reference)]
+    own = {name: found[found["frame"] == name] for name in capture.names}
+    per_frame = {name: count_events(np.asarray(rows["x"]), np.asarray(rows["y"])) for name, rows in own.items()}
+    noise, (chance, shares) = float(np.median(dark.noise)), numbers["between_frames"]
+    return (
+        judge_scale(capture, audit, dark.noise_model.photon_transfer)
+        + judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, noise)
+        + judge_completeness(chance, shares, numbers["completeness"]["flux_50"]["flux"])
+        + judge_frames(capture)
+        + judge_power(
+            dark.classes.tested, len(capture.frames), bool(holds_a_stamp(capture.shape)), parameters.injections
         )
-    if parameters.injections == 0:
-        notes.append("no star was injected: completeness is not tested")
-    if transfer.agrees_with(parameters.scale) is False:
-        notes.append(
-            f"photon transfer measures {transfer.gain:.4f} ± {transfer.gain_error:.4f} electrons per count, "
-            f"configured are {parameters.scale:.4f}"
-        )
-    elif not transfer.can_tell:
-        notes.append(f"photon transfer cannot tell the gain: {transfer.reason}")
-    return notes
+    )
+
+
+def _floors_note(parameters, floors) -> list[str]:
+    if floors == Floors.of(parameters):
+        return []
+    return [
+        f"too many leaders for one table: its floors were raised to {floors.peak:.0f} e- or S/N {floors.snr:.1f}; "
+        "the configured cuts lie above them still"
+    ]
 
 
 def _finite(value) -> float | None:
@@ -245,11 +254,13 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
     held_out = passing[passing["reference"] == "leave_one_out"]
     configured = passing[passing["reference"] == parameters.reference]
     rate = poisson_rate(len(configured), len(capture.frames))
-    curve = completeness_curve(
-        np.asarray(trials["flux_true"]),
-        np.asarray(trials[f"recovered_{criterion}"]),
-        flux_bins(parameters.injection_flux_range),
-    )
+    flux, recovered = np.asarray(trials["flux_true"]), np.asarray(trials[f"recovered_{criterion}"])
+    frame, edges = np.asarray(trials["frame"]), flux_bins(parameters.injection_flux_range)
+    curve = completeness_curve(flux, recovered, edges)
+    limits = {level: flux_limit(curve, level) for level in (0.5, 0.9)}
+    chance, shares = frames_differ(frame, flux, recovered, edges)
+    if chance < SOUND_NIGHTS:
+        limits = {level: flux_limit_over_frames(frame, flux, recovered, edges, level) for level in limits}
     point = operating_point(grid, criterion, len(capture.frames), parameters.false_alarm_budget)
     return {
         "candidates": {
@@ -265,9 +276,10 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
             "gaussian_expectation": CRITERIA[criterion].expected(dark.level_sigma(parameters.reference), parameters),
         },
         "completeness": {
-            "flux_50": asdict(flux_limit(curve, 0.5)),
-            "flux_90": asdict(flux_limit(curve, 0.9)),
+            "flux_50": asdict(limits[0.5]),
+            "flux_90": asdict(limits[0.9]),
             "curve": [{name: _finite(row[name]) for name in curve.colnames} for row in curve] if len(trials) else [],
         },
+        "between_frames": (chance, shares),
         "operating_point": None if point is None else asdict(point),
     }

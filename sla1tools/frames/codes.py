@@ -92,6 +92,27 @@ def audit_counts(
     )
 
 
+def audit_capture(capture) -> CountsAudit:
+    """Judge the codes of a capture's used frames, at least one, with what their headers declare."""
+    parameters, header = capture.parameters, capture.frames[0].header
+    padding = declared_padding(header)
+    return audit_counts(capture.histogram, parameters.top_code, parameters.scale_due_to_padding, padding)
+
+
+def declared_padding(header: dict) -> float | None:
+    """Return the padding that a file itself declares: EGAIN is at the ADC's depth, EGAINSAV at the saved one."""
+    true, saved, bits = (positive(header.get(key)) for key in ("EGAIN", "EGAINSAV", "ADCBITS"))
+    if true and saved:
+        return true / saved
+    return 2.0 ** (16 - bits) if bits and bits <= 16 else None
+
+
+def positive(value) -> float | None:
+    """Return a header's value if it is a positive number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and value > 0 else None
+
+
 def _verdict(padding, declared, holds, pixels, multiples, step) -> str:
     share = f"{multiples:,} of {pixels:,} pixels ({multiples / pixels:.1%}) are multiples of {padding:g}"
     said = "" if declared is None else f"; the headers declare {declared:.4g}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.stats import binom_conf_interval
 from astropy.table import Table
+from scipy import stats
 
 from sla1tools.candidates.rates import CONFIDENCE
 
@@ -97,6 +98,68 @@ def flux_limit(curve: Table, level: float, seed: int = 0) -> FluxLimit:
     low, high = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
     flux_or_none = [float(np.exp(value)) if np.isfinite(value) else None for value in (crossing, low, high)]
     return FluxLimit(*flux_or_none)
+
+
+def frames_differ(frame: np.ndarray, flux: np.ndarray, recovered: np.ndarray, edges: np.ndarray):
+    """Test whether some frames find more of the injected stars than others do.
+
+    Parameters
+    ----------
+    frame : (n,) array
+        Name or number of the frame that each star was put into.
+    flux, recovered, edges : arrays
+        As `completeness_curve` takes them.
+
+    Returns
+    -------
+    chance : float
+        Of chi-square so large if all frames find alike; 1 where one frame or no star tells.
+    shares : dict
+        Stars found over stars expected from all frames together, by frame.
+    """
+    names, row = np.unique(frame, return_inverse=True)
+    injected, found = _by_frame(row, flux, recovered, edges)
+    pooled = found.sum(axis=0) / np.maximum(injected.sum(axis=0), 1)
+    expected, variance = injected @ pooled, injected @ (pooled * (1 - pooled))
+    testable = variance > 0
+    if testable.sum() < 2:
+        return 1.0, {}
+    chi2 = ((found.sum(axis=1) - expected)[testable] ** 2 / variance[testable]).sum()
+    shares = (found.sum(axis=1) / np.maximum(expected, 1)).tolist()
+    return float(stats.chi2.sf(chi2, testable.sum() - 1)), dict(zip(names.tolist(), shares, strict=True))
+
+
+def flux_limit_over_frames(
+    frame: np.ndarray, flux: np.ndarray, recovered: np.ndarray, edges: np.ndarray, level: float, seed: int = 0
+) -> FluxLimit:
+    """Flux of a completeness level as `flux_limit` gives it, with the interval of a draw of frames, not of stars.
+
+    Parameters
+    ----------
+    frame, flux, recovered, edges : arrays
+        As `frames_differ` takes them.
+    level, seed : float, int
+        As `flux_limit` takes them.
+    """
+    limit = flux_limit(completeness_curve(flux, recovered, edges), level, seed)
+    row = np.unique(frame, return_inverse=True)[1]
+    injected, found = _by_frame(row, flux, recovered, edges)
+    drawn = np.random.default_rng(seed).integers(0, len(injected), (DRAWS, len(injected)))
+    some = injected.sum(axis=0) > 0
+    shares = found[drawn].sum(axis=1)[:, some] / np.maximum(injected[drawn].sum(axis=1)[:, some], 1)
+    centers = np.log(np.sqrt(edges[1:] * edges[:-1]))[some]
+    spread = np.nan_to_num(crossings(centers, shares, level), nan=np.inf)
+    ends = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
+    low, high = (float(np.exp(value)) if np.isfinite(value) else None for value in ends)
+    return limit if limit.flux is None else FluxLimit(limit.flux, low, high)
+
+
+def _by_frame(row, flux, recovered, edges):
+    """Stars injected and found, (frames, bins)."""
+    shape = (row.max() + 1 if len(row) else 0, len(edges) - 1)
+    place = row * shape[1] + bin_of_flux(flux, edges)
+    counts = [np.bincount(place[chosen], minlength=shape[0] * shape[1]) for chosen in (slice(None), recovered)]
+    return counts[0].reshape(shape), counts[1].reshape(shape)
 
 
 def crossings(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:

@@ -5,7 +5,7 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,7 @@ def _build(parameters, staging, run, manifest, progress) -> None:
 
     (staging / PICKLE).unlink()
     manifest |= {key: measurement.summary[key] for key in ("verdict", "reasons")}
+    manifest |= {"doubts": [asdict(doubt) for doubt in measurement.doubts]}
     manifest |= {"end": moment(), "exit_status": 0}
     figures = {title: png for path in run.opened for title, png in tagged_figures(path).items()}
     links |= {name: name for name in PRODUCTS}

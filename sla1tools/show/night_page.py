@@ -43,8 +43,8 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
             "headline": _headline(summary, parameters),
             "state": _STATES.get(state, state),
             "reasons": [str(reason) for reason in summary.get("reasons") or []],
-            "meaning": _meaning(summary, parameters),
-            "actions": _actions(summary, parameters),
+            "meaning": [*_doubts(manifest, "meaning"), *_meaning(summary, parameters)],
+            "actions": [*_doubts(manifest, "cure"), *_actions(summary, parameters)],
         },
         "numbers": _numbers(summary, parameters),
         "notes": [str(note) for note in summary.get("notes") or []],
@@ -150,15 +150,15 @@ def _flux(completeness: Mapping, name: str) -> str:
     return _limited(limit.get("flux"), limit, "e-")
 
 
+def _doubts(manifest: Mapping, part: str) -> list[str]:
+    """Return the meanings or the cures of the night's doubts as sentences, each once, the gravest doubt's first."""
+    texts = [str(doubt.get(part) or "") for doubt in manifest.get("doubts") or []]
+    return list(dict.fromkeys(f"{text[0].upper()}{text[1:]}." for text in texts if text))
+
+
 def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
     criterion = _criterion(parameters)
     actions = []
-    rejected = {
-        reason: names for reason, names in ((summary.get("frames") or {}).get("rejected") or {}).items() if names
-    }
-    if rejected:
-        kinds = ", ".join(f"{len(names)} {reason}" for reason, names in rejected.items())
-        actions.append(f"Look at the rejected files, listed below: {kinds}.")
     high, budget = _of(summary, "false_alarms_per_frame", criterion).get("high"), parameters.get("false_alarm_budget")
     if high is not None and budget is not None:
         words = f"upper limit of {quantity(high)} false alarms a frame"

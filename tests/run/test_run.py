@@ -44,7 +44,7 @@ def made_up_night(monkeypatch):
         camera=None, frames=(), rejected=(Rejected("00001.fits", Reason.EMPTY, "no bytes"),), ignored=("a",)
     )
     summary = dict.fromkeys(SUMMARY_KEYS) | {"verdict": "degraded", "reasons": ["1 frame rejected: empty"]}
-    measurement = SimpleNamespace(capture=capture, summary=summary)
+    measurement = SimpleNamespace(capture=capture, summary=summary, doubts=())
 
     def measure(parameters, progress):
         progress("night measured")
@@ -212,7 +212,7 @@ def test_ended_from_outside(tmp_path, end):
         "import sys; from pathlib import Path; from types import SimpleNamespace\n"
         "from sla1tools.run import night; from sla1tools.parameters import Parameters\n"
         "capture = SimpleNamespace(camera=None, frames=(), rejected=(), ignored=())\n"
-        "empty = SimpleNamespace(capture=capture, summary={})\n"
+        "empty = SimpleNamespace(capture=capture, summary={}, doubts=())\n"
         "night.measure_night, night.write_products = lambda *_: empty, lambda *_: None\n"
         "night.require_capture = lambda parameters: None\n"
         "tell = lambda step: print(step, flush=True)\n"

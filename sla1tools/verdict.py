@@ -1,0 +1,267 @@
+"""The verdict on a night: what its numbers cannot be relied on for, what that means, and the one thing to do about it.
+
+Each test speaks up on one of 10,000 sound nights at most. What a night cannot tell is no doubt: it is a note.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from sla1tools.darks.transfer import PhotonTransfer
+from sla1tools.frames.capture import Capture
+from sla1tools.frames.codes import CountsAudit, positive
+from sla1tools.frames.together import LEVEL_NOTED
+from sla1tools.parameters import Parameters
+
+SOUND_NIGHTS = 1e-4  # share of sound nights that a test may doubt
+SIGMAS = float(stats.norm.isf(SOUND_NIGHTS / 2))
+BEYOND_BUDGET = 10.0
+SCALE_FACTOR = 1.5  # either way: gains of one camera as several people quote them differ by 1.3
+TRACK_REACH = 5.0  # pixels between candidates of one track
+MOST_TRACED = 20_000
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason why a night is not sound.
+
+    Attributes
+    ----------
+    reason : str
+        What was found, with its number.
+    meaning : str
+        What it does to the night's other numbers.
+    cure : str
+        The one thing to do.
+    """
+
+    reason: str
+    meaning: str
+    cure: str
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """Doubts, which degrade a night, and notes, which do not."""
+
+    doubts: tuple[Doubt, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __add__(self, other: "Opinion") -> "Opinion":
+        """Both opinions, in order."""
+        return Opinion(self.doubts + other.doubts, self.notes + other.notes)
+
+
+def judge_frames(capture: Capture) -> Opinion:
+    """Doubt a night whose files did not all belong to it."""
+    count = Counter(item.reason.value for item in capture.rejected)
+    doubts = [
+        Doubt(
+            f"{number} frame{'s' * (number > 1)} rejected: {reason}",
+            "the night's numbers are those of the frames that are left",
+            "look at the rejected files in the list of files: each says what was found",
+        )
+        for reason, number in count.items()
+    ]
+    doubts += [
+        Doubt(doubt, "every number is that of a mixture", "give one state of the camera a folder, or a file_pattern")
+        for doubt in capture.doubts
+    ]
+    return Opinion(tuple(doubts), capture.notes)
+
+
+def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer | None = None) -> Opinion:
+    """Doubt a scale that photon transfer, the headers or the codes deny.
+
+    Parameters
+    ----------
+    capture : Capture
+        The first used frame's header is read.
+    audit : CountsAudit
+        Of the night's codes.
+    transfer : PhotonTransfer, optional
+        Where it can tell, a header's or the codes' word against a scale that it confirms is a note.
+
+    Notes
+    -----
+    Codes off the configured padding deny the scale only where nothing confirms it: a camera may fill the low bits.
+    """
+    parameters = capture.parameters
+    measured = transfer is not None and transfer.can_tell
+    doubts, notes = [], []
+    confirmed = False
+    if transfer is not None and measured:
+        told = f"photon transfer measures {transfer.gain:.4f} ± {transfer.gain_error:.4f} electrons per count"
+        far = abs(1 / parameters.scale - transfer.slope) > SIGMAS * transfer.slope_error
+        confirmed = not (far and _apart(transfer.gain, parameters.scale))
+        if not confirmed:
+            doubts.append(_wrong_scale(told, transfer.gain, parameters))
+        elif transfer.agrees_with(parameters.scale) is False:
+            notes.append(f"{told}, configured are {parameters.scale:.4f}")
+    elif transfer is not None:
+        notes.append(f"photon transfer cannot tell the gain: {transfer.reason}")
+    stated = _stated_scales(capture)
+    agreeing = [name for name, scale in stated.items() if not _apart(scale, parameters.scale)]
+    if stated and not agreeing:
+        name, scale = next(iter(stated.items()))
+        told = f"the headers' {name} is {scale:.4g} electrons per count"
+        if confirmed:
+            notes.append(f"{told}, configured are {parameters.scale:.4g}, which photon transfer confirms")
+        else:
+            doubts.append(_wrong_scale(told, scale, parameters))
+    if not audit.padding_holds:
+        if confirmed or agreeing:
+            notes.append(audit.verdict)
+        else:
+            doubts.append(_wrong_scale(audit.verdict.rstrip("."), parameters.scale_due_to_gain, parameters))
+    return Opinion(tuple(doubts), tuple(notes))
+
+
+def _apart(one: float, other: float) -> bool:
+    return not 1 / SCALE_FACTOR <= one / other <= SCALE_FACTOR
+
+
+def _stated_scales(capture: Capture) -> dict[str, float]:
+    """Electrons per raw count as headers state them: EGAINSAV says it; EGAIN may be at the ADC's own depth."""
+    header = capture.frames[0].header if capture.frames else {}
+    saved, true = (positive(header.get(key)) for key in ("EGAINSAV", "EGAIN"))
+    if saved:
+        return {"EGAINSAV": saved}
+    if not true:
+        return {}
+    return {"EGAIN": true, "EGAIN over the padding": true / capture.parameters.scale_due_to_padding}
+
+
+def _wrong_scale(told: str, scale: float, parameters: Parameters) -> Doubt:
+    really = parameters.threshold * scale / parameters.scale
+    return Doubt(
+        f"{told}, configured are {parameters.scale:.4g}",
+        f"if {scale:.4g} electrons per count is right, your {parameters.threshold:,.0f} e- are {really:,.0f} e-",
+        "look up the gain and the padding of this read mode, and set scale_due_to_gain and scale_due_to_padding",
+    )
+
+
+def judge_alarms(low: float, per_frame: dict[str, int], capture: Capture, noise: float) -> Opinion:
+    """Doubt a night whose configured criterion alarms far beyond the budget, or in one frame far more than in others.
+
+    Parameters
+    ----------
+    low : float
+        Lower limit of the false alarms per frame.
+    per_frame : dict of str to int
+        Candidates in each used frame; those of one track count once (`count_events`).
+    capture : Capture
+        Its levels tell whether a drift explains it.
+    noise : float
+        Median noise of a residual, in electrons.
+    """
+    parameters, doubts = capture.parameters, []
+    if low > BEYOND_BUDGET * parameters.false_alarm_budget:
+        doubts.append(
+            Doubt(
+                f"false alarms of {parameters.criterion}: more than {low:,.3g} a frame, and the budget is "
+                f"{parameters.false_alarm_budget:g}",
+                "a flash in a science frame means nothing at this setting",
+                _cure_of_drift(capture, noise)
+                or "choose a setting that keeps the budget with the sliders of notebook 02",
+            )
+        )
+    total, frames = sum(per_frame.values()), len(per_frame)
+    chances = {name: frames * stats.binom.sf(count - 1, total, 1 / frames) for name, count in per_frame.items()}
+    odd = [name for name, chance in chances.items() if chance < SOUND_NIGHTS]
+    if odd:
+        counts = ", ".join(f"{per_frame[name]:,} in {name}" for name in odd[:3]) + ", …" * (len(odd) > 3)
+        doubts.append(
+            Doubt(
+                f"candidates of {parameters.criterion} stand out in {len(odd)} of {frames} frames: {counts}; "
+                f"{total - sum(per_frame[name] for name in odd):,} in all others together",
+                "a rate per frame describes neither these frames nor the others",
+                _cure_of_drift(capture, noise)
+                or f"look at {odd[0]}, and move it away if it is no dark like the others",
+            )
+        )
+    return Opinion(tuple(doubts))
+
+
+def _cure_of_drift(capture: Capture, noise: float) -> str:
+    levels = [frame.level * capture.parameters.scale for frame in capture.frames]
+    drifts = np.ptp(levels) > LEVEL_NOTED * noise and not capture.parameters.level_correction
+    return "set level_correction: true, for the level drifts" if drifts else ""
+
+
+def count_events(x: np.ndarray, y: np.ndarray) -> int:
+    """Number of groups of candidates, those of one track being one: each within 5 pixels of another of its group."""
+    if len(x) < 2 or len(x) > MOST_TRACED:
+        return len(x)
+    pairs = cKDTree(np.column_stack([x, y])).query_pairs(TRACK_REACH, output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(x), len(x)))
+    return int(connected_components(graph, directed=False)[0])
+
+
+def judge_completeness(chance: float, shares: dict[str, float], flux: float | None) -> Opinion:
+    """Doubt completeness that differs between frames by more than chance.
+
+    Parameters
+    ----------
+    chance : float
+        Of such differences between frames that find alike (`completeness.frames_differ`).
+    shares : dict of str to float
+        Stars found over stars expected, by frame.
+    flux : float or None
+        The 50 % flux, for the words.
+    """
+    if not chance < SOUND_NIGHTS:
+        return Opinion()
+    least, most = (choose(shares, key=lambda name: shares[name]) for choose in (min, max))
+    told = "the 50 % flux" if flux is None else f"the 50 % flux of {flux:,.0f} e-"
+    return Opinion(
+        (
+            Doubt(
+                f"of the same stars {most} finds {shares[most] / shares[least]:.2f} times as many as {least}",
+                f"{told} is an average over unlike frames, and its interval is that of a draw of frames",
+                f"compare {least} with the others: its level, its noise, and what came before it",
+            ),
+        )
+    )
+
+
+def judge_power(tested: dict[str, bool], frames: int, holds_a_stamp: bool, injections: int) -> Opinion:
+    """Doubt a night that is too small to tell; a class that its camera cannot show is a note.
+
+    Parameters
+    ----------
+    tested : dict of str to bool
+        Pixel classes, and whether the night tells them.
+    frames : int
+        Used frames.
+    holds_a_stamp : bool
+        Whether a 5x5 stamp fits into a frame.
+    injections : int
+        Stars injected.
+    """
+    notes = ["no star was injected: completeness is not tested"] if injections == 0 else []
+    if not tested.get("zero_variance", True):
+        notes.append("pixels of zero variance are not tested: at this noise good pixels repeat their count by chance")
+    untested = [name for name, told in tested.items() if not told and name != "zero_variance"]
+    doubts = [
+        Doubt(
+            f"pixel class {name} could not be tested",
+            f"{frames} frames are too few to flag pixels that are {name}",
+            "take at least five darks",
+        )
+        for name in untested
+    ]
+    if not holds_a_stamp:
+        doubts.append(
+            Doubt(
+                "completeness could not be tested: a frame is smaller than a 5x5 stamp",
+                "it is unknown how deep the night reaches",
+                "check frame_shape",
+            )
+        )
+    return Opinion(tuple(doubts), tuple(notes))

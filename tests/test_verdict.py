@@ -1,0 +1,164 @@
+"""A verdict that can say no: each test doubts what it should, and hardly ever a sound night."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_nights import with_parameters, write_small_night
+
+from sla1tools.frames.codes import audit_capture
+from sla1tools.injections.completeness import flux_bins, flux_limit_over_frames, frames_differ
+from sla1tools.measure import measure_night
+from sla1tools.verdict import SOUND_NIGHTS, count_events, judge_alarms, judge_completeness, judge_power, judge_scale
+
+SHAPE = (160, 160)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """A sound night with a glow, whose headers state EGAIN, EGAINSAV and the depth of the ADC."""
+    return write_small_night(tmp_path_factory.mktemp("night"), 6, SHAPE, glow=2000.0, pedestal=200.0)[0]
+
+
+def stating(night, **cards):
+    """The same night with other cards in its headers; None takes a card away."""
+    frames = [
+        replace(frame, header={key: value for key, value in (frame.header | cards).items() if value is not None})
+        for frame in night.frames
+    ]
+    return replace(night, frames=tuple(frames))
+
+
+def test_a_scale_that_the_headers_confirm_is_not_doubted(night):
+    opinion = judge_scale(night, audit_capture(night))
+    assert opinion.doubts == ()
+    assert any("padding of 16 does not hold" in note for note in opinion.notes)
+
+
+@pytest.mark.parametrize(
+    ("cards", "named"),
+    [
+        ({"EGAINSAV": 0.0869 * 24}, "EGAINSAV is 2.086"),
+        ({"EGAINSAV": None, "EGAIN": 0.0869 / 24}, "EGAIN is 0.003621"),
+    ],
+)
+def test_a_scale_that_the_headers_deny(night, cards, named):
+    opinion = judge_scale(stating(night, **cards), audit_capture(night))
+    assert named in opinion.doubts[0].reason
+    assert "configured are 0.08687" in opinion.doubts[0].reason
+    assert opinion.doubts[0].meaning.startswith("if ")
+    assert "scale_due_to_gain" in opinion.doubts[0].cure
+
+
+@pytest.mark.parametrize("egain", [1.39, 1.39 / 16, 1.1])
+def test_egain_may_be_at_the_depth_of_the_adc_or_of_the_file(night, egain):
+    stated = stating(night, EGAINSAV=None, EGAIN=egain)
+    assert judge_scale(stated, audit_capture(stated)).doubts == ()
+
+
+def test_codes_deny_a_padding_that_nothing_confirms(night):
+    silent = stating(night, EGAINSAV=None, EGAIN=None, ADCBITS=None)
+    (doubt,) = judge_scale(silent, audit_capture(silent)).doubts
+    assert "padding of 16 does not hold" in doubt.reason
+    assert "your 200 e- are 3,200 e-" in doubt.meaning
+
+
+def measured(directory, seed, clean=True, **changes):
+    options = {"glow": 2400.0, "clean": clean, "seed": seed}
+    night, _ = write_small_night(directory, 8, (256, 256), changes={"injections": 300} | changes, **options)
+    return measure_night(night.parameters)
+
+
+def test_photon_transfer_denies_a_scale_that_is_wrong_by_far(tmp_path):
+    """At the right scale the same frames are not doubted, though their padding does not hold."""
+    right = measured(tmp_path / "right", 3)
+    assert (right.summary["verdict"], right.summary["reasons"], right.doubts) == ("ok", [], ())
+    wrong = measured(tmp_path / "wrong", 3, scale_due_to_padding=1.0, threshold=4800.0)
+    assert wrong.summary["verdict"] == "degraded"
+    assert wrong.summary["reasons"][0].startswith("photon transfer measures 0.0")
+    really = re.search("your 4,800 e- are (.*) e-", wrong.doubts[0].meaning)
+    assert float(really[1]) == pytest.approx(300, rel=0.15)
+
+
+def test_alarms_beyond_ten_times_the_budget(night):
+    counts = dict.fromkeys(night.names, 60)
+    assert judge_alarms(4.9, counts, night, 40.0).doubts == ()
+    (doubt,) = judge_alarms(5.1, counts, night, 40.0).doubts
+    assert "more than 5.1 a frame, and the budget is 0.5" in doubt.reason
+    assert "level_correction" not in doubt.cure
+    levels = np.linspace(0, 3 * 40 / night.parameters.scale, len(night.frames))
+    frames = [replace(frame, level=frame.level + more) for frame, more in zip(night.frames, levels, strict=True)]
+    drifting = replace(night, frames=tuple(frames))
+    assert "level_correction: true" in judge_alarms(5.1, counts, drifting, 40.0).doubts[0].cure
+    corrected = with_parameters(drifting, level_correction=True)
+    assert "level_correction" not in judge_alarms(5.1, counts, corrected, 40.0).doubts[0].cure
+
+
+def test_frames_that_stand_out(night):
+    counts = dict(zip(night.names, [0, 0, 0, 1, 279, 249], strict=True))
+    (doubt,) = judge_alarms(0.1, counts, night, 40.0).doubts
+    assert "stand out in 2 of 6 frames: 279 in 00005.fits, 249 in 00006.fits; 1 in all others together" in doubt.reason
+    assert "00005.fits" in doubt.cure
+
+
+def test_sound_nights_seldom_have_a_frame_that_stands_out(night):
+    """30,000 nights of six frames: 3 are allowed, and 10 have a chance of 1 in 900."""
+    rng, doubted = np.random.default_rng(0), 0
+    for rate in (0.05, 1.0, 30.0):
+        for draw in rng.poisson(rate, (10_000, 6)):
+            if draw.max() > 3:  # fewer cannot be odd, and the test is quicker
+                doubted += bool(
+                    judge_alarms(0.0, dict(zip(night.names, draw.tolist(), strict=True)), night, 40.0).doubts
+                )
+    assert doubted <= 10
+    alone = judge_alarms(0.0, dict(zip(night.names, [0, 0, 0, 3, 0, 0], strict=True)), night, 40.0)
+    assert alone.doubts == ()
+
+
+def test_candidates_of_one_track_are_one_event():
+    x, y = np.arange(100, 118, 3), np.arange(50, 68, 3)
+    assert count_events(x, y) == 1
+    assert count_events(np.append(x, [10, 300]), np.append(y, [10, 300])) == 3
+    assert count_events(np.array([]), np.array([])) == 0
+    assert count_events(np.array([5]), np.array([5])) == 1
+
+
+def stars(rng, shares, per_frame=500):
+    """Injected stars whose chance to be found rises with flux, times each frame's share."""
+    frame = np.repeat(np.arange(len(shares)), per_frame)
+    flux = np.exp(rng.uniform(np.log(300), np.log(15000), len(frame)))
+    chance = np.array(shares)[frame] / (1 + (1500 / flux) ** 4)
+    return frame, flux, rng.random(len(frame)) < chance
+
+
+def test_completeness_of_like_frames_differs_by_chance_alone():
+    rng, edges = np.random.default_rng(1), flux_bins((300.0, 15000.0))
+    chances = np.array([frames_differ(*stars(rng, [1.0] * 8), edges)[0] for _ in range(300)])
+    assert 0.02 <= np.mean(chances < 0.05) <= 0.09  # 3 sigma of 300 are 0.038
+    assert chances.min() > SOUND_NIGHTS
+
+
+def test_completeness_that_differs_between_frames():
+    rng, edges = np.random.default_rng(2), flux_bins((300.0, 15000.0))
+    frame, flux, found = stars(rng, [1.0] * 7 + [0.5])
+    chance, shares = frames_differ(frame, flux, found, edges)
+    assert chance < SOUND_NIGHTS
+    assert min(shares, key=shares.__getitem__) == 7
+    (doubt,) = judge_completeness(chance, {f"{k}.fits": share for k, share in shares.items()}, 1500.0).doubts
+    assert "as 7.fits" in doubt.reason
+    assert judge_completeness(0.5, {}, None).doubts == ()
+    wide = flux_limit_over_frames(frame, flux, found, edges, 0.5)
+    like = flux_limit_over_frames(*stars(rng, [1.0] * 8), edges, 0.5)
+    assert wide.low < wide.flux < wide.high
+    assert wide.high - wide.low > 1.5 * (like.high - like.low)
+    assert frames_differ(frame[:0], flux[:0], found[:0], edges) == (1.0, {})
+
+
+def test_a_class_that_the_camera_cannot_show_is_a_note():
+    opinion = judge_power({"zero_variance": False, "noisy": True}, 10, True, 100)
+    assert opinion.doubts == ()
+    assert "zero variance are not tested" in opinion.notes[0]
+    few = judge_power({"zero_variance": True, "noisy": False}, 4, True, 100)
+    assert "pixel class noisy could not be tested" in few.doubts[0].reason
+    assert "5x5" in judge_power({}, 5, False, 0).doubts[0].reason
