@@ -135,8 +135,10 @@ def handed_over(parameters: Parameters) -> Measurement | None:
 def _located(source) -> Path:
     if not isinstance(source, str | Path):
         raise ParametersError(f"open_night takes paths, or one Parameters alone; got {type(source).__name__}")
-    path = Path(source).expanduser()
-    return path if path.exists() else from_working_folder(path)
+    try:
+        return Path(source) if Path(source).exists() else from_working_folder(source)
+    except ValueError as error:
+        raise ParametersError(str(error)) from None
 
 
 def _published_parameters(folder: Path) -> Parameters:

@@ -15,6 +15,7 @@ from sla1tools.injections.injection import inject
 from sla1tools.measure import measure_night
 from sla1tools.night import PICKLE
 from sla1tools.parameters import Parameters, to_yaml
+from sla1tools.places import CHECKOUT
 from sla1tools.run.night import run_night
 from sla1tools.simulate.night import Star
 
@@ -75,6 +76,9 @@ def test_every_way_to_open_a_night_gives_the_same_numbers(
     assert_same(open_night(published), measured)
     monkeypatch.chdir(tmp_path)
     assert_same(open_night("camera.yaml", "night.yaml"), measured)
+    monkeypatch.chdir(CHECKOUT / "notebooks")
+    changes = {"frame_shape": SHAPE, "injections": 400}
+    assert_same(open_night("params/qhy42pro.yaml", parameters.capture_directory, **changes), measured)
 
 
 def test_changes_are_measured(parameters, measured):
@@ -107,6 +111,8 @@ def test_the_defaults_name_the_demo_night_and_it_is_made_on_first_use(measured, 
     ("sources", "changes", "message"),
     [
         (("nowhere.yaml",), {}, "nowhere.yaml: there is no nowhere.yaml"),
+        (("~nobody-of-this-name/x.yaml",), {}, "nobody-of-this-name"),
+        (("night\0.yaml",), {}, "null"),
         ((3,), {}, "takes paths, or one Parameters alone; got int"),
         ((Parameters(), "camera.yaml"), {}, "got Parameters"),
         ((Parameters(),), {"treshold": 3}, "treshold: there is no such parameter; did you mean threshold"),

@@ -41,6 +41,9 @@ def test_a_frame_left_out_is_measured_as_in_its_night(tmp_path, frames, method):
         assert len(bright[0]) > 10
         for name in ("x", "y", "peak", "neighbor_min"):
             np.testing.assert_array_equal(*(table[name] for table in bright))
+        hits = [table["dq"] & PixelClass.COSMIC_RAY for table in bright]
+        assert hits[0].any()
+        np.testing.assert_array_equal(*hits)
         held = dark.sigma(counts[k], np.s_[:, :], "leave_one_out")
         assert abs(np.median(darks.sigma(counts[k]) / held) - 1) < 0.02
 
