@@ -5,23 +5,26 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import click
 
 from sla1tools import __version__
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters, read_parameters, save_parameters
-from sla1tools.places import own_or_shipped, working_folder
+from sla1tools.places import HOME, missing, own_or_shipped, working_folder
 
 if TYPE_CHECKING:
     from sla1tools.run.night import NightResult
 
+ADOPTED = "# The recommended setting, by sla1 run --adopt; the next --adopt of this night replaces this file.\n"
 EXIT_STATUS = {ParametersError: 2, NightError: 3, BusyError: 75}
 
 
@@ -62,9 +65,34 @@ class _ManyStars(click.Command):
         return super().parse_args(ctx, spread)
 
 
-FILES = click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")
+class _WithOverrides(click.Command):
+    """Let -p take KEY=VALUE as well as KEY VALUE."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        for before, argument in zip(["", *args], args, strict=False):
+            key, equals, value = argument.partition("=")
+            spread += [key, value] if before == "-p" and equals else [argument]
+        return super().parse_args(ctx, spread)
+
+
+def _keys(ctx, param, incomplete: str) -> list[str]:
+    """Complete the name of a parameter."""
+    return [key for key in Parameters.model_fields if key.startswith(incomplete)]
+
+
+NIGHT = click.argument("nights", nargs=-1, required=True, type=click.Path(), metavar="NIGHT...")
+FILES = click.option(
+    "-f", "files", multiple=True, type=click.Path(), metavar="FILE", help="Parameters below the night's."
+)
 OVERRIDES = click.option(
-    "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", help="A parameter's value, over all files."
+    "-p",
+    "overrides",
+    nargs=2,
+    multiple=True,
+    metavar="KEY VALUE",
+    shell_complete=_keys,
+    help="A parameter's value, over all files; KEY=VALUE, too.",
 )
 OUTPUTS = click.option(
     "--outputs",
@@ -90,16 +118,58 @@ def main(verbose: bool) -> None:
 
 
 @main.command()
+@click.argument("directory", default=".", type=click.Path(path_type=Path), metavar="[DIR]")
+def init(directory) -> None:
+    """Make a working folder: notebooks, parameters and a place for outputs. Nothing is overwritten.
+
+    \b
+    Example:
+      sla1 init darks && cd darks && sla1 demo
+    """
+    from sla1tools.run.starting import make_working_folder
+
+    for path in make_working_folder(directory):
+        click.echo(f"kept as it is: {path}", err=True)
+    click.echo(f"working folder: {directory.absolute()}")
+
+
+@main.command()
+@click.argument("capture", type=click.Path(path_type=Path), metavar="CAPTURE")
+@click.option("--to", "target", type=click.Path(path_type=Path), metavar="FILE", help="[params/DATE_TIME_OBJECT.yaml]")
+def params(capture, target) -> None:
+    """Write a night's parameters from its headers, each with its origin. Nothing is overwritten.
+
+    \b
+    Example:
+      sla1 params "D:/2024 SLA Sessions/2024-05-08/03_38_48/Dark30s"
+    """
+    from sla1tools.run.starting import write_night
+
+    if not capture.is_dir():
+        raise ParametersError(f"{capture}: {missing(capture) if not capture.exists() else 'is not a folder'}")
+    click.echo(write_night(capture, target))
+
+
+@main.command(cls=_WithOverrides)
+@NIGHT
 @FILES
 @OVERRIDES
-def check(files, overrides) -> None:
-    """Judge the night's files and run nothing: the folder, a line a file, remarks, the number of frames used."""
+def check(nights, files, overrides) -> None:
+    """Judge the night's files and run nothing: the folder, a line a file, remarks, the number of frames used.
+
+    NIGHT is one or more parameter files, or a capture folder (its last three parts name the night).
+
+    \b
+    Example:
+      sla1 check params/qhy42pro.yaml params/2024-05-08.yaml
+      sla1 check -f params/qhy42pro.yaml "D:/2024 SLA Sessions/2024-05-08/03_38_48/Dark30s"
+    """
     from sla1tools.frames.capture import judge_capture, judged_files
     from sla1tools.frames.codes import audit_capture
     from sla1tools.text import printable
     from sla1tools.verdict import Opinion, judge_scale
 
-    night = judge_capture(read_parameters(files, overrides))
+    night = judge_capture(read_parameters([*files, *nights], overrides))
     click.echo(printable(night.parameters.capture_directory))
     rows = judged_files(night)
     for row in rows:
@@ -113,17 +183,29 @@ def check(files, overrides) -> None:
     night.require_usable()
 
 
-@main.command()
+@main.command(cls=_WithOverrides)
+@NIGHT
 @FILES
 @OVERRIDES
 @OUTPUTS
 @click.option("--timeout", type=click.IntRange(min=1), help="Seconds that a notebook's cell may take.  [no limit]")
 @click.option("--strict", is_flag=True, help="Exit with 1 for a degraded night, too.")
 @click.option("--adopt", is_flag=True, help="Write the recommended setting into params/, to be layered over others.")
-def run(files, overrides, outputs, timeout, strict, adopt) -> None:
-    """Measure a night, run the notebooks on it, and publish products and reports."""
-    parameters = read_parameters(files, overrides)
+@click.option("--open", "show", is_flag=True, help="Show the night in the browser when it is done.")
+def run(nights, files, overrides, outputs, timeout, strict, adopt, show) -> None:
+    """Measure a night, run the notebooks on it, and publish products and reports.
+
+    NIGHT is one or more parameter files, or a capture folder (its last three parts name the night).
+
+    \b
+    Example:
+      sla1 run params/qhy42pro.yaml params/2024-05-08.yaml --open
+      sla1 run -f params/qhy42pro.yaml "D:/2024 SLA Sessions/2024-05-08/03_38_48/Dark30s" -p threshold=180
+    """
+    parameters = read_parameters([*files, *nights], overrides)
     result = _run_and_tell(parameters, outputs, timeout)
+    if show and result.directory:
+        click.launch((result.directory / "index.html").absolute().as_uri())
     if adopt and result.directory:
         click.echo(f"adopted: {_adopt(parameters, result.directory)}")
     if strict and result.verdict != "ok":
@@ -137,7 +219,7 @@ def _adopt(parameters: Parameters, directory: Path) -> Path:
     if point is None:
         raise Sla1Error(f"nothing to adopt: no setting of {parameters.criterion} could be recommended")
     name = f"adopted {parameters.capture_date} {parameters.capture_time} {parameters.object_name}".replace(" ", "-")
-    return save_parameters(parameters.model_copy(update=point["cuts"]), name, ["criterion", *point["cuts"]])
+    return save_parameters(parameters.model_copy(update=point["cuts"]), name, ["criterion", *point["cuts"]], ADOPTED)
 
 
 @main.command(cls=_ManyStars)
@@ -149,7 +231,12 @@ def _adopt(parameters: Parameters, directory: Path) -> Path:
 @click.option("--stars", multiple=True, metavar="FLUX@FWHM...", help="Electrons and pixels; may take several.")
 @click.option("--clean", is_flag=True, help="Noise alone: no defect, glow, or particle.")
 def simulate(directory, frames, shape, seed, noise, stars, clean) -> None:
-    """Write a simulated night of darks into the capture folder DIR, and the truth beside it."""
+    """Write a simulated night of darks into the capture folder DIR, and the truth beside it.
+
+    \b
+    Example:
+      sla1 simulate /tmp/darks/2024-05-08/03_38_48/Dark30s --frames 5 --shape 512 512 --stars 3000@2.0
+    """
     from sla1tools.simulate.night import parse_star, simulate_night
 
     found = [parse_star(text) for text in stars]
@@ -159,7 +246,12 @@ def simulate(directory, frames, shape, seed, noise, stars, clean) -> None:
 
 @main.command()
 def demo() -> None:
-    """Run the notebooks on the demo night, simulated if it is not there."""
+    """Run the notebooks on the demo night, simulated if it is not there.
+
+    \b
+    Example:
+      sla1 demo
+    """
     from sla1tools.simulate.night import ensure_demo_night
 
     parameters = read_parameters([own_or_shipped("params", name) for name in ("qhy42pro.yaml", "demo.yaml")])
@@ -170,19 +262,40 @@ def demo() -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTERLAB ARGUMENTS]...")
-@click.pass_context
-def lab(ctx, arguments) -> None:
-    """Open JupyterLab on the notebooks, for this machine's user alone."""
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--ServerApp.ip=127.0.0.1",
-        *arguments,
-        str(working_folder() / "notebooks"),
-    ]
-    ctx.exit(subprocess.run(command).returncode)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[FILE]... [JUPYTERLAB ARGUMENTS]...")
+def lab(arguments) -> None:
+    """Open JupyterLab on the working folder, for this machine's user alone.
+
+    With a night's FILEs (or its capture folder) on working copies of the notebooks, lab/DATE_TIME_OBJECT/, whose
+    parameters are filled in. A copy that is there is kept.
+
+    \b
+    Example:
+      sla1 lab params/qhy42pro.yaml params/2024-05-08.yaml
+    """
+    files = [name for name in arguments if not name.startswith("-") and os.path.exists(name)]
+    home, page = working_folder(), "notebooks"
+    if files:
+        from sla1tools.run.night import night_notebooks
+        from sla1tools.run.starting import copy_notebooks
+
+        folder, kept = copy_notebooks(read_parameters(files), night_notebooks())
+        page = folder.relative_to(home).as_posix()
+        if kept:
+            click.echo(f"kept as they are, with the parameters they had: {', '.join(kept)} in {folder}", err=True)
+    elif not (home / page).is_dir():
+        raise ParametersError(f"{home}: holds no notebooks; sla1 init makes a working folder")
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={home}"]
+    command += [f"--LabApp.default_url=/lab/tree/{quote(page)}", *(name for name in arguments if name not in files)]
+    _become(command, {**os.environ, HOME: str(home)})
+
+
+def _become(command: list[str], environment: dict[str, str]) -> None:
+    """End as another program, so that Ctrl-C and a request to end reach it and nothing else."""
+    if os.name == "posix":
+        os.execve(command[0], command, environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise click.exceptions.Exit(subprocess.run(command, env=environment).returncode)
 
 
 def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) -> "NightResult":
@@ -211,17 +324,24 @@ def _write_trends(outputs: Path) -> None:
         click.echo(f"sla1: {error}", err=True)
 
 
-@main.command()
+@main.command(cls=_WithOverrides)
 @click.argument("nights", nargs=-1, type=click.Path(), metavar="[NIGHT]...")
 @click.option("--sessions", type=click.Path(path_type=Path), metavar="DIR", help="Find every night of darks below DIR.")
-@click.option("-f", "files", multiple=True, type=click.Path(), metavar="FILE", help="Parameters below every night's.")
+@FILES
 @OVERRIDES
 @OUTPUTS
 @click.option("--workers", type=click.IntRange(min=1), help="Nights at a time on this machine.  [one a core]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use the workers of a dask scheduler, as tcp://host:8786.")
 @click.option("--force", is_flag=True, help="Run nights again whose outputs are current.")
 def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force) -> None:
-    """Run many nights; those whose inputs, parameters and version have not changed are skipped."""
+    """Run many nights; those whose inputs, parameters and version have not changed are skipped.
+
+    Every NIGHT is one night's file, or its capture folder, over the -f files.
+
+    \b
+    Example:
+      sla1 batch -f params/qhy42pro.yaml --sessions "D:/2024 SLA Sessions"
+    """
     from sla1tools.run.terminal import nights_of, run_and_tell
 
     if workers and scheduler:
@@ -233,7 +353,14 @@ def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force
 @main.command()
 @OUTPUTS
 def trends(outputs) -> None:
-    """Show all nights of the outputs on one page: what changed, and which pixels flash again and again."""
+    """Show all nights of the outputs on one page: what changed, and which pixels flash again and again.
+
+    \b
+    Example:
+      sla1 trends --outputs outputs
+    """
     from sla1tools.run.season import write_trends
 
+    if not outputs.is_dir():
+        raise ParametersError(f"{outputs}: {missing(outputs) if not outputs.exists() else 'is not a folder'}")
     click.echo(write_trends(outputs))

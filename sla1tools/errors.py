@@ -4,7 +4,11 @@ from enum import StrEnum
 
 
 class Sla1Error(Exception):
-    """Anything the user can mend; the command line prints it without a traceback."""
+    """Anything the user can mend; the command line and notebooks show it without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Say to IPython what a cell shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class ParametersError(Sla1Error):

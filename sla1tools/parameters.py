@@ -87,8 +87,9 @@ class Parameters(BaseModel):
     @field_validator("sessions_directory", "known_pixels", mode="after")
     @classmethod
     def _path(cls, value):
-        if value is not None and (not value or "\0" in value):
-            raise ValueError(f"must be a path; got {value!r}")
+        if value is not None and (not value or re.search(r"[\x00-\x1f\x7f]", value)):
+            hint = "; in double quotes \\t is a tab: write paths with / or in 'single quotes'"
+            raise ValueError(f"must be a path; got {value!r}{hint if value else ''}")
         if value is not None:
             from_working_folder(value)
         return value
@@ -150,6 +151,10 @@ def require_capture(parameters: Parameters) -> None:
 class _StrictLoader(yaml.SafeLoader):
     """YAML without surprises: no duplicate keys, tags or aliases; text that YAML 1.1 takes for a number is refused."""
 
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.mistakes: dict[str, str] = {}
+
     def compose_node(self, parent, index):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or event.anchor or event.tag is not None:
@@ -176,6 +181,7 @@ def _only_plain(loader, node):
 
 
 def _strict_mapping(loader, node):
+    """Read a mapping; what is wrong with single keys is kept in `loader.mistakes`, so that all can be told at once."""
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = key_node.value
@@ -183,11 +189,11 @@ def _strict_mapping(loader, node):
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
             raise ParametersError(f"{where}: every key must be a plain name")
         if key in mapping:
-            raise ParametersError(f"{where}: {key} is given twice")
+            loader.mistakes[key] = f"{where}: {key} is given twice"
         try:
             mapping[key] = loader.construct_object(value_node, deep=True)
         except ParametersError as error:
-            raise ParametersError(f"{key}: {error}") from None
+            loader.mistakes[key] = f"{key}: {error}"
     return mapping
 
 
@@ -205,10 +211,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         Naming the file, and the line or key, where it cannot be read, is not YAML, repeats a key, uses a tag, or
         holds unquoted text that YAML would turn into something else.
     """
-    path = Path(path)
+    values, mistakes = _load(Path(path))
+    mistakes |= _unknown(values)
+    if mistakes:
+        raise ParametersError("\n".join(f"{path}: {mistake}" for mistake in mistakes.values()))
+    return values
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read one file: its values, and by key what is wrong with others."""
     try:
-        text = path.read_text(encoding="utf-8")
-        values = yaml.load(text, _StrictLoader)
+        loader = _StrictLoader(path.read_text(encoding="utf-8"))
+        values = loader.get_single_data()
     except FileNotFoundError:
         raise ParametersError(f"{path}: {missing(path)}") from None
     except OSError as error:
@@ -219,19 +233,19 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ParametersError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
-        raise ParametersError(f"{path}: is not plain YAML: {problem}") from None
+        hint = "; in double quotes a backslash is no plain letter: write paths with / or in 'single quotes'"
+        raise ParametersError(f"{path}: is not plain YAML: {problem}{hint if 'escape' in problem else ''}") from None
     if not isinstance(values, dict):
         found = "empty" if values is None else f"a {type(values).__name__}"
         raise ParametersError(f"{path}: must hold lines 'key: value', but is {found}")
-    _refuse_unknown(values, str(path))
-    return values
+    return values, loader.mistakes
 
 
-def _refuse_unknown(values: Iterable[str], source: str) -> None:
-    for key in values:
-        if key not in Parameters.model_fields:
-            near = difflib.get_close_matches(key, Parameters.model_fields, n=1, cutoff=0.0)[0]
-            raise ParametersError(f"{source}: {key}: there is no such parameter; did you mean {near}?")
+def _unknown(values: Iterable[str]) -> dict[str, str]:
+    """Say of each key that is no parameter which one is nearest."""
+    fields = Parameters.model_fields
+    unknown = {key: difflib.get_close_matches(key, fields, n=1, cutoff=0.0)[0] for key in values if key not in fields}
+    return {key: f"{key}: there is no such parameter; did you mean {near}?" for key, near in unknown.items()}
 
 
 def _explain(error: ValidationError, values: Mapping[str, Any], source_of: Mapping[str, str], source: str) -> str:
@@ -274,7 +288,8 @@ def validate(values: Mapping[str, Any], source: str, source_of: Mapping[str, str
     ParametersError
         A line for every wrong value: source, key, what is wrong.
     """
-    _refuse_unknown(values, source)
+    if unknown := _unknown(values):
+        raise ParametersError("\n".join(f"{source}: {mistake}" for mistake in unknown.values()))
     try:
         return Parameters(**values)
     except ValidationError as error:
@@ -309,35 +324,50 @@ def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, 
     Raises
     ------
     ParametersError
+        A line for every mistake in all of them.
+
         Also where the four keys that name a night are missing: the defaults name the demo night, and a command that
         forgot its night must not quietly run the demo.
     """
     values: dict[str, Any] = {}
     source_of: dict[str, str] = {}
+    told: list[str] = []
     for path in files:
-        layer = named_by(path) if Path(path).is_dir() else read_yaml(path)
-        values.update(layer)
-        source_of.update(dict.fromkeys(layer, str(path)))
+        layer, mistakes = (named_by(path), {}) if Path(path).is_dir() else _load(Path(path))
+        mistakes |= _unknown(layer)
+        told += [f"{path}: {mistake}" for mistake in mistakes.values()]
+        values |= {key: value for key, value in layer.items() if key not in mistakes}
+        source_of |= dict.fromkeys([*layer, *mistakes], str(path))
     for key, text in overrides:
-        _refuse_unknown([key], "-p")
-        values[key] = _value_of(key, text)
+        try:
+            values[key] = _value_of(key, text)
+        except ParametersError as error:
+            told.append(f"-p: {error}")
         source_of[key] = "-p"
-    missing = [key for key in NIGHT_KEYS if key not in values]
-    if missing:
-        raise ParametersError(
-            f"{', '.join(missing)}: missing; name the night in a parameters file, as params/2024-05-08.yaml does"
+    nameless = [key for key in NIGHT_KEYS if key not in source_of]
+    if nameless:
+        told.append(
+            f"{', '.join(nameless)}: missing; name the night in a parameters file, as params/2024-05-08.yaml does"
         )
-    return validate(values, "parameters", source_of)
+    try:
+        parameters = validate(values, "parameters", source_of)
+    except ParametersError as error:
+        told.append(str(error))
+    if told:
+        raise ParametersError("\n".join(told))
+    return parameters
 
 
 def _value_of(key: str, text: str) -> Any:
+    if unknown := _unknown([key]):
+        raise ParametersError(unknown[key])
     field = Parameters.model_fields[key]
     if field.annotation in (str, str | None) and text != "null":
         return text
     try:
         return yaml.load(text, _StrictLoader)
     except (ParametersError, yaml.YAMLError, ValueError, RecursionError):
-        raise ParametersError(f"-p: {key}: cannot read {text[:60]!r} as a value") from None
+        raise ParametersError(f"{key}: cannot read {text[:60]!r} as a value") from None
 
 
 def to_yaml(parameters: Parameters, keys: Iterable[str] | None = None) -> str:
@@ -355,7 +385,7 @@ def _scalar(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def save_parameters(parameters: Parameters, name: str, keys: Iterable[str] | None = None) -> Path:
+def save_parameters(parameters: Parameters, name: str, keys: Iterable[str] | None = None, head: str = "") -> Path:
     """Write a setting into `params/` as a file that `sla1 run` and `papermill -f` take.
 
     Parameters
@@ -366,11 +396,13 @@ def save_parameters(parameters: Parameters, name: str, keys: Iterable[str] | Non
         File name; `.yaml` is added where it is missing.
     keys : iterable of str, optional
         Write only these; a file of a few keys can be layered over others.
+    head : str
+        First line, a comment. A file that begins with it is replaced.
 
     Raises
     ------
     ParametersError
-        If the name is not a plain file name, or the file exists: nothing is overwritten.
+        If the name is not a plain file name, or the file exists and is not to be replaced.
     """
     name = name.strip()
     if not name or name.startswith(".") or Path(name).name != name or "\\" in name or not name.isprintable():
@@ -378,10 +410,11 @@ def save_parameters(parameters: Parameters, name: str, keys: Iterable[str] | Non
     path = working_folder() / "params" / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     try:
         path.parent.mkdir(exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(to_yaml(parameters.model_copy(update={"products_directory": None}), keys=keys))
+        replaced = bool(head) and path.is_file() and path.read_text(encoding="utf-8").startswith(head)
+        with path.open("w" if replaced else "x", encoding="utf-8") as file:
+            file.write(head + to_yaml(parameters.model_copy(update={"products_directory": None}), keys=keys))
     except FileExistsError:
         raise ParametersError(f"{path.name} is there already; choose another name") from None
-    except OSError as error:
-        raise ParametersError(f"{path.name} cannot be written: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParametersError(f"{path.name} cannot be written: {getattr(error, 'strerror', error)}") from None
     return path

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HOME = "SLA1_HOME"  # set for kernels and workers, whose current folder is not the user's
+SHIPPED_FOLDERS = ("notebooks", "params")
 MOST_NAMES = 8  # that a message lists
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHIPPED = Path(__file__).resolve().parent / "shipped"  # in an installed package; a checkout has them at its top

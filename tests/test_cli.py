@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from astropy.table import Table
 from click.testing import CliRunner
@@ -147,8 +148,14 @@ def test_adopted_setting_is_a_layer_over_others(night_file, fake_run, tmp_path, 
     (adopted,) = (tmp_path / "params").iterdir()
     assert read_yaml(adopted) == {"criterion": "neighbor_ratio", "threshold": 181.5, "ratio": 0.25}
     assert read_parameters([night_file, adopted]).threshold == 181.5
+    point["cuts"]["threshold"] = 190.0
+    (tmp_path / "summary.json").write_text(json.dumps({"operating_point": {"neighbor_ratio": point}}))
+    assert sla1("run", night_file, "--adopt").exit_code == 0  # its own file is replaced
+    assert read_yaml(adopted)["threshold"] == 190.0
+    adopted.write_text("threshold: 500.0\n")  # one of the user's own is not
     again = sla1("run", night_file, "--adopt")
     assert (again.exit_code, "there already" in again.stderr) == (2, True)
+    assert adopted.read_text() == "threshold: 500.0\n"
     (tmp_path / "summary.json").write_text(json.dumps({"operating_point": {"neighbor_ratio": None}}))
     assert "nothing to adopt" in sla1("run", night_file, "--adopt").stderr
 
@@ -272,17 +279,93 @@ def test_demo_simulates_once_and_runs(monkeypatch, fake_run, tmp_path):
 
 def test_lab_is_for_this_machine_and_keeps_its_token(monkeypatch):
     commands = []
-
-    def run(command):
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 7)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    assert sla1("lab", "--allow-root", "--port", "9999").exit_code == 7
-    (command,) = commands
+    monkeypatch.setattr("sla1tools.cli._become", lambda *become: commands.append(become))
+    assert sla1("lab", "--allow-root", "--port", "9999").exit_code == 0
+    ((command, environment),) = commands
     assert command[:3] == [sys.executable, "-m", "jupyterlab"]
-    assert command[3:] == ["--ServerApp.ip=127.0.0.1", "--allow-root", "--port", "9999", str(CHECKOUT / "notebooks")]
+    assert command[3:5] == ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={CHECKOUT}"]
+    assert command[5:] == ["--LabApp.default_url=/lab/tree/notebooks", "--allow-root", "--port", "9999"]
+    assert environment["SLA1_HOME"] == str(CHECKOUT)
     assert not any("token" in argument for argument in command)
+
+
+def test_lab_works_on_copies_that_are_never_overwritten(night_file, monkeypatch, tmp_path):
+    commands = []
+    monkeypatch.setattr("sla1tools.cli._become", lambda *become: commands.append(become))
+    monkeypatch.setenv("SLA1_HOME", str(tmp_path))
+    assert sla1("lab", night_file, "--no-browser").exit_code == 0
+    folder = tmp_path / "lab" / "2024-05-08_03_38_48_Dark30s"
+    ((command, _),) = commands
+    assert command[5:] == [f"--LabApp.default_url=/lab/tree/lab/{folder.name}", "--no-browser"]
+    copies = sorted(folder.glob("*.ipynb"))
+    assert [path.name[:2] for path in copies] == ["01", "02", "03"]
+    for path in copies:
+        filled = [
+            cell for cell in nbformat.read(path, 4).cells if "injected-parameters" in cell.metadata.get("tags", [])
+        ]
+        namespace = {}
+        exec(filled[0].source, namespace)
+        assert Parameters.from_namespace(namespace) == read_parameters([night_file])
+    copies[0].write_text("mine")
+    again = sla1("lab", night_file)
+    assert "kept as they are" in again.stderr
+    assert copies[0].read_text() == "mine"
+
+
+def test_lab_without_notebooks_names_the_cure(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLA1_HOME", str(tmp_path))
+    result = sla1("lab")
+    assert (result.exit_code, "sla1 init" in result.stderr) == (2, True)
+
+
+def test_every_command_has_an_example():
+    for name in cli.main.commands:
+        assert f"\n    sla1 {name}" in sla1(name, "--help").output.replace("Example:\n    ", "Example:\n    "), name
+
+
+def test_an_override_is_written_either_way(night_file, fake_run, tmp_path):
+    calls = fake_run(NightResult("ok", (), tmp_path))
+    night = ("-p", "threshold=180", "-p", "ratio", "0.25", "-p", "file_pattern=*=*.fits")
+    assert sla1("run", night_file, *night).exit_code == 0
+    parameters = calls[0][0]
+    assert (parameters.threshold, parameters.ratio, parameters.file_pattern) == (180.0, 0.25, "*=*.fits")
+
+
+def test_names_of_parameters_are_completed():
+    (option,) = [option for option in cli.main.commands["run"].params if option.name == "overrides"]
+    completed = option.shell_complete(None, "scale_")
+    assert [item.value for item in completed] == ["scale_due_to_padding", "scale_due_to_gain"]
+
+
+def test_a_capture_folder_is_a_night_over_the_files(night_file, fake_run, tmp_path):
+    calls = fake_run(NightResult("ok", (), tmp_path))
+    folder = tmp_path / "sessions" / "2024-05-08" / "03_38_48" / "Dark30s"
+    (tmp_path / "camera.yaml").write_text("frame_shape: [64, 64]\nthreshold: 150.0\n")
+    assert sla1("run", "-f", tmp_path / "camera.yaml", folder).exit_code == 0
+    parameters = calls[0][0]
+    assert parameters.capture_directory == folder
+    assert (parameters.frame_shape, parameters.threshold) == ((64, 64), 150.0)
+
+
+def test_mistyped_places_make_nothing(night_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, told in (
+        (["run", night_file, "-p", "object_name=dark30s", "--outputs", "o"], "there is no dark30s in"),
+        (["check", night_file, "-p", "object_name=dark30s"], "there is: Dark30s"),
+        (["run", tmp_path / "nigth.yaml", "--outputs", "o"], "there is: night.yaml"),
+        (["trends", "--outputs", "typo"], "there is no typo in"),
+        (["batch", CHECKOUT / "params" / "qhy42pro.yaml", night_file, "--outputs", "o"], "given by -f"),
+        (["params", "no-such-folder"], "there is no no-such-folder"),
+    ):
+        result = sla1(*arguments)
+        assert (result.exit_code, told in result.stderr) == (2, True), result.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_as_a_module_it_is_the_same_command():
+    output = subprocess.run([sys.executable, "-m", "sla1tools", "--version"], capture_output=True, text=True).stdout
+    assert output == sla1("--version").output
 
 
 def test_a_name_that_the_output_cannot_hold_is_escaped(tmp_path):

@@ -176,6 +176,37 @@ def test_wrong_file_is_named(written, text, told):
     assert len(message) < 1000
 
 
+def test_all_mistakes_are_told_at_once(tmp_path):
+    camera, night = tmp_path / "camera.yaml", tmp_path / "night.yaml"
+    camera.write_text("thresold: 5.0\nratio: 7.0\nneighbors: 5\n")
+    night.write_text("capture_date: 2024-05-08\ncapture_time: 03_37_47\nobject_name: 'D'\nsnr_min: yes\n")
+    with pytest.raises(ParametersError) as caught:
+        read_parameters([camera, night], [("p_mim", "0.1"), ("injections", "-1")])
+    lines = str(caught.value).splitlines()
+    expected = (
+        (str(camera), "thresold"),
+        (str(camera), "ratio"),
+        (str(camera), "neighbors"),
+        (str(night), "capture_date"),
+        (str(night), "capture_time"),
+        (str(night), "snr_min"),
+        ("-p", "p_mim"),
+        ("-p", "injections"),
+        ("sessions_directory", "missing"),
+    )
+    for source, key in expected:
+        assert [line for line in lines if line.startswith(source) and key in line], (source, key)
+    assert len(lines) == len(expected)
+
+
+@pytest.mark.parametrize("path", [r"C:\Users\me\darks", r"D:\temp\new", r"\\server\share"])
+def test_a_windows_path_in_double_quotes_is_explained(tmp_path, path):
+    file = tmp_path / "night.yaml"
+    file.write_text(f'sessions_directory: "{path}"\n')
+    with pytest.raises(ParametersError, match=r"in double quotes .*'single quotes'"):
+        read_parameters([file], [("capture_date", "a"), ("capture_time", "b"), ("object_name", "c")])
+
+
 def test_file_that_cannot_be_read(tmp_path):
     for path, told in (
         (tmp_path / "absent.yaml", "there is no absent.yaml"),

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sla1tools.errors import ParametersError
 from sla1tools.frames.sessions import find_nights, night_in
-from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters
+from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, read_yaml
 from sla1tools.run.batch import CURRENT, LOGS, Outcome, run_batch
 from sla1tools.text import counted, printable
 
@@ -34,6 +34,9 @@ def nights_of(
     ParametersError
         If a file or parameter is wrong, or there is no night at all.
     """
+    shared = [path for path in night_files if not Path(path).is_dir() and not set(NIGHT_KEYS) & set(read_yaml(path))]
+    if shared:
+        raise ParametersError(f"{shared[0]}: names no night; what all nights share is given by -f: -f {shared[0]}")
     nights = [read_parameters([*files, path], overrides) for path in night_files]
     if sessions is not None:
         base = read_parameters(files, [*overrides, *((key, "to be found") for key in NIGHT_KEYS)])

@@ -1,0 +1,165 @@
+"""The first steps: a working folder of one's own, a night's parameters from its headers, notebooks to work in."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from sla1tools.errors import ParametersError
+from sla1tools.parameters import NIGHT_KEYS, Parameters, named_by, to_yaml, validate
+from sla1tools.places import SHIPPED_FOLDERS, shipped, working_folder
+
+SHAPES = (
+    ("ZNAXIS2", "ZNAXIS1"),
+    ("NAXIS2", "NAXIS1"),
+)  # of a packed frame, which has others of its own; of a plain one
+
+
+def make_working_folder(directory: Path) -> list[Path]:
+    """Copy the notebooks and parameters that came with the package, and make `outputs/`.
+
+    Returns
+    -------
+    kept : list of Path
+        Files that were there and differ: they are left as they are.
+
+    Raises
+    ------
+    ParametersError
+        If the folder cannot be made or written.
+    """
+    kept = []
+    try:
+        for folder in SHIPPED_FOLDERS:
+            (directory / folder).mkdir(parents=True, exist_ok=True)
+            for source in sorted(path for path in shipped(folder).iterdir() if path.suffix in (".ipynb", ".yaml")):
+                target = directory / folder / source.name
+                if not os.path.lexists(target):
+                    shutil.copyfile(source, target)
+                elif not target.is_file() or target.read_bytes() != source.read_bytes():
+                    kept.append(target)
+        (directory / "outputs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise ParametersError(f"{error.filename or directory}: cannot be written: {error.strerror}") from None
+    return kept
+
+
+def night_text(capture: Path, pattern: str = "*.fit*") -> str:
+    """Write the parameters of a night from its headers and codes, each with its origin.
+
+    What the headers do not say is left out, and named in a comment: it stays the camera file's matter.
+
+    Raises
+    ------
+    ParametersError
+        If the folder holds no frame whose header can be read.
+    """
+    from sla1tools.frames.capture import judge_capture
+    from sla1tools.frames.codes import audit_counts, declared_padding
+    from sla1tools.frames.headers import EXPOSURE_NAMES
+
+    keys = [*(key for pair in SHAPES for key in pair), *EXPOSURE_NAMES, "EGAIN", "XPIXSZ"]
+    headers = _headers(capture, pattern, keys)
+    shape = next((shape for pair in SHAPES if (shape := _commonest(headers, *pair))), None)
+    clock = next((name for name in EXPOSURE_NAMES if _commonest(headers, name)), EXPOSURE_NAMES[0])
+    if not shape:
+        raise ParametersError(f"{capture}: no frame of {pattern} has a header that can be read")
+    values: dict = dict(named_by(capture))
+    origins = dict.fromkeys(NIGHT_KEYS, "the folder's path")
+    values["frame_shape"], origins["frame_shape"] = [int(side) for side in shape], "NAXIS2, NAXIS1"
+    found = (
+        ("dark_exposure", _commonest(headers, clock), clock),
+        ("scale_due_to_gain", _commonest(headers, "EGAIN"), "EGAIN, electrons per ADC unit"),
+        ("pixel_size", _commonest(headers, "XPIXSZ"), "XPIXSZ"),
+    )
+    for key, value, origin in found:
+        origins[key] = origin
+        if value and key in Parameters.model_fields:
+            values[key] = float(f"{value[0]:.6g}")
+    night = judge_capture(validate(values, str(capture)))
+    step = audit_counts(night.histogram, night.parameters.top_code, 1.0).step if night.frames else 1
+    declared = declared_padding(night.frames[0].header) if night.frames else None
+    if declared or step > 1:
+        values["scale_due_to_padding"] = float(declared or step)
+        origins["scale_due_to_padding"] = "EGAINSAV or ADCBITS" if declared else f"all codes are multiples of {step}"
+    lines = to_yaml(validate(values, str(capture)), values).splitlines()
+    told = [f"{line}  # {origins[line.partition(':')[0]]}" for line in lines]
+    told += [f"# {key}: not in the headers ({origin})" for key, value, origin in found if not value]
+    if "scale_due_to_padding" not in values:
+        told.append("# scale_due_to_padding: neither the headers (EGAINSAV, ADCBITS) nor the step of the codes tell")
+    return "\n".join([f"# {len(night.frames)} of {len(headers)} frames would be used.", *told, ""])
+
+
+def _headers(capture: Path, pattern: str, keys: Sequence[str]) -> list[dict[str, str]]:
+    from fnmatch import fnmatch
+
+    from sla1tools.frames.sessions import cards
+
+    names = sorted(name for name in os.listdir(capture) if not name.startswith(".") and fnmatch(name.lower(), pattern))
+    return [header for name in names if (header := cards(capture / name, keys))]
+
+
+def _commonest(headers: Sequence[dict[str, str]], *keys: str) -> tuple[float, ...] | None:
+    """Return the values that most headers have; None where none has all of them as positive numbers."""
+    found: Counter[tuple[float, ...]] = Counter()
+    for header in headers:
+        try:
+            values = tuple(float(header[key]) for key in keys)
+        except (KeyError, ValueError):
+            continue
+        if min(values) > 0:
+            found[values] += 1
+    return found.most_common(1)[0][0] if found else None
+
+
+def write_night(capture: Path, target: Path | None) -> Path:
+    """Write `night_text` into a new file, by default `params/DATE_TIME_OBJECT.yaml` of the working folder.
+
+    Raises
+    ------
+    ParametersError
+        If the file is there already, or cannot be written.
+    """
+    target = target or working_folder() / "params" / f"{'_'.join(list(named_by(capture).values())[1:])}.yaml"
+    text = night_text(capture)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ParametersError(f"{target}: is there already; nothing is overwritten: choose another by --to") from None
+    except OSError as error:
+        raise ParametersError(f"{target}: cannot be written: {error.strerror}") from None
+    return target
+
+
+def copy_notebooks(parameters: Parameters, notebooks: Sequence[Path]) -> tuple[Path, list[str]]:
+    """Copy notebooks to `lab/DATE_TIME_OBJECT/` of the working folder, with a night's parameters filled in.
+
+    Returns
+    -------
+    folder : Path
+    kept : list of str
+        Names of copies that were there: they are left as they are, with the parameters they had.
+    """
+    import nbformat
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    night = f"{parameters.capture_date}_{parameters.capture_time}_{parameters.object_name}"
+    folder, kept = working_folder() / "lab" / night, []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+        for source in notebooks:
+            if os.path.lexists(folder / source.name):
+                kept.append(source.name)
+                continue
+            notebook = parameterize_notebook(load_notebook_node(str(source)), parameters.model_dump(mode="json"))
+            notebook.metadata.pop("papermill", None)
+            with (folder / source.name).open("x", encoding="utf-8") as file:
+                nbformat.write(notebook, file)
+    except OSError as error:
+        raise ParametersError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+    return folder, kept
