@@ -181,7 +181,7 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
     transfer = dark.noise_model.photon_transfer
     rejected = dict.fromkeys(item.reason.value for item in capture.rejected)
     per_criterion = {name: _criterion_numbers(name, capture, dark, leaders, trials, grid) for name in CRITERIA}
-    opinion = _judge(capture, dark, leaders, trials, audit, per_criterion[parameters.criterion])
+    opinion = _judge(capture, dark, leaders, audit, per_criterion[parameters.criterion])
     summary = {
         "night": {key: getattr(parameters, key) for key in ("capture_date", "capture_time", "object_name")},
         "verdict": "degraded" if opinion.doubts else "ok",
@@ -217,7 +217,7 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
     return summary, opinion.doubts
 
 
-def _judge(capture, dark, leaders, trials, audit, numbers) -> Opinion:
+def _judge(capture, dark, leaders, audit, numbers) -> Opinion:
     """Everything that can be said against the night, the gravest first."""
     parameters = capture.parameters
     found = leaders[candidates(leaders, parameters) & (leaders["reference"] == parameters.reference)]

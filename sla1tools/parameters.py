@@ -79,7 +79,7 @@ class Parameters(BaseModel):
 
     @field_validator("capture_date", "capture_time", "object_name", mode="after")
     @classmethod
-    def _one_folder_name(cls, value, info):
+    def _one_folder_name(cls, value):
         if not value or value.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f]", value):
             raise ValueError(f"must name one folder, not hidden, without slashes or control characters; got {value!r}")
         return value

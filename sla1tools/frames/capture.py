@@ -5,7 +5,6 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
 from fnmatch import fnmatch
 from functools import cached_property
 from itertools import pairwise
@@ -18,7 +17,7 @@ from astropy.table import Table
 from sla1tools.errors import FrameError, NightError, ParametersError, Reason
 from sla1tools.frames.codes import CODES, code_histogram
 from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
-from sla1tools.frames.headers import read_facts
+from sla1tools.frames.headers import Facts, read_facts
 from sla1tools.frames.together import Sample, judge_together, sample_frame
 from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import from_working_folder
@@ -31,27 +30,18 @@ CLIPPED_PILE = 5  # times as many as at the codes below
 
 
 @dataclass(frozen=True)
-class Frame:
+class Frame(Facts):
     """One usable dark: what its header says, and where its counts are.
 
     `rows` reads raw counts on demand, so a night of hundreds of frames costs no memory. `level` is the median in raw
-    counts. `start` and `end` are naive UTC datetimes or None. A note is a remark that holds for any frame, or one with
-    the frame's own value after ": ". `header` holds a few further keys as the file gives them; its texts are untrusted.
+    counts. `header` holds a few further keys as the file gives them; its texts are untrusted.
     """
 
     name: str
     path: Path
     shape: tuple[int, int]
-    exposure: float
-    start: datetime | None
-    end: datetime | None
-    temperature: float | None
-    gain: float | None
-    binning: tuple[int, int] | None
-    filter_name: str | None
     level: float
     sha256: str
-    notes: tuple[str, ...]
     header: dict = field(repr=False)
     stored: Stored = field(repr=False)
 

@@ -186,11 +186,6 @@ def judge_together(
     return Agreement(misfits, notes, [])
 
 
-def _dithered(sample: Sample, seed: int):
-    dither = np.random.default_rng(seed).random(len(sample.pixels), np.float32) - np.float32(0.5)
-    return sample.pixels + dither * max(sample.step, 1)
-
-
 def _evenly(members, most: int):
     return members[np.unique(np.linspace(0, len(members) - 1, min(most, len(members))).round().astype(int))]
 

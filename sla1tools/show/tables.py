@@ -77,7 +77,7 @@ def leading_rows(leaders: Table, most: int = 20) -> HTML:
     return shown(rows)
 
 
-def kinds(night: Measurement, leaders: Table) -> np.ndarray:
+def kinds(leaders: Table) -> np.ndarray:
     """Say what each false alarm looks like.
 
     Returns
@@ -103,7 +103,7 @@ def false_alarms(night: Measurement) -> HTML:
     frames = len(night.capture.frames)
     area = frame_area(night.capture.shape, night.parameters.pixel_scale)
     chosen = night.candidates()
-    kind = kinds(night, chosen)
+    kind = kinds(chosen)
     rows = []
     for name in ("one-off", "recurrent pixel", "cosmic-ray-like", "all"):
         rate = poisson_rate(len(kind) if name == "all" else int(np.count_nonzero(kind == name)), frames)
