@@ -181,10 +181,6 @@ class Criterion:
         passes[rows] = one_per_star(np.ones(len(rows), bool), same_star(chosen, column_of(chosen, self.best)))
         return passes
 
-    def misses(self, rows, cuts: Mapping[str, float]) -> np.ndarray:
-        """Why each row does not pass: the first term that it fails, (n,) str, empty where it passes."""
-        return first_failed(self.terms, rows, cuts, "")
-
 
 def first_failed(terms, rows, cuts: Mapping[str, float], otherwise: str) -> np.ndarray:
     """Miss reason of the first of some terms that each row fails, (n,) str; `otherwise` where all hold."""

@@ -59,11 +59,12 @@ class Injections:
         2 px only the best counts, a leader that was there before, 2 px from the star's, may hide it or be hidden by it.
         That concerns the stars that fall within 3 px of a candidate: the false alarms of a frame times 49 / pixels.
         """
-        passes = criterion.passes(self.leaders, cuts)
-        star, before = np.asarray(self.leaders["star"]), np.asarray(self.leaders["before"])
+        return self.found_by(criterion.passes(self.leaders, cuts))
+
+    def found_by(self, rows: np.ndarray) -> np.ndarray:
+        """Which stars are found where these rows of `leaders` pass: a mask, or an index that rises."""
         found = np.zeros(len(self.trials), bool)
-        found[star[passes & ~before]] = True
-        found[star[passes & before]] = False
+        found[np.asarray(self.leaders["star"])[rows]] = ~np.asarray(self.leaders["before"])[rows]
         return found
 
     @property
@@ -315,7 +316,7 @@ def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> Table
     for name, criterion in CRITERIA.items():
         cuts = criterion.configured(parameters)
         reason = _without_leader(after, criterion, parameters)
-        reason[alike["star"]] = criterion.misses(alike, cuts)
+        reason[alike["star"]] = first_failed(criterion.terms, alike, cuts, "")
         reason[there["star"][criterion.passes(there, cuts)]] = "already there"
         recovered = chunk.recovered(criterion, cuts)
         reason[recovered] = ""

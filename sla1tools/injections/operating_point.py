@@ -81,27 +81,26 @@ def tradeoff(leaders: Table, injections: Injections, frames: list[str], floors: 
     return vstack(grids)
 
 
-def _passing(criterion: Criterion, rows: dict, axes: dict, index: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows that pass at every setting of the axes, the last one running fastest; each term is asked once a value."""
-    (name, values), *rest = axes.items()
-    terms = [term for term in criterion.terms if term.bound == name]
+def _settings(criterion: Criterion, table: Table, axes: dict) -> Iterator[np.ndarray]:
+    """Rows of a table that pass at every setting, each judged for itself; the last cut runs fastest."""
+    columns = {name for term in criterion.terms for name in (term.column, term.factor) if name}
+    rows = {name: column_of(table, name) for name in columns} | {"": np.arange(len(table))}
+    fixed = "", [0.0]
+    return _passing(criterion, rows, [fixed, *axes.items()])
+
+
+def _passing(criterion: Criterion, rows: dict, axes: list) -> Iterator[np.ndarray]:
+    """Narrow the rows by one cut after the other: each term is asked once a value, of the rows that are left."""
+    if not axes:
+        yield rows[""]
+        return
+    (name, values), *rest = axes
+    terms = [term for term in criterion.terms if (term.bound if isinstance(term.bound, str) else "") == name]
     for value in values:
-        kept = np.ones(len(index), bool)
+        kept = np.ones(len(rows[""]), bool)
         for term in terms:
             kept &= term.holds(rows, {name: value})
-        if rest:
-            yield from _passing(criterion, {key: v[kept] for key, v in rows.items()}, dict(rest), index[kept])
-        else:
-            yield index[kept]
-
-
-def _settings(criterion: Criterion, table: Table, axes: dict) -> Iterator[np.ndarray]:
-    """Give the table's rows that pass at every setting, each judged for itself."""
-    names = {name for term in criterion.terms for name in (term.column, term.factor) if name}
-    rows = {name: column_of(table, name) for name in names}
-    fixed = [term.holds(rows, {}) for term in criterion.terms if not isinstance(term.bound, str)]
-    index = np.flatnonzero(np.logical_and.reduce([np.ones(len(table), bool), *fixed]))
-    return _passing(criterion, {name: values[index] for name, values in rows.items()}, axes, index)
+        yield from _passing(criterion, {key: v[kept] for key, v in (rows if rest else {"": rows[""]}).items()}, rest)
 
 
 def _alarms(criterion: Criterion, own: Table, axes: dict) -> np.ndarray:
@@ -123,14 +122,8 @@ def _alarms(criterion: Criterion, own: Table, axes: dict) -> np.ndarray:
 
 def _found(criterion: Criterion, injections: Injections, flux_bin: np.ndarray, axes: dict) -> np.ndarray:
     """Stars found at every setting, by flux bin, (n, bins) int: as `Injections.recovered` finds them."""
-    star, before = np.asarray(injections.leaders["star"]), np.asarray(injections.leaders["before"])
-    found = []
-    for index in _settings(criterion, injections.leaders, axes):
-        is_found = np.zeros(len(injections.trials), bool)
-        is_found[star[index]] = True
-        is_found[star[index[before[index]]]] = False
-        found.append(np.bincount(flux_bin[is_found], minlength=FLUX_BINS))
-    return np.array(found)
+    found = [injections.found_by(index) for index in _settings(criterion, injections.leaders, axes)]
+    return np.array([np.bincount(flux_bin[stars], minlength=FLUX_BINS) for stars in found])
 
 
 def _flux_50(found, injected, edges) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates, in_words, neighbor_ratio, psf_chi2
-from sla1tools.candidates.selection import Criterion, Term
+from sla1tools.candidates.selection import Criterion, Term, first_failed
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.parameters import Parameters
 
@@ -179,7 +179,7 @@ def test_the_reason_of_a_miss_is_the_first_term_that_fails():
     table = as_table([GOOD | row for row in rows])
     table["peak"] = 300.0
     reasons = ["", "snr", "chi2", "flagged", "saturated", "snr"]
-    assert rule.misses(table, {"snr_min": 6.0, "p_min": 1e-3}).tolist() == reasons
+    assert first_failed(rule.terms, table, {"snr_min": 6.0, "p_min": 1e-3}, "").tolist() == reasons
 
 
 def test_a_setting_is_written_alike_everywhere():

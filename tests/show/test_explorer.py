@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 from browser import browser, offline  # noqa: F401
+from live_numbers import live_numbers
 from nbformat import v4
 from night_tables import frame_names, make_injections, make_leaders, make_stories, parameters
 
@@ -88,7 +89,7 @@ def test_browser_counts_what_python_counts(opened, leaders, injections):
         for name, value in cuts.items():
             fill(page, name, value)
         setting = parameters(criterion=criterion, **{n: v if v > P_OPEN else 0.0 for n, v in cuts.items()})
-        expected = gallery.live_numbers(leaders, injections, setting, len(FRAMES), flux)
+        expected = live_numbers(leaders, injections, setting, len(FRAMES), flux)
         text = shown(page)
         assert words(expected) in text, (criterion, cuts)
         assert f"{expected['found']:,} of {expected['injected']:,} star" in text, (criterion, cuts)
@@ -103,7 +104,7 @@ def test_browser_counts_what_python_counts(opened, leaders, injections):
 
 def test_live_numbers_agree_with_the_criteria_alone(leaders, injections):
     setting = parameters(criterion="psf_chi2")
-    numbers = gallery.live_numbers(leaders, injections, setting, 10, 1000.0)
+    numbers = live_numbers(leaders, injections, setting, 10, 1000.0)
     passes = criteria.candidates(leaders, setting)
     held = np.array([row == "leave_one_out" for row in leaders["reference"]])
     assert numbers["held_out"] == sum(passes & held) > 0
@@ -163,7 +164,7 @@ def test_keyboard_moves_the_sliders(opened, leaders, injections):
     for _ in range(40):
         page.keyboard.press("ArrowRight")
     assert page.input_value(".sla1-slider-threshold input[type=number]") == "240"
-    expected = gallery.live_numbers(leaders, injections, parameters(threshold=240.0), 10, 1000.0)
+    expected = live_numbers(leaders, injections, parameters(threshold=240.0), 10, 1000.0)
     assert words(expected) in shown(page)
     assert shown(page) != before
     page.get_by_role("button", name="Reset").press("Enter")
@@ -175,7 +176,7 @@ def test_keyboard_moves_the_sliders(opened, leaders, injections):
 def test_status_is_spoken_once_the_slider_rests(opened, leaders, injections):
     page = opened(Explorer(leaders, injections, parameters(), FRAMES)).page
     fill(page, "threshold", 300)
-    expected = gallery.live_numbers(leaders, injections, parameters(threshold=300.0), 10, 1000.0)
+    expected = live_numbers(leaders, injections, parameters(threshold=300.0), 10, 1000.0)
     page.get_by_role("status").get_by_text(f"{expected['held_out']:,} candidates held out").wait_for()
 
 
@@ -252,11 +253,11 @@ def test_nan_measures_never_pass(opened, injections):
     leaders["peak"][::3], leaders["neighbor_min"][1::3], leaders["neighbor_min"][2::9] = np.nan, np.nan, np.inf
     leaders["snr"][::2] = np.nan
     watched = opened(Explorer(leaders, injections, parameters(threshold=120.0, ratio=0.0), FRAMES))
-    expected = gallery.live_numbers(leaders, injections, parameters(threshold=120.0, ratio=0.0), 10, 1000.0)
+    expected = live_numbers(leaders, injections, parameters(threshold=120.0, ratio=0.0), 10, 1000.0)
     assert words(expected) in shown(watched.page)
     watched.page.select_option(".sla1-controls select", label="psf_chi2")
     fill(watched.page, "p_min", P_OPEN)
-    expected = gallery.live_numbers(leaders, injections, parameters(criterion="psf_chi2", p_min=0.0), 10, 1000.0)
+    expected = live_numbers(leaders, injections, parameters(criterion="psf_chi2", p_min=0.0), 10, 1000.0)
     assert words(expected) in shown(watched.page)
     assert watched.complaints == []
 
@@ -264,7 +265,7 @@ def test_nan_measures_never_pass(opened, injections):
 def test_in_sample_reference_judges_in_sample(opened, leaders, injections):
     setting = parameters(reference="all")
     watched = opened(Explorer(leaders, injections, setting, FRAMES))
-    expected = gallery.live_numbers(leaders, injections, setting, 10, 1000.0)
+    expected = live_numbers(leaders, injections, setting, 10, 1000.0)
     assert f"of {expected['in_sample']:,}" in watched.page.inner_text(".sla1-where")
     rate = watched.page.inner_text(".sla1-false-alarms-a-frame").partition(",")[0]
     assert float(rate) == pytest.approx(expected["rate"], rel=5e-3)
@@ -283,7 +284,7 @@ def test_many_leaders_are_capped_and_said(opened, injections, tmp_path):
         fill(watched.page, "threshold", threshold)
         fill(watched.page, "ratio", 0.0)
         setting = parameters(threshold=threshold, ratio=0.0)
-        assert words(gallery.live_numbers(leaders, injections, setting, 10, 1000.0)) in shown(watched.page)
+        assert words(live_numbers(leaders, injections, setting, 10, 1000.0)) in shown(watched.page)
     assert "more without a cutout" in watched.page.inner_text(".sla1-where")
     times = watched.page.evaluate(
         """async () => {
@@ -341,7 +342,7 @@ def test_without_javascript_the_candidates_are_there(opened, leaders, injections
     explorer = Explorer(leaders, injections, parameters(), FRAMES)
     page = opened(explorer, javascript=False).page
     assert page.locator(".sla1-static img").evaluate("node => node.naturalWidth") > 500
-    numbers = gallery.live_numbers(leaders, injections, parameters(), 10, 1000.0)
+    numbers = live_numbers(leaders, injections, parameters(), 10, 1000.0)
     assert f"{numbers['held_out']:,} candidates held out, {numbers['in_sample']:,} in sample" in page.inner_text("body")
 
 
@@ -401,7 +402,7 @@ def test_a_number_beyond_the_sliders_end_becomes_the_end(opened, leaders, inject
         field.press("Enter")
         assert float(field.input_value()) == end
         assert words in page.inner_text(".sla1-live")
-    expected = gallery.live_numbers(leaders, injections, parameters(threshold=1000.0, ratio=1.0), 10, 1000.0)
+    expected = live_numbers(leaders, injections, parameters(threshold=1000.0, ratio=1.0), 10, 1000.0)
     assert f"{expected['held_out']:,} held out" in shown(page)
     assert (
         gallery.payload(leaders, injections, parameters(), FRAMES, Floors(135.8, 4.03))["bounds"]["snr_min"][0] == 4.1

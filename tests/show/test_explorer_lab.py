@@ -6,11 +6,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from browser import browser, lab  # noqa: F401
+from live_numbers import live_numbers
 from nbformat import v4
 from night_tables import make_injections, make_leaders, parameters
 
 from sla1tools.parameters import read_yaml
-from sla1tools.show.explorer import payload as gallery
 
 LEADERS = 50_000
 TABLES = f"""
@@ -60,7 +60,7 @@ def shown(browser, lab):  # noqa: F811
 
 
 def expected(**changes):
-    numbers = gallery.live_numbers(
+    numbers = live_numbers(
         make_leaders(LEADERS, parameters()),
         make_injections(20_000, parameters()),
         parameters(**CUTS | changes),

@@ -3,12 +3,12 @@
 import nbformat
 import pytest
 from browser import browser, lab  # noqa: F401
+from live_numbers import live_numbers
 from nbformat import v4
 
 from sla1tools.night import open_night
 from sla1tools.parameters import Parameters
 from sla1tools.places import CHECKOUT
-from sla1tools.show.explorer.payload import live_numbers
 
 NAMES = ("01_dark_characterization", "02_candidate_finding", "03_injection_testing", "04_night_trends")
 
