@@ -105,8 +105,17 @@ OUTPUTS = click.option(
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sla1")
 @click.option("-v", "--verbose", is_flag=True, help="Show what the parts say while they work.")
-def main(verbose: bool) -> None:
+@click.pass_context
+def main(ctx: click.Context, verbose: bool) -> None:
     """Tell how often the camera alone makes a flash: a night of darks, answered."""
+    _open_streams()
+    try:
+        os.getcwd()
+    except OSError:
+        raise ParametersError("the current folder is gone: change to another, and run again") from None
+    os.environ["PYTHONSAFEPATH"] = "1"  # what is started from here imports nothing from the current folder either
+    if ctx.invoked_subcommand != "lab":
+        os.environ.pop("MPLBACKEND", None)  # nothing is drawn on a screen, and an unknown one ends the import
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal or a file cannot hold must not end a command
         if isinstance(stream, io.TextIOWrapper):
@@ -115,6 +124,17 @@ def main(verbose: bool) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if not verbose:
         logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it says of a failure is told by us
+
+
+def _open_streams() -> None:
+    """Give a closed standard stream to nowhere: its number would be that of the next file, which then got our words."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
 
 
 @main.command()

@@ -1,6 +1,5 @@
 """The night as a user holds it: opened from parameters or a folder, selected from, tried with stars, explored."""
 
-import pickle
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ from sla1tools.injections.injection import inject
 from sla1tools.measure import Measurement, measure_night
 from sla1tools.parameters import Parameters, read_parameters, validate
 from sla1tools.places import from_working_folder
-from sla1tools.published import MANIFEST, read_manifest
+from sla1tools.published import MANIFEST, read_manifest, stored
 from sla1tools.simulate.night import ensure_demo_night
 from sla1tools.text import counted, printable
-
-PICKLE = "measurement.pickle"
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,8 +125,8 @@ def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
 
 def handed_over(parameters: Parameters) -> Measurement | None:
     """Load the measurement that a run left for its notebooks; None where there is none (any more)."""
-    stored = Path(parameters.products_directory or "") / PICKLE
-    return pickle.loads(stored.read_bytes()) if parameters.products_directory and stored.is_file() else None
+    folder = Path(parameters.products_directory or "")
+    return stored(Measurement, folder) if parameters.products_directory and folder.is_dir() else None
 
 
 def _located(source) -> Path:
@@ -142,18 +139,17 @@ def _located(source) -> Path:
 
 
 def _published_parameters(folder: Path) -> Parameters:
-    values = read_manifest(folder).get("parameters")
-    if not isinstance(values, dict):
+    manifest = read_manifest(folder)
+    if manifest is None or not manifest.parameters:
         raise ParametersError(f"{folder / MANIFEST}: names no parameters; it is not the manifest of a published night")
-    return validate(values | {"products_directory": None}, str(folder / MANIFEST))
+    return validate(manifest.parameters | {"products_directory": None}, str(folder / MANIFEST))
 
 
 def _require_same_frames(folder: Path, measured: Measurement) -> None:
-    used = [
-        {row["name"]: row["sha256"] for row in rows if row["verdict"] == "used"}
-        for rows in (read_manifest(folder).get("inputs", []), judged_files(measured.capture))
-    ]
-    if used[0] != used[1]:
+    manifest = read_manifest(folder)
+    then = {row.name: row.sha256 for row in manifest.inputs if row.verdict == "used"} if manifest else {}
+    now = {row["name"]: row["sha256"] for row in judged_files(measured.capture) if row["verdict"] == "used"}
+    if then != now:
         raise NightError(
             f"{folder}: made from other raw frames than are in {measured.parameters.capture_directory} now; "
             "to measure these, open the capture folder"

@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sla1tools.errors import ParametersError
 from sla1tools.places import from_working_folder, missing, working_folder
+from sla1tools.text import is_text, printable, read_regular
 
+MOST_SIDE, MOST_PIXELS = 32768, 2**28  # of a frame: half again as many as the largest sensor
+MOST_YAML = 2**20  # bytes
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
 
 
@@ -31,31 +34,38 @@ class Parameters(BaseModel):
     object_name: str = "Dark30s"
     file_pattern: str = "*.fit*"
     frame_shape: tuple[int, int] = (2048, 2048)
-    dark_exposure: float = Field(default=30.0, gt=0)
+    dark_exposure: float = Field(default=30.0, gt=0, le=1e6)
     exposure_tolerance: float = Field(default=0.005, ge=0, lt=1)
-    temperature_tolerance: float = Field(default=1.5, gt=0)
+    temperature_tolerance: float = Field(default=1.5, gt=0, le=1000)
     filter_name: str | None = None
-    scale_due_to_padding: float = Field(default=16.0, gt=0)
-    scale_due_to_gain: float = Field(default=1.39, gt=0)
+    scale_due_to_padding: float = Field(default=16.0, ge=1e-3, le=65536)
+    scale_due_to_gain: float = Field(default=1.39, ge=1e-6, le=1e6)
     top_code: int = Field(default=65535, ge=1, le=65535)
     level_correction: bool = False
     known_pixels: str | None = None
     combination_method: Literal["median", "average"] = "median"
     reference: Literal["leave_one_out", "all"] = "leave_one_out"
-    threshold: float = Field(default=200.0, gt=0)
+    threshold: float = Field(default=200.0, ge=1e-3, le=1e9)
     ratio: float = Field(default=0.3, ge=0, le=1)
     neighbors: Literal[4, 8] = 4
     criterion: Literal["neighbor_ratio", "psf_chi2"] = "neighbor_ratio"  # the names in candidates/criteria.py
-    pixel_scale: float = Field(default=1.5, gt=0)
-    seeing_fwhm: float = Field(default=3.0, gt=0)
-    snr_min: float = Field(default=6.0, gt=0)
+    pixel_scale: float = Field(default=1.5, ge=1e-6, le=1e6)
+    seeing_fwhm: float = Field(default=3.0, ge=1e-6, le=1e6)
+    snr_min: float = Field(default=6.0, ge=1e-3, le=1e6)
     p_min: float = Field(default=0.001, ge=0, lt=1)
-    injections: int = Field(default=20000, ge=0)
+    injections: int = Field(default=20000, ge=0, le=1_000_000)
     injection_flux_range: tuple[float, float] = (300.0, 15000.0)
-    random_seed: int = Field(default=20240508, ge=0)
-    false_alarm_budget: float = Field(default=0.5, gt=0)
+    random_seed: int = Field(default=20240508, ge=0, lt=2**63)
+    false_alarm_budget: float = Field(default=0.5, ge=1e-9, le=1e9)
     interactive: bool = True
     products_directory: str | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _text_that_can_be_written(cls, value):
+        if isinstance(value, str) and not is_text(value):
+            raise ValueError(f"is not valid UTF-8: {printable(value)}")
+        return value
 
     @field_validator("frame_shape", "injection_flux_range", mode="before")
     @classmethod
@@ -66,15 +76,20 @@ class Parameters(BaseModel):
     @field_validator("injection_flux_range", mode="after")
     @classmethod
     def _rising_flux_range(cls, value):
-        if not 0 < value[0] < value[1]:
-            raise ValueError(f"must be [low, high] with 0 < low < high, in electrons; got [{value[0]:g}, {value[1]:g}]")
+        if not 1e-3 <= value[0] < value[1] <= 1e9:
+            raise ValueError(
+                f"must be [low, high] with 0.001 <= low < high <= 1e9, in electrons; got [{value[0]:g}, {value[1]:g}]"
+            )
         return value
 
     @field_validator("frame_shape", mode="after")
     @classmethod
     def _positive_shape(cls, value):
-        if min(value) < 1:
-            raise ValueError(f"must be [rows, columns], both at least 1; got {list(value)}")
+        if not 1 <= min(value) <= max(value) <= MOST_SIDE or value[0] * value[1] > MOST_PIXELS:
+            raise ValueError(
+                f"must be [rows, columns], each from 1 to {MOST_SIDE}, together at most {MOST_PIXELS} pixels; "
+                f"got {_shortened(list(value))}"
+            )
         return value
 
     @field_validator("capture_date", "capture_time", "object_name", mode="after")
@@ -221,7 +236,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read one file: its values, and by key what is wrong with others."""
     try:
-        loader = _StrictLoader(path.read_text(encoding="utf-8"))
+        loader = _StrictLoader(read_regular(path, MOST_YAML).decode("utf-8"))
         values = loader.get_single_data()
     except FileNotFoundError:
         raise ParametersError(f"{path}: {missing(path)}") from None
@@ -256,7 +271,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any], source_of: Mappi
         sources = {source_of[name]: None for name in source_of if name == key or (not key and name in message)}
         where = ": ".join(part for part in (", ".join(sources) or source, key) if part)
         if key and item["type"] != "value_error":
-            message += f"; got {values.get(key)!r}"
+            message += f"; got {_shortened(values.get(key))}"
         if item["type"] in ("float_type", "int_type") and _looks_like_a_number(values.get(key)):
             message += f", which is text; write {float(values[key])!r}"
         if key == "capture_time" and isinstance(values.get(key), int):
@@ -265,6 +280,11 @@ def _explain(error: ValidationError, values: Mapping[str, Any], source_of: Mappi
             message += '. Quote it, as in capture_date: "2024-05-08"'
         lines.append(f"{where}: {message}")
     return "\n".join(lines)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _looks_like_a_number(value: Any) -> bool:

@@ -1,14 +1,125 @@
-"""What an outputs folder holds: names of its folders and files, and the manifest of each night."""
+"""What an outputs folder holds: the names in it, what is read back of a night, how a run hands it over.
+
+Nothing in a folder that others may write to is run or believed: files are read as plain JSON, arrays and cards, through
+a model of what they may say.
+"""
 
 import hashlib
 import json
+import os
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
+import numpy as np
+from astropy.table import Column, MaskedColumn, Table
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from sla1tools.errors import NightError
 from sla1tools.parameters import Parameters
-from sla1tools.text import json_text
+from sla1tools.text import json_text, open_regular, read_regular
 
+MARK = ".sla1-outputs"
+STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS = ".staging", ".aside", ".failed", ".locks", ".logs", ".trends"
+FOLDERS = (STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS, ".cache")
+PAGES = ("index.html", "known_pixels.fits")
 MANIFEST = "manifest.json"
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class Input(_Read):
+    """A file of the capture folder, as the manifest lists it."""
+
+    name: str
+    verdict: str
+    sha256: str | None = None
+
+
+class Manifest(_Read):
+    """What is read back of `manifest.json`; only `outputs` is in every one of ours."""
+
+    outputs: dict[str, Sha256]
+    verdict: str = "failed"
+    reasons: list[str] = []
+    parameters: dict[str, Any] = {}
+    inputs: list[Input] = []
+    versions: dict[str, str | None] = {}
+    end: str = ""
+    exit_status: int | None = None
+
+
+Finite = Annotated[float, Field(ge=-1e12, le=1e12)]  # no number of a night is larger
+Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+class Limits(_Read):
+    """A value with its interval; None where not tested."""
+
+    rate: Finite | None = None
+    flux: Finite | None = None
+    low: Finite | None = None
+    high: Finite | None = None
+
+
+class Completeness(_Read):
+    """Of one criterion, as far as nights are compared by it."""
+
+    flux_50: Limits = Limits()
+
+
+class OperatingPoint(_Read):
+    """The recommended cuts of one criterion."""
+
+    cuts: dict[str, Finite] = {}
+
+
+class Dark(_Read):
+    """The level and the noise of a night."""
+
+    level: Finite | None = None
+    noise: Finite | None = None
+    gain_measured: Finite | None = None
+
+
+class Frames(_Read):
+    """Names of the used frames."""
+
+    used: list[str] = []
+
+
+class Candidates(_Read):
+    """Of one criterion, with the configured reference."""
+
+    per_frame: list[Count] = []
+
+
+class Summary(_Read):
+    """What is read back of `summary.json`; what an older version did not write is not tested."""
+
+    frames: Frames = Frames()
+    dark: Dark = Dark()
+    pixels: dict[str, Count] = {}
+    candidates: dict[str, Candidates] = {}
+    false_alarms_per_frame: dict[str, Limits] = {}
+    completeness: dict[str, Completeness] = {}
+    operating_point: dict[str, OperatingPoint | None] = {}
+
+
+class MasterCards(_Read):
+    """Cards of `master_dark.fits` by which nights are put in order and compared."""
+
+    when: Annotated[datetime, Field(ge=datetime(1980, 1, 1), le=datetime(2200, 1, 1))] | None = Field(
+        None, alias="DATE-BEG"
+    )
+    instrument: Annotated[str, Field(max_length=68)] = Field("", alias="INSTRUME")
+    temperature: Annotated[float, Field(ge=-274, le=200)] | None = Field(None, alias="CCD-TEMP")
 
 
 def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
@@ -20,22 +131,141 @@ def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return a file's SHA-256 as hexadecimal text."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Read a folder's manifest; {} where there is none, or none that can be read."""
+def read_manifest(directory: Path) -> Manifest | None:
+    """Read a folder's manifest; None where there is none, or none of ours."""
+    return read_json(directory / MANIFEST, Manifest)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+Record = TypeVar("Record")
+
+
+def read_json(path: Path, model: type[Model]) -> Model | None:
+    """Read a file of JSON as a model; None where it is not there, not a regular file, or does not fit."""
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
+        return model.model_validate_json(read_regular(path))
+    except (OSError, ValueError):  # pydantic's own errors are ValueErrors
+        return None
 
 
-STAGING, ASIDE, FAILED, LOCKS = ".staging", ".aside", ".failed", ".locks"
+def replace_file(source: Path, target: Path) -> None:
+    """Put a finished file in the place of another, on the disk too."""
+    with open(source, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(source, target)
+    sync_folder(target.parent)
+
+
+def sync_folder(directory: Path) -> None:
+    """Bring a folder's names to the disk."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened, and a rename is journalled
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def night_path(parameters: Parameters) -> Path:
     """Return a night's folder relative to the outputs folder: capture_date/capture_time/object_name."""
     return Path(parameters.capture_date, parameters.capture_time, parameters.object_name)
+
+
+INDEX = "index.json"
+MAPPED = 2**20  # bytes from which an array is mapped into memory, which the kernels of a run then share
+
+
+def store(value: Any, folder: Path) -> None:
+    """Write a measured night as plain arrays and one index, in a new folder that only its owner may enter.
+
+    Parameters
+    ----------
+    value : dataclass
+        Its fields, and theirs, are dataclasses, arrays, tables, pydantic models or what JSON knows.
+    folder : Path
+        Must not exist. Its name is stored, too: a folder under another name is not taken for this one.
+    """
+    arrays: list[np.ndarray] = []
+    tree = _packed(value, arrays)
+    folder.mkdir(mode=0o700)
+    paths = [folder / f"{number}.npy" for number in range(len(arrays))]
+    for path, array in zip(paths, arrays, strict=True):
+        np.save(path, array, allow_pickle=False)
+    index = {"name": folder.name, "sha256": [sha256_of(path) for path in paths], "value": tree}
+    (folder / INDEX).write_text(json.dumps(index, default=_json_value), encoding="utf-8")
+
+
+def stored(kind: type[Record], folder: Path) -> Record:
+    """Read what `store` wrote: the same numbers; large arrays are read-only, mapped from the files.
+
+    Raises
+    ------
+    NightError
+        If the folder holds something else than was written there. Nothing in it is run, whatever it holds.
+    """
+    try:
+        index = json.loads(read_regular(folder / INDEX))
+        if index["name"] != folder.name:
+            raise ValueError("it was written under another name")
+        return _unpacked(
+            kind, index["value"], [_array(folder / f"{n}.npy", sha) for n, sha in enumerate(index["sha256"])]
+        )
+    except (OSError, LookupError, ValueError, TypeError, RecursionError) as error:
+        raise NightError(f"{folder}: is not as a run left it: {error}") from None
+
+
+def _array(path: Path, sha256: str) -> np.ndarray:
+    if sha256_of(path) != sha256:
+        raise ValueError(f"{path.name} was changed")
+    mapped = path.stat().st_size >= MAPPED
+    return np.asarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
+
+
+def _packed(value: Any, arrays: list[np.ndarray]) -> Any:
+    """Replace arrays by their numbers, and all else by what JSON knows."""
+    if isinstance(value, Table):
+        return [
+            [column.name, *(_packed(part, arrays) for part in (np.ma.getdata(column), getattr(column, "mask", None)))]
+            for column in value.itercols()
+        ]
+    if isinstance(value, np.ndarray):
+        arrays.append(np.asarray(value))
+        return len(arrays) - 1
+    if is_dataclass(value):
+        return {field.name: _packed(getattr(value, field.name), arrays) for field in fields(value)}
+    if isinstance(value, tuple | list):
+        return [_packed(item, arrays) for item in value]
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _json_value(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _unpacked(kind: Any, tree: Any, arrays: list[np.ndarray]) -> Any:
+    """Put together what the type says; nothing in the files names a type."""
+    inner = get_args(kind)
+    if type(None) in inner:
+        return None if tree is None else _unpacked(inner[0], tree, arrays)
+    if kind is np.ndarray:
+        return arrays[tree]
+    if kind is Table:
+        columns = [
+            Column(arrays[data], name) if mask is None else MaskedColumn(arrays[data], name, arrays[mask])
+            for name, data, mask in tree
+        ]
+        return Table(columns, copy=False)
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{field.name: _unpacked(hints[field.name], tree[field.name], arrays) for field in fields(kind)})
+    if inner and is_dataclass(inner[0]):
+        return tuple(_unpacked(inner[0], item, arrays) for item in tree)
+    return _adapter(kind).validate_python(tree)
+
+
+_adapter = cache(TypeAdapter)

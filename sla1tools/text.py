@@ -1,12 +1,19 @@
 """Text for people and for files: printable characters, numbers to read, plain JSON, the time."""
 
+import errno
 import json
 import math
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+MOST_BYTES = 2**26  # of any text that is read
 
 
 def printable(text: Any) -> str:
@@ -16,6 +23,15 @@ def printable(text: Any) -> str:
     'därk\\n\\x1b[31m.fits'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a name is valid UTF-8: one that is not holds lone surrogates, which no page or table could hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def json_text(value: Any) -> str:
@@ -58,6 +74,28 @@ def counted(number: int, noun: str) -> str:
     ('1 night', '1,204 nights')
     """
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def open_regular(path: str | Path) -> BufferedReader:
+    """Open a file for reading; OSError where it is a folder, a pipe or a device, which could be read for ever."""
+    return open(path, "rb", opener=_regular)
+
+
+def _regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else a pipe would wait for its writer
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "is not a regular file", path)
+
+
+def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """Read a regular file; OSError where it holds more than so many bytes."""
+    with open_regular(path) as file:
+        contents = file.read(most + 1)
+    if len(contents) > most:
+        raise OSError(errno.EFBIG, f"is larger than {most} bytes", str(path))
+    return contents
 
 
 def moment() -> str:

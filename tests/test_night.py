@@ -1,6 +1,5 @@
 """The night as a user holds it: opened in every way to the same numbers, selected from, tried with stars, shown."""
 
-import pickle
 import shutil
 
 import numpy as np
@@ -13,9 +12,9 @@ from sla1tools.candidates.criteria import neighbor_ratio, psf_chi2
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.injections.injection import inject
 from sla1tools.measure import measure_night
-from sla1tools.night import PICKLE
 from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.places import CHECKOUT
+from sla1tools.published import INDEX, store
 from sla1tools.run.night import run_night
 from sla1tools.simulate.night import Star
 
@@ -90,12 +89,30 @@ def test_changes_are_measured(parameters, measured):
 
 
 def test_a_night_handed_over_is_not_measured_again(measured, parameters, tmp_path, monkeypatch):
-    (tmp_path / PICKLE).write_bytes(pickle.dumps(measured, protocol=pickle.HIGHEST_PROTOCOL))
+    folder = tmp_path / "handed over"
+    store(measured, folder)
     with monkeypatch.context() as patched:
         patched.setattr(night_module, "measure_night", lambda _: pytest.fail("measured again"))
-        assert_same(open_night(parameters.model_copy(update={"products_directory": str(tmp_path)})), measured)
+        assert_same(open_night(parameters.model_copy(update={"products_directory": str(folder)})), measured)
     moved = open_night(parameters.model_copy(update={"products_directory": str(tmp_path / "gone")}))
     assert moved.summary == measured.summary, "a folder that is no longer there is no error"
+
+
+@pytest.mark.parametrize("file", [INDEX, "0.npy", "another folder"])
+def test_what_somebody_put_in_place_of_a_night_handed_over_is_not_opened(measured, parameters, tmp_path, file):
+    """A program, an array of objects, or a whole folder written by `store` under another name."""
+    folder = tmp_path / "handed over"
+    store(measured, folder)
+    if file == "another folder":
+        folder = folder.rename(tmp_path / "another")
+    else:
+        code = f"__import__('pathlib').Path({str(tmp_path / 'pwned')!r}).touch()"
+        harmful = type("Harmful", (), {"__reduce__": lambda self: (exec, (code,))})()
+        with open(folder / file, "wb") as opened:
+            np.lib.format.write_array(opened, np.array([harmful], dtype=object), allow_pickle=True)
+    with pytest.raises(NightError, match="is not as a run left it"):
+        open_night(parameters.model_copy(update={"products_directory": str(folder)}))
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_the_defaults_name_the_demo_night_and_it_is_made_on_first_use(measured, monkeypatch):

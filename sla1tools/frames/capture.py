@@ -21,6 +21,7 @@ from sla1tools.frames.headers import Facts, read_facts
 from sla1tools.frames.together import Sample, judge_together, sample_frame
 from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import from_working_folder
+from sla1tools.text import is_text, printable, read_regular
 
 LEAST_FRAMES = 3
 SATURATED_SHARE = 0.05
@@ -155,8 +156,9 @@ def judge_capture(parameters: Parameters) -> Capture:
     """Judge every file of the capture folder once.
 
     Every file ends as exactly one of used, rejected (with a reason) or ignored (its name does not match
-    `file_pattern`, or is hidden). Files are in the order of their names, numbers by value: 9.fits before 10.fits. One
-    bad file never stops the night; whether enough frames are left is asked by `Capture.require_usable`.
+    `file_pattern`, is hidden, or is not valid UTF-8). Files are in the order of their names, numbers by value: 9.fits
+    before 10.fits. One bad file never stops the night; whether enough frames are left is asked by
+    `Capture.require_usable`.
 
     Raises
     ------
@@ -175,13 +177,14 @@ def judge_capture(parameters: Parameters) -> Capture:
     except OSError as error:
         raise NightError(f"{directory}: cannot be listed: {error.strerror}") from None
     pattern = parameters.file_pattern.lower()
-    ignored = [name for name in names if name.startswith(".") or not fnmatch(name.lower(), pattern)]
+    wanted = {name for name in names if is_text(name) and not name.startswith(".") and fnmatch(name.lower(), pattern)}
+    ignored = [name for name in names if name not in wanted]
     frames: list[Frame] = []
     rejected: list[Rejected] = []
     seen: dict[str, _Seen] = {}
     first_with: dict[bytes, str] = {}
     present = set(names)
-    for name in sorted((name for name in names if name not in ignored), key=lambda name: _is_copy(name, present)):
+    for name in sorted((name for name in names if name in wanted), key=lambda name: _is_copy(name, present)):
         verdict = _judge_file(directory / name, parameters, first_with, seen)
         if isinstance(verdict, Rejected):
             rejected.append(verdict)
@@ -282,8 +285,8 @@ def _numbers_by_value(name: str) -> tuple[list[tuple[str, int]], str]:
 
 
 def readable(name: str) -> str:
-    """Escape the bytes of a file name that are no UTF-8, which no report or table could hold."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """Escape what cannot be printed of a file name, and backslashes: two names that differ never read alike."""
+    return printable(name.replace("\\", "\\\\"))
 
 
 def _judge_file(
@@ -400,7 +403,7 @@ def read_known_pixels(parameters: Parameters) -> np.ndarray | None:
 
 
 def _listed_pixels(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    listed = Table.read(path, format="ascii.ecsv")
+    listed = Table.read(read_regular(path).decode("utf-8"), format="ascii.ecsv")
     x, y = (np.asarray(listed[name], int) for name in ("x", "y"))
     if len(x) and (min(x.min(), y.min()) < 0 or x.max() >= shape[1] or y.max() >= shape[0]):
         raise ParametersError(f"known_pixels: {path} lists pixels outside a frame of {shape[0]} x {shape[1]}")

@@ -4,7 +4,7 @@ The only module that reads raw FITS files. They are opened read-only and never m
 mapped would kill the process. No world coordinates are built: the capture program's headers would only raise warnings.
 """
 
-import gzip
+import errno
 import io
 import math
 import os
@@ -19,10 +19,11 @@ import numpy as np
 from astropy.io import fits
 
 from sla1tools.errors import FrameError, NightError, Reason
+from sla1tools.frames.tiles import unpack
 
 BLOCK = 2880
 MOST_AXES = 999  # and table columns, says the standard
-SAFE_TILINGS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")  # damaged HCOMPRESS_1 tiles abort the process
+MOST_CARDS, MOST_UNITS, MOST_MEMBERS = 10_000, 1_000, 10_000  # of a header, a file, a gzip stream: more take too long
 FIRST_CARD = b"SIMPLE  ="
 UNIQUE_KEYS = ("EXPTIME", "EXPOSURE", "EXP_TIME", "CCD-TEMP", "CCDTEMP", "CAMTEMP", "GAIN")  # no two values of one
 READ_KEYS = (*UNIQUE_KEYS, "FILTER", "BUNIT", "DATE-OBS", "DATE-END", "XBINNING", "YBINNING", "BAYERPAT")
@@ -33,11 +34,12 @@ HEADER_KEYS = ("OBJECT", "IMAGETYP", "INSTRUME", "OFFSET", "EGAIN", "EGAINSAV", 
 class Stored:
     """Where a frame's counts are: unsigned 16-bit words at an offset of the file, or an array already decoded.
 
-    `signature` tells whether the file is still the one that was judged: its size and time of change.
+    `signature` tells whether the file is still the one that was judged: its size, times of change and number on
+    the disk.
     """
 
     offset: int = 0
-    signature: tuple[int, int] | None = None
+    signature: tuple[int, ...] | None = None
     counts: np.ndarray | None = None
 
     def rows(self, path: Path, start: int, stop: int, nx: int) -> np.ndarray:
@@ -67,13 +69,15 @@ class Image:
     notes: tuple[str, ...]
 
 
-def read_bytes(path: Path, shape: tuple[int, int]) -> tuple[bytes, tuple[int, int]]:
+def read_bytes(path: Path, shape: tuple[int, int]) -> tuple[bytes, tuple[int, ...]]:
     """Read a whole file, and the signature it had when it was opened.
 
     Raises
     ------
     FrameError
         `not_a_file`, `empty`, or `shape` where it is far larger than one frame needs: then nothing is read.
+    NightError
+        If this process may open no more files.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -86,10 +90,12 @@ def read_bytes(path: Path, shape: tuple[int, int]) -> tuple[bytes, tuple[int, in
                 raise FrameError(Reason.SHAPE, f"{status.st_size} bytes are not one frame of this shape")
             return file.read(status.st_size), _signature(status)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # not this file's fault
+            raise NightError(f"{path}: {error.strerror}: raise the limit (ulimit -n), and run again") from None
         raise FrameError(Reason.NOT_A_FILE, f"cannot be read: {error.strerror}") from None
 
 
-def decode(contents: bytes, shape: tuple[int, int], signature: tuple[int, int] | None = None) -> Image:
+def decode(contents: bytes, shape: tuple[int, int], signature: tuple[int, ...] | None = None) -> Image:
     """Decode the first image of a FITS file, plain, in an extension, gzipped or tile-compressed.
 
     Parameters
@@ -98,7 +104,7 @@ def decode(contents: bytes, shape: tuple[int, int], signature: tuple[int, int] |
         The whole file.
     shape : (ny, nx)
         The only shape that is decoded: what a header promises is compared with it before memory is spent.
-    signature : (int, int), optional
+    signature : tuple of int, optional
         As `read_bytes` gives it, for `Stored`.
 
     Raises
@@ -123,8 +129,8 @@ def decode(contents: bytes, shape: tuple[int, int], signature: tuple[int, int] |
     return Image(header, counts, stored, tuple(notes))
 
 
-def _signature(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+def _signature(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
 
 
 def _most_bytes(shape: tuple[int, int]) -> int:
@@ -133,15 +139,23 @@ def _most_bytes(shape: tuple[int, int]) -> int:
 
 
 def _gunzip(contents: bytes, most: int) -> bytes:
-    try:
-        unpacked = gzip.GzipFile(fileobj=io.BytesIO(contents)).read(most + 1)
-    except EOFError:
-        raise FrameError(Reason.TRUNCATED, "the gzip stream ends early") from None
-    except (OSError, zlib.error) as error:
-        raise FrameError(Reason.NOT_FITS, f"a broken gzip stream: {error}") from None
-    if len(unpacked) > most:
-        raise FrameError(Reason.SHAPE, f"unpacks to more than {most} bytes, not one frame of this shape")
-    return unpacked
+    unpacked, at = bytearray(), 0
+    for _ in range(MOST_MEMBERS):
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof:
+            piece = contents[at : at + 65536]
+            if not piece:
+                raise FrameError(Reason.TRUNCATED, "the gzip stream ends early")
+            try:
+                unpacked += member.decompress(piece, most + 1 - len(unpacked))
+            except zlib.error as error:
+                raise FrameError(Reason.NOT_FITS, f"a broken gzip stream: {error}") from None
+            if len(unpacked) > most:
+                raise FrameError(Reason.SHAPE, f"unpacks to more than {most} bytes, not one frame of this shape")
+            at += len(piece) - len(member.unused_data) - len(member.unconsumed_tail)
+        if not contents[at : at + 65536].strip(b"\0"):  # the end, or a tape's padding
+            return bytes(unpacked)
+    raise FrameError(Reason.NOT_FITS, f"a gzip stream of more than {MOST_MEMBERS} members")
 
 
 def _decode_first_image(contents: bytes, shape: tuple[int, int]):
@@ -157,14 +171,12 @@ def _decode_first_image(contents: bytes, shape: tuple[int, int]):
         raise FrameError(Reason.SHAPE, _unlike_shape(found, shape))
     notes += _missing_padding(contents, part)
     _verify_checksums(contents, part)
-    if tiled and part.header.get("ZCMPTYPE") not in SAFE_TILINGS:
-        raise FrameError(
-            Reason.NOT_FITS, f"tiles packed as {part.header.get('ZCMPTYPE')!r} are not read: unpack them first"
-        )
     values = _values(part)
     if number:
         values, notes = _with_primary(values, _values(_part_at(contents, 0)), notes)
-    if tiled or not _holds_plain_words(part.header):
+    if tiled:
+        return values, _whole_counts(unpack(contents, number, part.header, shape)).reshape(shape), None, notes
+    if not _holds_plain_words(part.header):
         with fits.open(io.BytesIO(contents), memmap=False) as hdus:
             return values, _whole_counts(hdus[number].data).reshape(shape), None, notes
     counts = _words_to_counts(contents[part.start : part.start + 2 * math.prod(shape)]).reshape(shape)
@@ -205,6 +217,8 @@ def _find_image(contents: bytes) -> tuple[_Part, int]:
         raise FrameError(Reason.NOT_FITS, "does not begin with SIMPLE =")
     part, number = _part_at(contents, 0), 0
     while not _is_image(part):
+        if number == MOST_UNITS:
+            raise FrameError(Reason.NOT_FITS, f"no image among its first {MOST_UNITS} parts")
         if len(contents) < part.end:
             raise FrameError(Reason.TRUNCATED, f"ends within the part before the image, at byte {len(contents)}")
         if not contents.startswith(b"XTENSION", part.end):
@@ -224,6 +238,8 @@ def _part_at(contents: bytes, begin: int) -> _Part:
     start = begin + _whole_blocks(end - begin)
     if len(contents) < start:
         raise FrameError(Reason.TRUNCATED, "ends within a header")
+    if start - begin > 80 * MOST_CARDS:
+        raise FrameError(Reason.NOT_FITS, f"a header of more than {MOST_CARDS} cards")
     text = contents[begin : end - 80].decode("latin-1")
     header = fits.Header.fromstring(text)
     sides = _sides(header, "NAXIS")

@@ -4,8 +4,9 @@ One night's DQ image is in memory at a time; of the others there are lists of ba
 """
 
 import csv
+import math
 import os
-import uuid
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,14 +17,15 @@ from astropy.io import fits
 from astropy.table import Table
 
 from sla1tools.darks.classes import BLOCKING, PixelClass
-from sla1tools.nights.trends import METRICS, NightRecord
+from sla1tools.nights.trends import METRICS, UNREADABLE, NightRecord, unreadable
+from sla1tools.published import TRENDS, replace_file
+from sla1tools.text import open_regular, read_regular
 
 BAD = BLOCKING & ~(PixelClass.METADATA | PixelClass.KNOWN)
 """Classes that make a pixel bad here: those that leave a PSF fit. Warm pixels and columns come and go by chance at
 their cuts, and only add a constant.
 """
 LISTED = int(BAD | PixelClass.KNOWN)
-CACHE = ".trends"
 KNOWN_PIXELS = "known_pixels.fits"
 LEAST_NIGHTS = 2  # with candidates, for a pixel to be called recurrent
 
@@ -63,31 +65,44 @@ def bad_pixels(directory: Path, shape: tuple[int, int], sha256: str | None, cach
     """
     stored = cache / _kept_as(sha256) if cache and sha256 else None
     if stored:
-        with suppress(OSError, ValueError, EOFError, IndexError):
-            listed = np.load(stored)
-            inside = (listed[:, 0] >= 0) & (listed[:, 0] < shape[0] * shape[1])
-            if listed.shape[1] == 2 and inside.all():
+        with suppress(OSError, ValueError, EOFError, MemoryError), open_regular(stored) as file:
+            listed = np.lib.format.read_array(file, allow_pickle=False)
+            if listed.dtype == np.int32 and listed.shape[1:] == (2,) and _inside(listed[:, 0], math.prod(shape)):
                 return listed
-    try:
-        dq = fits.getdata(directory / "master_dark.fits", "DQ", memmap=False)
-    except (OSError, KeyError, ValueError, TypeError):
+    dq = read_plane(directory / "master_dark.fits", "DQ", shape)
+    if dq is None or dq.dtype.kind not in "iu":
         return None
-    if dq.shape != shape:
-        return None
+    dq = dq.astype(np.uint16)
     index = np.flatnonzero(dq & LISTED)
     listed = np.stack([index, dq.ravel()[index]], axis=1).astype(np.int32)
     if stored:
         with suppress(OSError):  # a full or foreign disk: the list is made again next time
-            unfinished = stored.with_suffix(f".{uuid.uuid4().hex}")
+            unfinished = stored.with_suffix(".part")
             with open(unfinished, "wb") as file:
                 np.save(file, listed)
-            os.replace(unfinished, stored)
+            replace_file(unfinished, stored)
     return listed
 
 
 def _kept_as(sha256: str) -> str:
     """Name a list by what it was made of, and by which classes were listed."""
     return f"{sha256}-{LISTED}.npy"
+
+
+def _inside(index: np.ndarray, pixels: int) -> bool:
+    return bool(np.all((index >= 0) & (index < pixels)))
+
+
+def read_plane(path: Path, name: str | int, shape: tuple[int, int]) -> np.ndarray | None:
+    """Read an image of a FITS file, (ny, nx); None where there is none of that shape, uncompressed and whole."""
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size < math.prod(shape):
+                return None
+        with fits.open(path, memmap=False, disable_image_compression=True) as hdus:
+            return hdus[name].data if getattr(hdus[name], "shape", None) == shape else None
+    except (OSError, LookupError, ValueError, TypeError, MemoryError, fits.VerifyError):
+        return None
 
 
 class PixelHistory:
@@ -144,15 +159,16 @@ class PixelHistory:
         return Table(columns, names=("x", "y", "dq", "nights", "first", "last", "state"))
 
 
-def candidate_pixels(path: Path) -> set[tuple[int, int]]:
-    """Read the pixels (x, y) of a `candidates.ecsv`; none where it cannot be read."""
+def candidate_pixels(path: Path, shape: tuple[int, int]) -> set[tuple[int, int]] | None:
+    """Read the pixels (x, y) of a `candidates.ecsv`; None where it cannot be read, or one lies outside the frame."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            # Not by astropy, which takes twenty times as long: a thousand nights are read for one page.
-            rows = csv.DictReader((line for line in file if not line.startswith("#")), delimiter=" ")
-            return {(int(row["x"]), int(row["y"])) for row in rows}
+        # Not by astropy, which takes twenty times as long: a thousand nights are read for one page.
+        lines = read_regular(path).decode("utf-8").splitlines()
+        rows = csv.DictReader((line for line in lines if not line.startswith("#")), delimiter=" ")
+        pixels = {(int(row["x"]), int(row["y"])) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return set()
+        return None
+    return pixels if all(0 <= x < shape[1] and 0 <= y < shape[0] for x, y in pixels) else None
 
 
 def recurrent_pixels(candidates: Mapping[str, set[tuple[int, int]]], least: int = LEAST_NIGHTS) -> Table:
@@ -186,18 +202,17 @@ def keep_listed(recurrent: Table, path: Path, shape: tuple[int, int], known: np.
     Such a night could not show them again: without this, a list that is used would forget what it is used for. `known`
     are the flat indices of pixels that any night of this camera was told of.
     """
-    try:
-        with fits.open(path, memmap=False) as hdus:
-            earlier, rows = hdus[0].data, Table(hdus["RECURRENT"].data)
-    except (OSError, KeyError, ValueError, TypeError, IndexError):
-        return recurrent
-    if earlier is None or earlier.shape != shape:
+    if read_plane(path, 0, shape) is None:
         return recurrent
     held = set(known.tolist())
     there = set(zip(recurrent["x"], recurrent["y"], strict=True))
-    for row in rows:
-        if (row["x"], row["y"]) not in there and int(row["y"]) * shape[1] + int(row["x"]) in held:
-            recurrent.add_row([row[name] for name in recurrent.colnames])
+    with suppress(OSError, LookupError, ValueError, TypeError, fits.VerifyError):
+        with fits.open(path, memmap=False) as hdus:
+            rows = Table(hdus["RECURRENT"].data)
+        for row in rows:
+            x, y = int(row["x"]), int(row["y"])
+            if (x, y) not in there and 0 <= x < shape[1] and 0 <= y < shape[0] and y * shape[1] + x in held:
+                recurrent.add_row([row[name] for name in recurrent.colnames])
     return recurrent
 
 
@@ -217,9 +232,9 @@ def write_known_pixels(path: Path, recurrent: Table, bad: Table, shape: tuple[in
     whole = fits.HDUList([first, *tables])
     for hdu in whole:
         hdu.add_checksum(when="")
-    unfinished = path.parent / CACHE / f"{path.name}.{uuid.uuid4().hex}"
+    unfinished = path.parent / TRENDS / f"{path.name}.part"
     whole.writeto(unfinished, overwrite=True)
-    os.replace(unfinished, path)
+    replace_file(unfinished, path)
 
 
 def _ascii(table: Table) -> Table:
@@ -254,32 +269,39 @@ def follow_pixels(
     latest : NightRecord or None
         The latest published night.
     """
-    cache = outputs / CACHE
+    cache = outputs / TRENDS
     published = [record for record in records if record.published and record.shape]
     latest = published[-1] if published else None
     groups: dict[tuple, list[NightRecord]] = {}
     for record in published:
         groups.setdefault((record.shape, record.series(METRICS[0])), []).append(record)
-    history, known = None, np.zeros(0, np.int64)
+    known = np.zeros(0, np.int64)
+    history: PixelHistory | None = None
     for (shape, _), group in sorted(groups.items(), key=lambda item: item[1][-1] is latest):  # the latest night's last
-        history, names = PixelHistory(shape), []
+        history = None
+        names: list[str] = []
         for record in group:
-            listed = bad_pixels(outputs / record.path, history.shape, record.sha256, cache if write else None)
+            listed = bad_pixels(outputs / record.path, shape, record.sha256, cache if write else None)
             if listed is not None:
+                history = history or PixelHistory(shape)  # not before a file has that many pixels
                 record.changes = history.add(listed)
                 names.append(record.night)
-        if latest and (shape, group[0].instrument) == (latest.shape, latest.instrument):
+        if history and latest and (shape, group[0].instrument) == (latest.shape, latest.instrument):
             known = np.union1d(known, history.known)
     mine = [r for r in published if latest and (r.instrument, r.shape) == (latest.instrument, latest.shape)]
-    recurrent = recurrent_pixels({r.night: candidate_pixels(outputs / r.path / "candidates.ecsv") for r in mine})
+    found = {}
+    for record in mine:
+        pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape or (0, 0))
+        if pixels is None:
+            record.verdict, record.reasons = UNREADABLE, (*record.reasons, unreadable("candidates.ecsv"))
+        found[record.night] = pixels or set()
+    recurrent = recurrent_pixels(found)
     if latest is not None and history is not None:
-        ny, nx = history.shape
-        x, y = recurrent["x"], recurrent["y"]
-        recurrent = recurrent[(x >= 0) & (x < nx) & (y >= 0) & (y < ny)]
         recurrent = keep_listed(recurrent, outputs / KNOWN_PIXELS, history.shape, known)
         if write:
             write_known_pixels(outputs / KNOWN_PIXELS, recurrent, history.table(names), history.shape)
             used = {_kept_as(record.sha256) for record in published if record.sha256}
-            for stale in [path for path in cache.glob("*.npy") if path.name not in used]:
+            ours = (path for path in cache.iterdir() if re.fullmatch(r"[0-9a-f]{64}-\d+\.npy", path.name))
+            for stale in [path for path in ours if path.name not in used]:
                 stale.unlink(missing_ok=True)
     return recurrent, latest

@@ -1,10 +1,10 @@
 """All nights in order of time: their numbers, and which nights differ from those before."""
 
-import json
+import logging
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +14,19 @@ import numpy as np
 
 from sla1tools.candidates.criteria import CUTS
 from sla1tools.frames.sessions import cards
-from sla1tools.published import FAILED, MANIFEST, read_manifest
-from sla1tools.text import shown
+from sla1tools.parameters import MOST_SIDE
+from sla1tools.published import (
+    FAILED,
+    MANIFEST,
+    Completeness,
+    Limits,
+    Manifest,
+    MasterCards,
+    Summary,
+    read_json,
+    read_manifest,
+)
+from sla1tools.text import is_text, printable, shown
 
 SENSOR_KEYS = ("frame_shape", "dark_exposure", "scale_due_to_padding", "scale_due_to_gain")
 CUT_KEYS = (
@@ -24,6 +35,8 @@ CUT_KEYS = (
 )
 WINDOW = 20  # predecessors that a night is compared with: a slow drift shows in the plots
 LEAST_NIGHTS = 5
+MASTER, UNREADABLE = "master_dark.fits", "unreadable"
+NO_CARDS = MasterCards.model_validate({})
 WIDTHS = {5: 27.0, 6: 14.0, 7: 12.5, 8: 9.0, 10: 7.0, 12: 6.0, 15: 5.3, 20: 4.5}
 """Half width of the control limits in units of 1.4826 MAD, by predecessors. Three for infinitely many; the median and
 MAD of few scatter so much that three would flag 15 % of sound Gaussian nights at 5 and 2 % at 20; these flag 0.3 %.
@@ -84,7 +97,7 @@ class NightRecord:
     when : datetime or None
         Start of its first frame, else what date and time say.
     verdict : str
-        ok, degraded or failed.
+        ok, degraded, failed, or unreadable: a file of its folder is not what a run writes.
     reasons : tuple of str
         Why it is not ok.
     parameters : mapping
@@ -134,7 +147,7 @@ class NightRecord:
     def shape(self) -> tuple[int, int] | None:
         """Rows and columns of its frames; None where the manifest does not tell."""
         shape = self.parameters.get("frame_shape")
-        if isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and 0 < n < 65536 for n in shape):
+        if isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and 0 < n <= MOST_SIDE for n in shape):
             return shape[0], shape[1]
         return None
 
@@ -159,7 +172,9 @@ def read_nights(outputs: str | Path) -> list[NightRecord]:
     for root in (outputs, outputs / FAILED):
         for manifest in sorted(root.glob(f"*/*/*/{MANIFEST}")):
             path = manifest.parent.relative_to(outputs)
-            if root != outputs or not path.parts[0].startswith("."):
+            if not is_text(str(path)):
+                logging.getLogger(__name__).warning("%s: left out: its name is not valid UTF-8", printable(path))
+            elif root != outputs or not path.parts[0].startswith("."):
                 records.append(_record(outputs, path))
     records.sort(key=lambda record: (record.when or datetime.max, record.path))
     for metric in METRICS:
@@ -168,82 +183,68 @@ def read_nights(outputs: str | Path) -> list[NightRecord]:
 
 
 def _record(outputs: Path, path: Path) -> NightRecord:
-    manifest = read_manifest(outputs / path)
-    try:
-        summary = json.loads((outputs / path / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        summary = {}
-    failed = path.parts[0] == FAILED
-    header = {} if failed else cards(outputs / path / "master_dark.fits", ("DATE-BEG", "INSTRUME", "CCD-TEMP"))
+    folder, failed = outputs / path, path.parts[0] == FAILED
+    read: dict[str, Any] = {MANIFEST: read_manifest(folder)}
+    if not failed:
+        read |= {"summary.json": read_json(folder / "summary.json", Summary), MASTER: _read_cards(folder / MASTER)}
+    damaged = [name for name, found in read.items() if found is None]
+    manifest = read[MANIFEST] or Manifest(outputs={})
+    master = read.get(MASTER) or NO_CARDS
     date, time, name = path.parts[-3:]
-    reasons, parameters = _at(manifest, "reasons"), _at(manifest, "parameters")
     here = f"{os.path.join(time, name)}: "  # ends the capture folder, which some reasons begin with
     record = NightRecord(
         path=path.as_posix(),
         night=f"{date} {time} {name}",
-        when=_moment(header.get("DATE-BEG", "")) or _moment(f"{date}T{time.replace('_', ':')}"),
-        verdict="failed" if failed or not manifest else str(manifest.get("verdict", "failed")),
-        reasons=tuple(str(text).rpartition(here)[2] for text in reasons)
-        if isinstance(reasons, list)
-        else ("its manifest cannot be read",),
-        parameters=parameters if isinstance(parameters, dict) else {},
-        instrument=header.get("INSTRUME", ""),
-        sha256=_checksum(_at(manifest, "outputs", "master_dark.fits")),
+        when=master.when or _moment(f"{date}T{time.replace('_', ':')}"),
+        verdict=UNREADABLE if damaged else "failed" if failed else manifest.verdict,
+        reasons=(*(unreadable(name) for name in damaged), *(text.rpartition(here)[2] for text in manifest.reasons)),
+        parameters=manifest.parameters,
+        instrument=master.instrument,
+        sha256=manifest.outputs.get(MASTER),
     )
-    if record.published:
-        _fill(record, summary, header)
+    if record.published and not damaged:
+        _fill(record, read["summary.json"], master)
     return record
 
 
-def _fill(record: NightRecord, summary: Any, header: Mapping[str, str]) -> None:
+def unreadable(name: str) -> str:
+    """Say why a night is unreadable."""
+    return f"its {name} is damaged, or none of ours: run the night again, or take it out of the outputs"
+
+
+def _read_cards(path: Path) -> MasterCards | None:
+    found = cards(path, ("DATE-BEG", "INSTRUME", "CCD-TEMP"))
+    with suppress(ValueError):
+        return MasterCards.model_validate(found | {key: found[key][:19] for key in found.keys() & {"DATE-BEG"}})
+    return None
+
+
+def _fill(record: NightRecord, summary: Summary, master: MasterCards) -> None:
     criterion = str(record.parameters.get("criterion"))
-    alarms, flux = _at(summary, "false_alarms_per_frame", criterion), _at(summary, "completeness", criterion, "flux_50")
-    used = _at(summary, "frames", "used")
-    record.frames = len(used) if isinstance(used, list) else 0
-    found = {
-        "level": _at(summary, "dark", "level"),
-        "noise": _at(summary, "dark", "noise"),
-        "gain": _at(summary, "dark", "gain_measured"),
-        **{name: _at(summary, "pixels", name) for name in ("hot", "warm", "unstable")},
-        "alarms": _at(alarms, "rate"),
-        "flux_50": _at(flux, "flux"),
-        "temperature": header.get("CCD-TEMP"),
+    alarms = summary.false_alarms_per_frame.get(criterion, Limits())
+    flux = summary.completeness.get(criterion, Completeness()).flux_50
+    point = summary.operating_point.get(criterion)
+    record.frames = len(summary.frames.used)
+    record.values = {
+        "level": summary.dark.level,
+        "noise": summary.dark.noise,
+        "gain": summary.dark.gain_measured,
+        **{name: summary.pixels.get(name) for name in ("hot", "warm", "unstable")},
+        "alarms": alarms.rate,
+        "flux_50": flux.flux,
+        "temperature": master.temperature,
     }
-    record.values = {name: _number(value) for name, value in found.items()}
     for name, block in (("alarms", alarms), ("flux_50", flux)):
-        low, high = _number(_at(block, "low")), _number(_at(block, "high"))
-        if low is not None and high is not None:
-            record.intervals[name] = low, high
-    cuts = _at(summary, "operating_point", criterion, "cuts")
-    if isinstance(cuts, dict):
-        record.recommended = tuple(f"{name} {shown(_number(value))}" for name, value in cuts.items())
-
-
-def _at(value: Any, *keys: str) -> Any:
-    """Follow keys into nested mappings; None where one is missing."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if number is not None and math.isfinite(number) else None
-
-
-def _checksum(value: Any) -> str | None:
-    return value if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else None
+        if block.low is not None and block.high is not None:
+            record.intervals[name] = block.low, block.high
+    if point:
+        record.recommended = tuple(f"{name} {shown(value)}" for name, value in point.cuts.items())
 
 
 def _moment(text: str) -> datetime | None:
-    match = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", text)
-    try:
-        return datetime.fromisoformat(match[0]) if match else None
-    except ValueError:
-        return None
+    with suppress(ValueError):
+        return MasterCards.model_validate({"DATE-BEG": text[:19]}).when
+    return None
 
 
 def control_limits(values: Sequence[float]) -> tuple[float, float] | None:

@@ -19,16 +19,15 @@ from sla1tools import __version__
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
-from sla1tools.published import LOCKS, night_path
+from sla1tools.published import LOCKS, LOGS, night_path
 from sla1tools.run.night import night_notebooks, run_night
-from sla1tools.run.publishing import refuse_to_mix
+from sla1tools.run.publishing import refuse_links, refuse_to_mix, take_outputs
 from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.text import moment, printable
 
 if TYPE_CHECKING:
     from distributed import Client
 
-LOGS = ".logs"
 BATCH = ".batch"  # below the locks: held while a batch looks at a night and runs it
 CONNECT_SECONDS = 10
 REVISIT_SECONDS = 2.0  # before a night that someone else runs is looked at again
@@ -170,6 +169,7 @@ def _whole_path(parameters: Parameters) -> Parameters:
 def _usable(outputs: Path, topic: str) -> Iterator[Path]:
     """Make sure that the outputs can be written; the file is there for the workers to see."""
     sign = _sign(outputs, topic)
+    take_outputs(outputs)
     try:
         sign.parent.mkdir(parents=True, exist_ok=True)
         sign.touch()
@@ -291,6 +291,7 @@ def run_one(job: Job) -> Outcome:
 def _only_batch(job: Job) -> Iterator[None]:
     """Let no other batch look at or run this night: between looking and running nobody else can finish it."""
     path = job.outputs / LOCKS / BATCH / f"{job.night}.lock"
+    refuse_links(job.outputs, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):
@@ -329,7 +330,8 @@ def _night_log(job: Job) -> Iterator[logging.Logger]:
     log = logging.Logger(job.night, logging.INFO)  # in no registry: thousands of nights leave nothing behind
     path = job.outputs / LOGS / f"{job.night}.log"
     handler: logging.Handler = logging.NullHandler()
-    with suppress(OSError):
+    with suppress(OSError, ParametersError):
+        refuse_links(job.outputs, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _QuietFile(path, "w", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))

@@ -1,7 +1,7 @@
 """Run one night: measure once, write every product, run the notebooks on them, publish the folder whole."""
 
 import json
-import pickle
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,10 +12,9 @@ from typing import Any
 from sla1tools.errors import NightError, Sla1Error
 from sla1tools.frames.capture import judge_capture, judged_files, read_known_pixels
 from sla1tools.measure import measure_night
-from sla1tools.night import PICKLE
 from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import own_or_shipped
-from sla1tools.published import night_path, write_manifest
+from sla1tools.published import night_path, store, write_manifest
 from sla1tools.run.notebooks import execute, tagged_figures, title_of
 from sla1tools.run.products import write_products, write_summary
 from sla1tools.run.provenance import git_commit, versions
@@ -108,7 +107,7 @@ def run_night(
             run = _NotebookRun(
                 night_notebooks() if notebooks is None else notebooks,
                 parameters,
-                claimed.staging,
+                claimed,
                 timeout,
                 side_by_side,
             )
@@ -154,7 +153,7 @@ def _build(parameters, staging, run, manifest, progress) -> None:
             parameters.dark_exposure,
             links,
         )
-        (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
+        store(measurement, run.handed_over)
         run.start()
         run.open(*list(run.opened)[:1])  # the longest: the others would only take its core now
         write_products(measurement, staging)
@@ -163,7 +162,6 @@ def _build(parameters, staging, run, manifest, progress) -> None:
     progress("notebooks run")
     from sla1tools.show.pages import write_index
 
-    (staging / PICKLE).unlink()
     manifest |= {key: measurement.summary[key] for key in ("verdict", "reasons")}
     manifest |= {"doubts": [asdict(doubt) for doubt in measurement.doubts]}
     manifest |= {"end": moment(), "exit_status": 0}
@@ -184,17 +182,19 @@ class _NotebookRun:
         self,
         notebooks: Sequence[Path],
         parameters: Parameters,
-        staging: Path,
+        claimed: Claim,
         timeout: int | None,
         side_by_side: bool,
     ):
+        staging = claimed.staging
+        self.handed_over = claimed.run / secrets.token_hex(16)  # a name that nobody else can know beforehand
         self.side_by_side = side_by_side
         self.failures: dict[Path, Exception] = {}
         self.heading: Heading | None = None  # known once the frames are judged
         self.opened = {staging / source.name: threading.Event() for source in notebooks}
         self.cancelled = False
         self.exporting = threading.Lock()  # nbconvert does not say that threads may share an exporter
-        values = parameters.model_dump(mode="json") | {"products_directory": str(staging)}
+        values = parameters.model_dump(mode="json") | {"products_directory": str(self.handed_over)}
         jobs = [
             (source, executed, values, timeout, self._waiting(opened))
             for source, (executed, opened) in zip(notebooks, self.opened.items(), strict=True)

@@ -3,6 +3,8 @@
 import base64
 import os
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,15 @@ import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
-from traitlets import default
+from traitlets import Unicode, default
+from traitlets.config import Config
 
 from sla1tools.errors import Sla1Error
 from sla1tools.places import HOME, working_folder
 
 GLANCE = "glance"  # tag of the cells whose figures the index page shows
 OPENS_NIGHT = "opens-night"  # tag of the cell that needs the measurement
+INLINE = "module://matplotlib_inline.backend_inline"
 INJECTED = "injected-parameters"  # tag of the cell that papermill adds
 
 
@@ -26,15 +30,31 @@ class NotebookError(Sla1Error):
 
 
 class QuietKernelManager(AsyncKernelManager):
-    """Start kernels that know the working folder, over an encrypted channel; their log does not reach the terminal."""
+    """Start kernels that know the working folder, over an encrypted channel; nothing else of their caller's moves them.
+
+    Their current folder is that of the executed notebook. `private` is a folder of their own in it.
+    """
+
+    private = Unicode(config=True)
 
     @default("transport_encryption")
     def _encrypted(self) -> str:
         return "required"  # else every kernel warns that its channel can be read
 
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        """Run this environment's interpreter, whatever kernels are registered, and import nothing from its folder."""
+        where = ["-f", os.path.realpath(self.connection_file), "--IPKernelApp.ignore_cwd=True"]
+        return [sys.executable, "-P", "-m", "ipykernel_launcher", *where, *(extra_arguments or [])]
+
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # as its parent: awaited
-        environment = {**(options.pop("env", None) or os.environ), HOME: str(working_folder())}
-        await super().start_kernel(stderr=subprocess.DEVNULL, env=environment, **options)
+        private = Path(self.private)
+        (private / "matplotlibrc").touch()  # the user's own would change the figures
+        own = {"IPYTHONDIR": private, "MATPLOTLIBRC": private, "MPLBACKEND": INLINE, "PYTHONSAFEPATH": 1}
+        environment = {**(options.pop("env", None) or os.environ), **own, HOME: working_folder(), "PYTHONSTARTUP": ""}
+        self.connection_file = str(private / "connection.json")
+        options |= {"env": {key: str(value) for key, value in environment.items()}, "cwd": str(private.parent)}
+        # A caller's output may be closed, or be a file that is none of the kernel's business.
+        await super().start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
 
 
 def execute(
@@ -71,6 +91,10 @@ def execute(
     loop = ensure_event_loop()
     problem = ""
     try:
+        private = tempfile.TemporaryDirectory(prefix=".kernel-", dir=target.parent)
+    except OSError as error:
+        raise NotebookError(f"{source.name}: {error.strerror}") from None
+    try:
         papermill.execute_notebook(
             _escaped(source),
             _escaped(target),
@@ -79,6 +103,7 @@ def execute(
             progress_bar=False,
             execution_timeout=timeout,
             kernel_manager_class=QuietKernelManager,
+            config=Config({"QuietKernelManager": {"private": private.name}}),
             shutdown_kernel="immediate",
             on_cell_start=lambda cell, cell_index: before_cell(OPENS_NIGHT in cell.metadata.get("tags", [])),
         )
@@ -91,6 +116,7 @@ def execute(
         problem = str(error) or type(error).__name__
     finally:
         loop.close()
+        private.cleanup()
     try:
         notebook = nbformat.read(target, as_version=4)
     except (OSError, ValueError):  # it was never written, or the disk is full

@@ -1,53 +1,108 @@
-"""The outputs folder: a night is built beside its place and moved in whole.
+"""The outputs folder: a night is built beside its place and moved in whole, and nothing that is not ours is touched.
 
-``OUTPUTS/.staging`` holds what is being built and may be deleted at any time. ``OUTPUTS/.aside`` holds, for the moment
-of a swap, the folder that was replaced; what a killed swap leaves there is settled by the next command.
-``OUTPUTS/.failed`` holds the last failed run of a night. ``OUTPUTS/.locks`` holds a lock file for every night.
+A folder is an outputs folder once our mark is in it. ``.staging`` holds what runs are building, each in a marked folder
+of its own, which alone is ever deleted whole. ``.aside`` holds, for the moment of a swap, the folder that was replaced;
+what a killed swap leaves there is settled by the next command: the user's files are moved, and products deleted one by
+one, by name and digest. ``.failed`` holds the last failed run of a night, ``.locks`` a lock file for every night.
 """
 
-import json
 import logging
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sla1tools.errors import BusyError, ParametersError
+from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
-from sla1tools.published import ASIDE, FAILED, LOCKS, MANIFEST, STAGING, night_path, sha256_of
+from sla1tools.published import (
+    ASIDE,
+    FAILED,
+    FOLDERS,
+    LOCKS,
+    MANIFEST,
+    MARK,
+    PAGES,
+    STAGING,
+    night_path,
+    read_manifest,
+    sha256_of,
+    sync_folder,
+)
 
 LOCK_PATIENCE = 1.0  # seconds: longer than another command needs to settle this night's leftovers
+RUN = "run-"  # begins the name of a run's folder below the night's in `.staging`
+MARK_TEXT = (
+    "sla1 made the hidden folders beside this file, and deletes in them what it made. Without this file it refuses.\n"
+)
 
 
 def refuse_to_mix(parameters: Parameters, outputs: str | Path) -> None:
-    """Refuse outputs that would put a night among its raw files, or in their place.
+    """Refuse outputs that would put a night among its raw files, or in their place, or in that of a page.
 
     Raises
     ------
     ParametersError
         If the night's folder of the outputs and its capture folder are one, or lie in one another; links are followed.
     """
+    if parameters.capture_date in PAGES:
+        raise ParametersError(f"capture_date: {parameters.capture_date} is the name of a page of the outputs")
     places = (Path(outputs) / night_path(parameters), parameters.capture_directory)
     place, capture = (Path(os.path.realpath(path)) for path in places)
     if place.is_relative_to(capture) or capture.is_relative_to(place):
         raise ParametersError(f"{outputs}: would mix the night's outputs with its raw files in {capture}")
 
 
+def take_outputs(outputs: Path) -> None:
+    """Make sure that a folder is ours to write in: made where missing, marked where it is new, empty, or of old.
+
+    Raises
+    ------
+    ParametersError
+        If it cannot be written, if one of our names in it is a link or of another kind, or if something has our names
+        though there is neither our mark nor a night with our manifest.
+    """
+    mark = outputs / MARK
+    try:
+        _make_folders(outputs)
+        for path in (mark, *(outputs / name for name in FOLDERS)):
+            right = stat.S_ISREG if path == mark else stat.S_ISDIR
+            if os.path.lexists(path) and not right(path.lstat().st_mode):
+                raise ParametersError(f"{path}: is not what sla1 made; move it away, or name another outputs folder")
+        if mark.exists():
+            return
+        strange = next((name for name in (*FOLDERS, *PAGES) if os.path.lexists(outputs / name)), None)
+        # asked again: another command may have marked the folder since
+        if strange and not mark.exists() and not _holds_a_night(outputs):
+            raise ParametersError(f"{outputs}: holds a {strange} that sla1 did not make; name another outputs folder")
+        mark.write_text(MARK_TEXT, encoding="utf-8")
+    except OSError as error:
+        raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror}") from None
+
+
+def _holds_a_night(outputs: Path) -> bool:
+    roots = (outputs, outputs / FAILED, outputs / ASIDE)
+    return any(read_manifest(path.parent) for root in roots for path in root.glob(f"*/*/*/{MANIFEST}"))
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A night whose lock is held: where it is built, and where it goes."""
+    """A night whose lock is held: where it is built, and where it goes. `run` is this run's own, private folder."""
 
     outputs: Path
     night: Path
+    run: Path
 
     @property
     def staging(self) -> Path:
         """The folder to build in; empty when the claim begins."""
-        return self.outputs / STAGING / self.night
+        return self.run / "night"
 
     def publish(self) -> Path:
         """Move the finished night to its place, and the user's own files of an earlier run along with it.
@@ -64,8 +119,10 @@ class Claim:
         OSError
             If the folder cannot be moved; the earlier one is then back in its place.
         """
-        place = self._swap(self.night)
-        _remove_if_all_ours(self.outputs / FAILED / self.night)
+        place, failed = self._swap(self.night), self.outputs / FAILED / self.night
+        if failed.is_dir() and not _own_entries(failed):
+            with suppress(OSError):
+                _remove_products(failed)
         return place
 
     def publish_failed(self) -> Path:
@@ -77,23 +134,22 @@ class Claim:
         if not (self.staging / MANIFEST).is_file():
             raise FileNotFoundError(f"{self.staging / MANIFEST}: a night without its manifest is not published")
         _sync(self.staging)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(place.parent)
         if place.exists():
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(place, aside)
+            _make_folders(aside.parent)
+            _move(place, aside)
+            sync_folder(aside.parent)
         try:
             os.replace(self.staging, place)
         except OSError:
             if aside.exists():
-                os.replace(aside, place)
+                _move(aside, place)
             raise
-        _sync_folder(place.parent)
+        sync_folder(place.parent)
         try:
-            _settle(self.outputs, slot, self.staging)
-        except OSError as error:
-            logging.getLogger(__name__).warning(
-                "%s: published; files of the earlier run are still in %s: %s", place, aside, error
-            )
+            _settle(self.outputs, slot)
+        except Sla1Error as error:
+            logging.getLogger(__name__).warning("%s: published; but %s", place, error)
         return place
 
 
@@ -113,34 +169,55 @@ def claim(outputs: str | Path, night: Path) -> Iterator[Claim]:
     BusyError
         If another process or thread holds this night's lock.
     ParametersError
-        If the outputs folder cannot be used.
+        If the outputs folder cannot be used, or the night's place in it holds what may not be moved.
     """
     outputs = Path(outputs).absolute()
-    place = outputs / night
+    take_outputs(outputs)
     recover(outputs)
     with _lock(outputs, night, LOCK_PATIENCE):
-        if place.is_symlink() or (place.exists() and not place.is_dir()):
-            raise ParametersError(f"{place}: must be a folder, not a file or a link, to be replaced by a new run")
-        claimed = Claim(outputs, night)
+        _refuse_place(outputs / night)
+        slot = outputs / STAGING / night
         try:
             _settle_night(outputs, night)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            claimed.staging.mkdir(parents=True)
+            (outputs / night).parent.mkdir(parents=True, exist_ok=True)
+            slot.mkdir(parents=True, exist_ok=True)
+            claimed = Claim(outputs, night, Path(tempfile.mkdtemp(prefix=RUN, dir=slot)))  # nobody else may enter it
+            (claimed.run / MARK).touch()
+            claimed.staging.mkdir()
         except OSError as error:
             raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror}") from None
         try:
             yield claimed
         finally:
-            shutil.rmtree(claimed.staging, ignore_errors=True)
+            _clear_staging(slot)
+
+
+def _refuse_place(place: Path) -> None:
+    """Refuse a night's place that is no folder, or a folder of raw frames that no run of ours published."""
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise ParametersError(f"{place}: must be a folder, not a file or a link, to be replaced by a new run")
+    if place.is_dir() and not read_manifest(place):
+        names = (name for _, _, names in os.walk(place) for name in names)
+        frame = next((name for name in names if fnmatch(name.lower(), "*.fit*")), None)
+        if frame:
+            raise ParametersError(f"{place}: holds {frame} and no manifest of ours: name another outputs folder")
 
 
 def recover(outputs: str | Path) -> None:
-    """Finish or roll back every interrupted swap, and delete every abandoned staging folder.
+    """Finish or roll back every interrupted swap, and delete every abandoned run's folder.
 
     Nights whose lock is held are someone's work in progress and left alone, and so is a folder that may only be read.
     An outputs folder that does not exist needs no recovery.
+
+    Raises
+    ------
+    ParametersError
+        If it is not ours.
     """
     outputs = Path(outputs).absolute()
+    if not outputs.exists():
+        return
+    take_outputs(outputs)
     aside = outputs / ASIDE
     left = {path.relative_to(outputs / STAGING) for path in (outputs / STAGING).glob("*/*/*")}
     left |= {path.relative_to(aside) for path in aside.glob("*/*/*") if path.relative_to(aside).parts[0] != FAILED}
@@ -149,15 +226,16 @@ def recover(outputs: str | Path) -> None:
         try:
             with _lock(outputs, night, 0):
                 _settle_night(outputs, night)
-        except (BusyError, ParametersError):
+        except BusyError:
             continue
-        except OSError as error:
-            logging.getLogger(__name__).warning("%s: cannot settle an interrupted run yet: %s", night, error)
+        except (Sla1Error, OSError) as error:
+            logging.getLogger(__name__).warning("%s: an interrupted run is not settled yet: %s", night, error)
 
 
 @contextmanager
 def _lock(outputs: Path, night: Path, patience: float) -> Iterator[None]:
     path = outputs / LOCKS / night.with_name(night.name + ".lock")
+    refuse_links(outputs, path)
     lock = FileLock(path, timeout=patience)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,52 +250,103 @@ def _lock(outputs: Path, night: Path, patience: float) -> Iterator[None]:
         lock.release()
 
 
+def refuse_links(outputs: Path, path: Path) -> None:
+    """Raise `ParametersError` if a path below the outputs leads elsewhere: what is there is none of ours."""
+    straight = os.path.join(os.path.realpath(outputs), path.relative_to(outputs))
+    if os.path.normcase(os.path.realpath(path)) != os.path.normcase(straight):
+        raise ParametersError(f"{path}: leads elsewhere by a link, which is not followed; remove the link")
+
+
 def _settle_night(outputs: Path, night: Path) -> None:
-    staging = outputs / STAGING / night
     for slot in (night, Path(FAILED) / night):
-        _settle(outputs, slot, staging)
-    if staging.exists():
-        shutil.rmtree(staging)
+        _settle(outputs, slot)
+    refuse_links(outputs, outputs / STAGING / night)
+    _clear_staging(outputs / STAGING / night)
 
 
-def _settle(outputs: Path, slot: Path, staging: Path) -> None:
+def _clear_staging(slot: Path) -> None:
+    """Delete the folders of a night's runs by their marks, which go last; whatever else lies there stays."""
+    for run in slot.glob(f"{RUN}*"):
+        if not run.is_symlink() and (run / MARK).is_file():
+            for entry in [entry for entry in run.iterdir() if entry.name != MARK]:
+                shutil.rmtree(entry, ignore_errors=True)
+                if entry.is_file() or entry.is_symlink():
+                    entry.unlink()
+            if [path.name for path in run.iterdir()] == [MARK]:
+                (run / MARK).unlink()
+        with suppress(OSError):  # not empty: not ours
+            run.rmdir()
+    with suppress(OSError):
+        slot.rmdir()
+
+
+def _settle(outputs: Path, slot: Path) -> None:
     """End a swap from wherever it stands: the new folder is in place, or the old one goes back."""
     place, aside = outputs / slot, outputs / ASIDE / slot
     if not aside.exists():
         return
-    if (place / MANIFEST).is_file():
-        _carry_own_files(aside, place)
-        if staging.exists():
-            shutil.rmtree(staging)
-        # Through the disposable folder, so that a kill while deleting leaves nothing that looks like a swap.
-        staging.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(aside, staging)
-        shutil.rmtree(staging)
-    else:
-        if place.exists():
-            _carry_own_files(place, aside)
-            place.rmdir()
-        os.replace(aside, place)
+    refuse_links(outputs, aside)
+    try:
+        if (place / MANIFEST).is_file():
+            _carry_own_files(aside, place)
+            _remove_products(aside)
+        else:
+            if place.exists():
+                _carry_own_files(place, aside)
+                place.rmdir()
+            _move(aside, place)
+    except OSError as error:
+        raise ParametersError(
+            f"{aside}: holds files of an earlier run, or of your own, that cannot be moved back to {place} "
+            f"({error.filename}: {error.strerror}): move what you want to keep by hand, and delete the rest"
+        ) from None
+    sync_folder(place.parent)
+    sync_folder(aside.parent)
 
 
 def _carry_own_files(old: Path, new: Path) -> None:
     """Move all that the user made: whatever the old manifest does not name, and products changed since."""
     for entry in sorted(_own_entries(old), key=lambda path: os.path.lexists(new / path.name)):
-        os.replace(entry, _free_name(new / entry.name))
+        _move(entry, _free_name(new / entry.name))
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename, also a folder that may not be written: it may for that moment."""
+    try:
+        os.replace(source, target)
+    except PermissionError:
+        mode = source.lstat().st_mode
+        if not stat.S_ISDIR(mode) or mode & stat.S_IWUSR:
+            raise
+        source.chmod(stat.S_IMODE(mode) | stat.S_IRWXU)
+        try:
+            os.replace(source, target)
+        finally:
+            (source if source.exists() else target).chmod(stat.S_IMODE(mode))
 
 
 def _own_entries(directory: Path) -> list[Path]:
-    entries = sorted(directory.iterdir())
-    try:
-        products = dict(json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["outputs"])
-    except (OSError, ValueError, KeyError, TypeError):
+    entries, manifest = sorted(directory.iterdir()), read_manifest(directory)
+    if manifest is None:
         return entries
     return [
-        path
-        for path in entries
-        if path.name != MANIFEST
-        and (path.is_symlink() or not path.is_file() or products.get(path.name) != sha256_of(path))
+        path for path in entries if path.name != MANIFEST and not _is_product(path, manifest.outputs.get(path.name))
     ]
+
+
+def _is_product(path: Path, sha256: str | None) -> bool:
+    """Whether a file is as a run wrote it; one that its manifest does not name is not read."""
+    with suppress(OSError):
+        return sha256 is not None and stat.S_ISREG(path.lstat().st_mode) and sha256_of(path) == sha256
+    return False
+
+
+def _remove_products(directory: Path) -> None:
+    """Delete a folder from which the user's own files are gone; its manifest, which tells what they are, last."""
+    for path in [path for path in directory.iterdir() if path.name != MANIFEST]:
+        path.unlink()
+    (directory / MANIFEST).unlink(missing_ok=True)
+    directory.rmdir()
 
 
 def _free_name(path: Path) -> Path:
@@ -229,9 +358,12 @@ def _free_name(path: Path) -> Path:
     return free
 
 
-def _remove_if_all_ours(directory: Path) -> None:
-    if directory.is_dir() and not _own_entries(directory):
-        shutil.rmtree(directory, ignore_errors=True)
+def _make_folders(path: Path) -> None:
+    """Make a folder and those above it, and bring their names to the disk."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        sync_folder(folder.parent)
 
 
 def _sync(directory: Path) -> None:
@@ -239,14 +371,4 @@ def _sync(directory: Path) -> None:
     for path in filter(Path.is_file, directory.iterdir()):
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
-    _sync_folder(directory)
-
-
-def _sync_folder(directory: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened, and a rename is journalled
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(directory)

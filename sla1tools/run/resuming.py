@@ -14,7 +14,7 @@ from sla1tools.frames.capture import read_known_pixels, readable
 from sla1tools.frames.fits import read_bytes
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
-from sla1tools.published import FAILED, night_path, read_manifest
+from sla1tools.published import FAILED, Manifest, night_path, read_manifest
 
 
 def is_current(parameters: Parameters, outputs: Path) -> bool:
@@ -28,17 +28,19 @@ def is_current(parameters: Parameters, outputs: Path) -> bool:
     """
     place = outputs / night_path(parameters)
     manifest = read_manifest(place)
+    if manifest is None:
+        return False
     known = read_known_pixels(parameters)
     try:
         return (
-            manifest.get("exit_status") == 0
-            and manifest["versions"]["sla1tools"] == __version__
+            manifest.exit_status == 0
+            and manifest.versions.get("sla1tools") == __version__
             and _same_parameters(manifest, parameters)
             and (place / "index.html").is_file()
             and (known is None or _same_known_pixels(place, known))
             and _same_inputs(manifest, parameters)
         )
-    except (OSError, AttributeError, KeyError, TypeError, ValueError):  # a damaged manifest or product
+    except (OSError, KeyError, TypeError, ValueError):  # a damaged product
         return False
 
 
@@ -49,14 +51,14 @@ def finished_since(parameters: Parameters, outputs: Path, since: str) -> tuple[s
     """
     for slot in (Path(), Path(FAILED)):
         manifest = read_manifest(outputs / slot / night_path(parameters))
-        if str(manifest.get("end", "")) > since and _same_parameters(manifest, parameters):
-            return str(manifest.get("verdict")), tuple(map(str, manifest.get("reasons", ())))
+        if manifest and manifest.end > since and _same_parameters(manifest, parameters):
+            return manifest.verdict, tuple(manifest.reasons)
     return None
 
 
-def _same_parameters(manifest: dict, parameters: Parameters) -> bool:
-    then, now = manifest.get("parameters"), parameters.model_dump(mode="json") | {"products_directory": None}
-    if not isinstance(then, dict) or not isinstance(then.get("sessions_directory"), str):
+def _same_parameters(manifest: Manifest, parameters: Parameters) -> bool:
+    then, now = manifest.parameters, parameters.model_dump(mode="json") | {"products_directory": None}
+    if not isinstance(then.get("sessions_directory"), str):
         return False
     return {**then, "sessions_directory": _place(then)} == {**now, "sessions_directory": _place(now)}
 
@@ -73,12 +75,12 @@ def _same_known_pixels(place: Path, known: np.ndarray) -> bool:
     return np.array_equal(dq & PixelClass.KNOWN != 0, known)
 
 
-def _same_inputs(manifest: dict, parameters: Parameters) -> bool:
+def _same_inputs(manifest: Manifest, parameters: Parameters) -> bool:
     directory = parameters.capture_directory
-    then = {row["name"]: row for row in manifest["inputs"]}
+    then = {row.name: row for row in manifest.inputs}
     now = {readable(name): name for name in os.listdir(directory)}
     return set(then) == set(now) and all(
-        row["verdict"] == "ignored" or row.get("sha256") == _sha256(directory / now[name], parameters)
+        row.verdict == "ignored" or row.sha256 == _sha256(directory / now[name], parameters)
         for name, row in then.items()
     )
 

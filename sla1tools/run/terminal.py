@@ -12,7 +12,8 @@ from tqdm import tqdm
 from sla1tools.errors import ParametersError
 from sla1tools.frames.sessions import find_nights, night_in
 from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, read_yaml
-from sla1tools.run.batch import CURRENT, LOGS, Outcome, run_batch
+from sla1tools.published import LOGS
+from sla1tools.run.batch import CURRENT, Outcome, run_batch
 from sla1tools.text import counted, printable
 
 WORDS = {

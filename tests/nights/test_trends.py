@@ -97,11 +97,15 @@ def test_missing_and_broken_files_are_not_tested(tmp_path):
     manifest["parameters"] |= {"frame_shape": [10**9, 10**9]}
     (folders[2] / "manifest.json").write_text(json.dumps(manifest | {"outputs": {"master_dark.fits": "../../x"}}))
     (tmp_path / "2024-01-09").mkdir()
-    first, second, third = read_nights(tmp_path)
-    assert [first.values[metric.name] for metric in METRICS] == [None] * len(METRICS)
-    assert (second.verdict, second.reasons) == ("failed", ("its manifest cannot be read",))
-    assert (third.verdict, third.values["level"], third.values["flux_50"]) == ("ok", 1300.0, None)
-    assert "–" in write_trends(tmp_path).read_text(encoding="utf-8")
+    records = read_nights(tmp_path)
+    assert [record.verdict for record in records] == ["unreadable"] * 3
+    assert [record.reasons[0].split(" is")[0] for record in records] == [
+        "its summary.json",
+        "its manifest.json",
+        "its manifest.json",
+    ]
+    assert not any(record.values for record in records)
+    assert "unreadable" in write_trends(tmp_path).read_text(encoding="utf-8")
 
 
 def test_bad_pixels_that_come_and_go(tmp_path):
@@ -176,8 +180,8 @@ def test_a_list_that_is_used_does_not_forget(tmp_path):
 def test_candidates_as_astropy_reads_them(tmp_path):
     folder = publish(tmp_path, 0, candidates=[(5, 6), (7, 8)])
     table = Table.read(folder / "candidates.ecsv")
-    assert candidate_pixels(folder / "candidates.ecsv") == set(zip(table["x"], table["y"], strict=True))
-    assert candidate_pixels(tmp_path / "none") == set()
+    assert candidate_pixels(folder / "candidates.ecsv", SHAPE) == set(zip(table["x"], table["y"], strict=True))
+    assert candidate_pixels(tmp_path / "none", SHAPE) is None
     assert len(recurrent_pixels({})) == 0
 
 
@@ -392,8 +396,8 @@ def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monke
     listed = nights[1].model_copy(update={"known_pixels": str(known)})
     assert np.argwhere(read_known_pixels(listed)).tolist() == [[40, 60]]
     folder = outputs.joinpath(*read_nights(outputs)[1].path.split("/"))
-    assert (60, 40) in candidate_pixels(folder / "candidates.ecsv")
+    assert (60, 40) in candidate_pixels(folder / "candidates.ecsv", shape)
     assert run_night(listed, outputs, notebooks=()).verdict == "ok"
-    assert (60, 40) not in candidate_pixels(folder / "candidates.ecsv")
+    assert (60, 40) not in candidate_pixels(folder / "candidates.ecsv", shape)
     write_trends(outputs)
     assert np.argwhere(fits.getdata(known)).tolist() == [[40, 60]]

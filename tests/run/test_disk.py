@@ -33,7 +33,7 @@ def test_runs_on_a_disk_that_is_full(tmp_path):
     assert run.returncode == 0, run.stderr
     cases = {case["case"]: case for case in map(json.loads, run.stdout.splitlines())}
     assert cases.pop("two at once")["status"] == [0, 75]
-    assert len(cases) == 9 + 3 * can
+    assert len(cases) == 10 + 3 * can
     for name, case in cases.items():
         assert case["kept"], name
         assert set(case["left"]) <= {f".failed/2024-05-08/03_38_48/Dark30s/{kept}" for kept in KEPT} | {"ballast"}, name

@@ -1,7 +1,9 @@
 """Running a notebook: every way it can fail is a failure that names its cell."""
 
+import contextlib
 import os
 import shutil
+import tempfile
 import threading
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def test_fault_is_named_and_what_ran_is_kept(tmp_path, name):
 def test_sound_notebook_keeps_no_trace_of_its_run(tmp_path):
     folder = tmp_path / "[a] {b} 'c' \"d\" é"
     folder.mkdir()
-    (folder / "measurement.pickle").touch()
+    (folder / "index.json").touch()
     values = {"products_directory": str(folder), "threshold": 180.0}
     targets = [folder / "first.ipynb", folder / "second.ipynb"]
     for target in targets:
@@ -91,3 +93,65 @@ def test_figures_of_tagged_cells(tmp_path):
     figures = tagged_figures(tmp_path / "good.ipynb")
     assert list(figures) == ["A dot"]
     assert figures["A dot"].startswith(b"\x89PNG")
+
+
+MEDDLERS = ("scipy", "sla1tools", "random", "ipykernel", "matplotlib", "sitecustomize")
+
+
+def meddle(folder, told):
+    """Put programs and settings into a folder that would be found there by name; each that is run tells of itself."""
+    folder.mkdir(exist_ok=True)
+    for name in MEDDLERS:
+        (folder / f"{name}.py").write_text(f"open({str(told)!r}, 'a').write({name!r})\n")
+    startup = folder / "ipython" / "profile_default" / "startup" / "00.py"
+    startup.parent.mkdir(parents=True, exist_ok=True)
+    startup.write_text(f"open({str(told)!r}, 'a').write('startup')\n")
+
+
+def test_a_kernel_is_moved_by_nothing_of_its_callers(tmp_path, monkeypatch):
+    told, caller = tmp_path / "told", tmp_path / "caller"
+    cells = [
+        "import os, sys, random, scipy, sla1tools.text",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
+        "os.path.isfile(sla1tools.text.__file__), '' in sys.path, os.getcwd() in sys.path, plt.rcParams['figure.dpi']",
+    ]
+    nodes = [nbformat.v4.new_code_cell(cell, id=f"cell{number}") for number, cell in enumerate(cells)]
+    nbformat.write(nbformat.v4.new_notebook(cells=nodes), tmp_path / "imports.ipynb")
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    execute(tmp_path / "imports.ipynb", tmp_path / "before" / "executed.ipynb", {})
+    meddle(caller, told)
+    meddle(tmp_path / "after", told)
+    (caller / "matplotlibrc").write_text("figure.dpi: 17\nlines.color: red\n")
+    (caller / "startup.py").write_text(f"open({str(told)!r}, 'a').write('PYTHONSTARTUP')\n")
+    monkeypatch.chdir(caller)
+    settings = {"MATPLOTLIBRC": caller, "MPLBACKEND": "nonsense", "IPYTHONDIR": caller / "ipython",
+                "PYTHONSTARTUP": caller / "startup.py"}  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    execute(tmp_path / "imports.ipynb", tmp_path / "after" / "executed.ipynb", {})
+    assert not told.exists(), told.read_text()
+    before, after = ((tmp_path / name / "executed.ipynb").read_text() for name in ("before", "after"))
+    assert "(True, False, False, 100.0)" in after
+    assert before == after
+
+
+def test_a_kernel_leaves_no_file_behind(tmp_path, monkeypatch):
+    """Nor does one that is killed: what it needs lies in the folder that its run deletes."""
+    elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
+    for folder in (elsewhere, here):
+        folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(elsewhere))
+    seen = set()
+
+    def look(_):
+        seen.update(path.name for folder in (here, elsewhere) for path in folder.rglob("*"))
+
+    for name in ("good", "dies"):
+        with contextlib.suppress(NotebookError):
+            execute(NOTEBOOKS / f"{name}.ipynb", here / f"{name}.ipynb", {}, before_cell=look)
+        assert not os.listdir(elsewhere)
+    assert "connection.json" in seen
+    assert sorted(os.listdir(here)) == ["dies.ipynb", "good.ipynb"]

@@ -3,17 +3,22 @@
 import json
 import os
 import random
+import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
-from killed_publisher import NIGHT, add_own_files, build, publish_night, snapshot
+from killed_publisher import NIGHT, add_own_files, build, in_fork, publish_night, snapshot
 
 from sla1tools.errors import BusyError, ParametersError
 from sla1tools.parameters import Parameters
+from sla1tools.published import FOLDERS, MARK, PAGES
 from sla1tools.run import publishing as publish
+from sla1tools.run.season import write_trends
 
 PROGRAM = Path(__file__).parents[1].joinpath("support", "killed_publisher.py")
 PRODUCTS = ("leaders.fits", "report.html", "summary.json")
@@ -287,3 +292,170 @@ def test_strange_night_names_work(tmp_path):
             build(claimed.staging, version)
             assert claimed.publish() == tmp_path / "2024-05-08" / "[x] {y} 'z'" / 'Dünkel "30s" $a$'
     assert len(snapshot(tmp_path)) == 4
+
+
+def everything(root):
+    """Every file below a folder with its bytes, and where every link leads."""
+    paths = [path for path in sorted(root.rglob("*")) if path.is_symlink() or path.is_file()]
+    return {path: os.readlink(path) if path.is_symlink() else path.read_bytes() for path in paths}
+
+
+def next_command(outputs, command):
+    if command == "trends":
+        write_trends(outputs)
+    else:
+        publish_night(outputs, "new")
+
+
+@pytest.mark.parametrize("command", ["trends", "run"])
+@pytest.mark.parametrize("name", [*FOLDERS, *PAGES])
+def test_what_has_our_names_in_a_strange_folder_is_not_touched(tmp_path, name, command):
+    precious = tmp_path / name / "a" / "b" / "c" / "f" if name in FOLDERS else tmp_path / name
+    precious.parent.mkdir(parents=True, exist_ok=True)
+    precious.write_text("precious")
+    before = everything(tmp_path)
+    with pytest.raises(ParametersError, match=f"holds a {name} that sla1 did not make"):
+        next_command(tmp_path, command)
+    assert everything(tmp_path) == before
+
+
+@posix_only
+@pytest.mark.parametrize("command", ["trends", "run"])
+@pytest.mark.parametrize("name", [MARK, *FOLDERS])
+def test_links_in_the_place_of_our_folders_are_refused(tmp_path, name, command):
+    outputs, raw = tmp_path / "outputs", tmp_path / "raw"
+    publish_night(outputs, "old")
+    frame = raw / NIGHT / "run-1" / "00001.fits"
+    frame.parent.mkdir(parents=True)
+    frame.write_text("raw")
+    (frame.parent / MARK).touch()
+    if os.path.lexists(outputs / name):
+        (outputs / name).rename(tmp_path / "was there")
+    (outputs / name).symlink_to(raw)
+    before = everything(tmp_path)
+    with pytest.raises(ParametersError, match="is not what sla1 made"):
+        next_command(outputs, command)
+    assert everything(tmp_path) == before
+
+
+@posix_only
+@pytest.mark.parametrize("name", [publish.STAGING, publish.ASIDE, publish.LOCKS])
+def test_links_deeper_in_our_folders_are_not_followed(tmp_path, name):
+    outputs, raw = tmp_path / "outputs", tmp_path / "raw"
+    publish_night(outputs, "old")
+    (raw / "Dark30s" / "run-1").mkdir(parents=True)
+    for file in ("run-1/" + MARK, "00001.fits", "manifest.json"):
+        (raw / "Dark30s" / file).write_text("raw")
+    (raw / "Dark30s.lock").write_text("raw")
+    date = outputs / name / NIGHT.parts[0]
+    shutil.rmtree(date, ignore_errors=True)
+    date.mkdir(parents=True)
+    (date / NIGHT.parts[1]).symlink_to(raw)
+    before = everything(tmp_path)
+    publish.recover(outputs)
+    with pytest.raises(ParametersError, match="leads elsewhere by a link"):
+        publish_night(outputs, "new")
+    assert everything(tmp_path).items() >= before.items()
+
+
+def test_only_the_marked_folders_of_runs_are_deleted(tmp_path):
+    publish_night(tmp_path, "old")
+    slot = tmp_path / publish.STAGING / NIGHT
+    for run in ("mine", "run-mine", "run-left"):
+        (slot / run / "night").mkdir(parents=True)
+        (slot / run / "night" / "f").write_text("f")
+    (slot / "run-left" / MARK).touch()
+    for _ in range(2):
+        publish_night(tmp_path, "new")
+        assert sorted(path.name for path in slot.iterdir()) == ["mine", "run-mine"]
+        assert (slot / "run-mine" / "night" / "f").read_text() == "f"
+
+
+def test_outputs_of_the_version_before_are_marked_on_first_use(tmp_path):
+    publish_night(tmp_path, "old")
+    (tmp_path / MARK).unlink()
+    left = tmp_path / publish.STAGING / NIGHT / "leaders.fits"  # as a killed run of that version left it
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text("half a table")
+    publish_night(tmp_path, "new")
+    assert (tmp_path / MARK).is_file()
+    assert left.read_text() == "half a table"
+
+
+@posix_only
+def test_the_folder_of_a_run_is_private(tmp_path):
+    with publish.claim(tmp_path, NIGHT) as claimed:
+        assert claimed.run.stat().st_mode & 0o077 == 0
+        assert claimed.staging.stat().st_mode & 0o777 == 0o777 & ~umask()
+    assert not claimed.run.exists()
+
+
+def umask():
+    old = os.umask(0)
+    os.umask(old)
+    return old
+
+
+@pytest.mark.parametrize("name", ["00001.fits", "deep/00001.FIT", "00001.fits.gz"])
+def test_raw_frames_in_a_nights_place_are_never_moved(tmp_path, name):
+    frame = tmp_path / NIGHT / name
+    frame.parent.mkdir(parents=True)
+    frame.write_text("raw")
+    with pytest.raises(ParametersError, match=r"holds 00001.* and no manifest of ours: name another outputs folder"):
+        publish_night(tmp_path, "new")
+    assert frame.read_text() == "raw"
+
+
+def test_a_night_is_not_published_in_the_place_of_a_page(tmp_path):
+    with pytest.raises(ParametersError, match=r"capture_date: index\.html is the name of a page"):
+        publish.refuse_to_mix(Parameters(capture_date="index.html"), tmp_path)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that another user can enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@posix_only
+def test_folders_and_files_that_may_not_be_touched_move_along(open_folder):
+    """As a user without privileges, whom the modes of the files bind."""
+    outputs = open_folder / "outputs"
+    locked, secret, product = (outputs / NIGHT / name for name in ("locked", "secret.txt", "leaders.fits"))
+
+    def as_nobody():
+        publish_night(outputs, "old")
+        locked.mkdir()
+        (locked / "a.txt").write_text("mine")
+        secret.write_text("mine")
+        for path, mode in ((locked, 0o555), (secret, 0), (product, 0)):
+            path.chmod(mode)
+        for _ in range(2):
+            publish_night(outputs, "new")
+
+    if os.geteuid() == 0:
+        os.chown(open_folder, 65534, 65534)
+    assert in_fork(lambda: (os.geteuid() or os.setuid(65534), as_nobody())) == 0
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (locked, secret)] == [0o555, 0]
+    assert (locked / "a.txt").read_text() == "mine"
+    assert stat.S_IMODE(product.with_name("leaders.kept.fits").stat().st_mode) == 0
+    assert not [path for path in (outputs / publish.ASIDE).rglob("*") if path.is_file()]
+
+
+def test_files_that_cannot_be_moved_back_are_told_with_the_cure(tmp_path, monkeypatch):
+    publish_night(tmp_path, "old")
+    add_own_files(tmp_path / NIGHT)
+    replace = os.replace
+
+    def refuse_notes(source, target):
+        if Path(source).name == "notes.txt":
+            raise PermissionError(13, "Permission denied", str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_notes)
+    publish_night(tmp_path, "new")
+    with pytest.raises(ParametersError, match=r"\.aside/.*Dark30s: holds files .*notes.txt: Permission.*by hand"):
+        publish_night(tmp_path, "newer")
+    assert (tmp_path / publish.ASIDE / NIGHT / "notes.txt").read_text() == "mine"

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from sla1tools.errors import BusyError, NightError, ParametersError, Reason
 from sla1tools.frames.capture import Rejected
 from sla1tools.parameters import Parameters
+from sla1tools.published import INDEX, MARK
 from sla1tools.run import night as night_module
 from sla1tools.run import publishing as publish
 from sla1tools.run.night import run_night
@@ -118,7 +118,7 @@ def test_kernels_that_wait_for_a_measurement_end_where_it_fails(tmp_path, made_u
     def measure(parameters, progress):
         progress("frames judged")
         staging = tmp_path / publish.STAGING / publish.night_path(parameters)
-        while not (staging / "good.ipynb").is_file():
+        while not any(staging.glob("run-*/night/good.ipynb")):
             time.sleep(0.02)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -180,7 +180,7 @@ def test_disk_too_full_even_for_the_verdict(tmp_path, made_up_night, monkeypatch
     monkeypatch.setattr("sla1tools.run.night.write_manifest", full_disk)
     result = run_night(PARAMETERS, tmp_path, [GOOD])
     assert (result.verdict, result.directory) == ("failed", None)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != MARK]
 
 
 def test_mistake_in_the_program_is_recorded_and_raised(tmp_path, made_up_night, monkeypatch):
@@ -221,9 +221,9 @@ def test_ended_from_outside(tmp_path, end):
     command = [sys.executable, "-c", program, str(HANGS), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         run.stdout.readline()
-        executed = tmp_path / publish.STAGING / "2024-05-08" / "03_38_48" / "Dark30s" / "hangs.ipynb"
+        slot = tmp_path / publish.STAGING / "2024-05-08" / "03_38_48" / "Dark30s"
         deadline = time.monotonic() + 60
-        while not (executed.is_file() and b'"execution_count": 2' in executed.read_bytes()):
+        while not any(b'"execution_count": 2' in path.read_bytes() for path in slot.glob("run-*/night/hangs.ipynb")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         kernels = [child.pid for child in psutil.Process(run.pid).children(recursive=True)]
@@ -235,17 +235,19 @@ def test_ended_from_outside(tmp_path, end):
         assert time.monotonic() < deadline, "a kernel outlives its run"
         time.sleep(0.1)
     publish.recover(tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != MARK]
 
 
 def test_measurement_for_the_notebooks_is_the_measured_one(tmp_path, made_up_night, monkeypatch):
     seen = {}
 
     def write_products(measurement, staging):
-        seen["measurement"] = pickle.loads((staging / "measurement.pickle").read_bytes())
+        (index,) = staging.parent.glob(f"*/{INDEX}")
+        seen["index"] = json.loads(index.read_text(encoding="utf-8")), index.parent.name
         raise NightError("enough")
 
     monkeypatch.setattr(night_module, "write_products", write_products)
     with pytest.raises(NightError, match="enough"):
         run_night(PARAMETERS, tmp_path, [GOOD])
-    assert seen["measurement"].summary["verdict"] == "degraded"
+    index, name = seen["index"]
+    assert index["name"] == name

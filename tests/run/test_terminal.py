@@ -11,7 +11,7 @@ import pytest
 
 from sla1tools import __version__
 from sla1tools.parameters import Parameters
-from sla1tools.published import night_path
+from sla1tools.published import MARK, night_path
 from sla1tools.run import night as night_module
 from sla1tools.run import terminal
 from sla1tools.run.batch import Job, Outcome, run_one
@@ -118,6 +118,7 @@ def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(night_module, "write_products", write)
     monkeypatch.setattr(terminal, "run_batch", run_batch)
     outputs.mkdir()
+    (outputs / MARK).touch()
     (outputs / "index.html").write_text("as it was")
     replace = os.replace
 
@@ -126,7 +127,7 @@ def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(old, new)
 
-    monkeypatch.setattr("sla1tools.run.season.os.replace", no_page)
+    monkeypatch.setattr("sla1tools.published.os.replace", no_page)
     assert terminal.run_and_tell(nights, outputs) == 1
     output, complaints = capsys.readouterr()
     assert [line.split()[0] for line in output.splitlines()] == ["ok", "failed", "failed"]

@@ -275,10 +275,23 @@ def random_bytes(size):
     return contents(lambda old: np.random.default_rng(5).bytes(size))
 
 
+def million_cards(old):
+    """A good header with as many blank cards before its end as a file of this shape may have bytes."""
+    at = old.index(b"END".ljust(80))
+    return old[:at] + b" " * 80 * 200_000 + old[at:]
+
+
+def parts_without_image(old):
+    part = b"XTENSION= 'IMAGE   '".ljust(80) + b"BITPIX  =                    8".ljust(80)
+    return (part + b"NAXIS   =                    0".ljust(80) + b"END".ljust(80)).ljust(2880)
+
+
 def nul_padded_end(old):
     at = old.index(b"END".ljust(80))
     return old[:at] + b"END" + bytes(HEADER - at - 3) + old[HEADER:]
 
+
+NO_IMAGE = fits.PrimaryHDU().header.tostring().encode()
 
 FAULTS = {
     # Bytes that are not all there.
@@ -322,6 +335,12 @@ FAULTS = {
     "tiles, gzip inside": Fault(to_tiles("GZIP_2"), "used", "unpacked from compressed tiles"),
     "tiles with a good checksum": Fault(to_tiles(checksum=True), "used"),
     "tiles of a kind that is not read": Fault(to_tiles("HCOMPRESS_1"), "not_fits", "HCOMPRESS_1"),
+    "tiles that would kill the decoder": Fault(
+        then(pixels(lambda counts: counts.astype(np.int32)), to_tiles(), raw_card("ZVAL2", b"-2".rjust(20))),
+        "not_fits",
+        "BYTEPIX -2",
+    ),
+    "tiles of no known size": Fault(then(to_tiles(), raw_card("ZTILE1", b"0".rjust(20))), "not_fits"),
     "image in an extension": Fault(to_extension, "used", "image in an extension"),
     "gzip of an extension": Fault(then(to_extension, to_gzip), "used", "image in an extension"),
     "upper case name": Fault(renamed("00003.FITS"), "used"),
@@ -330,7 +349,7 @@ FAULTS = {
     "hidden": Fault(renamed("._00003.fits"), "ignored"),
     "other ending": Fault(renamed("00003.txt"), "ignored"),
     "spaces and brackets": Fault(renamed("dark [3] {x} 'q' \"é\" \u661f\n.fits"), "used"),
-    "not even unicode": Fault(renamed(os.fsdecode(b"dark-\xff\xfe.fits")), "used"),
+    "not even unicode": Fault(renamed(os.fsdecode(b"dark-\xff\xfe.fits")), "ignored"),
     # Shape, and promises that no memory could keep.
     "wrong shape": Fault(pixels(lambda counts: counts[:60]), "shape", "60 x 80 pixels, not 64 x 80"),
     "transposed": Fault(pixels(lambda counts: counts.T), "shape", "80 x 64"),
@@ -345,6 +364,9 @@ FAULTS = {
     "negative side": Fault(raw_card("NAXIS1", b"-64".rjust(20)), "not_fits"),
     "side that is text": Fault(raw_card("NAXIS1", b"'abc'"), "not_fits"),
     "pixels of no known type": Fault(raw_card("BITPIX", b"24".rjust(20)), "truncated"),
+    "gzip of very many members": Fault(contents(lambda old: gzip.compress(b"") * 500_000), "not_fits", "members"),
+    "a million cards": Fault(contents(lambda old: gzip.compress(million_cards(old))), "not_fits", "cards"),
+    "very many parts": Fault(contents(lambda old: NO_IMAGE + parts_without_image(old) * 5000), "not_fits", "parts"),
     "gzip bomb": Fault(gzip_bomb, "shape", "unpacks to more than"),
     "sparse giant": Fault(sparse_giant, "shape", "are not one frame"),
     # Header cards.

@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from sla1tools.published import write_manifest
+from sla1tools.published import MARK, write_manifest
 from sla1tools.run import publishing as publish
 
 NIGHT = Path("2024-05-08", "03_38_48", "Dark30s")
@@ -64,7 +64,9 @@ def killed_before(step, outputs, action):
 
 
 def snapshot(outputs):
-    files = (path for path in sorted(outputs.rglob("*")) if path.is_file() and publish.LOCKS not in path.parts)
+    files = (
+        path for path in sorted(outputs.rglob("*")) if path.is_file() and not {publish.LOCKS, MARK} & {*path.parts}
+    )
     return {path.relative_to(outputs).as_posix(): path.read_text() for path in files}
 
 

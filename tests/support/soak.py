@@ -6,7 +6,6 @@ folder must then be the old one to the byte, or wholly the new one, as runs that
 between, a lost file of the user's, another night that changed, or anything left over, is a loss.
 """
 
-import os
 import random
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 import psutil
 from forked_runs import Run, begin, contents, is_whole, write_night
 
-from sla1tools.published import MANIFEST
+from sla1tools.published import MANIFEST, MARK
 from sla1tools.run import publishing as publish
 
 SETTINGS = {"one": ("-p", "threshold", "200.0"), "other": ("-p", "threshold", "150.0")}
@@ -101,8 +100,9 @@ class Soak:
             time.sleep(self.random.uniform(0, 0.9 * self.seconds))
             return
         slot, name, spread = moment
-        awaited = str(self.outputs / slot / self.place(date).relative_to(self.outputs) / name)
-        while not (os.path.exists(awaited) or run.has_ended()):
+        awaited = self.outputs / slot / self.place(date).relative_to(self.outputs)
+        inside = f"{publish.RUN}*/night/{name}" if slot == publish.STAGING else name
+        while not (any(awaited.glob(inside)) or run.has_ended()):
             pass  # asleep, it would miss a swap
         time.sleep(self.random.uniform(0, spread))
 
@@ -123,7 +123,7 @@ class Soak:
         night = self.place(date).relative_to(self.outputs)
         if (self.outputs / publish.ASIDE / night).exists():
             return "new night in place, old one aside" if self.place(date).exists() else "between the two renames"
-        if (self.outputs / publish.STAGING / night / MANIFEST).exists():
+        if any((self.outputs / publish.STAGING / night).glob(f"{publish.RUN}*/night/{MANIFEST}")):
             return "new night written, not moved yet"
         said = [line for line in told.splitlines() if not line.startswith(("failed:", "sla1:", "ok:", " "))]
         return f"after '{said[-1]}'" if said else "at the start"
@@ -139,7 +139,7 @@ class Soak:
 
     def leftovers(self) -> list[str]:
         """Files that are neither a night's, nor locks, nor the verdict of a night's last failed run."""
-        of_nights = (*self.files, f"{publish.LOCKS}/", f"{publish.FAILED}/", ".trends/")
+        of_nights = (*self.files, f"{publish.LOCKS}/", f"{publish.FAILED}/", ".trends/", MARK)
         left = [name for name in contents(self.outputs) if not name.startswith(of_nights) and name not in OF_ALL_NIGHTS]
         failed = [path for path in (self.outputs / publish.FAILED).glob("*/*/*/*") if path.suffix not in KEPT]
         staging, aside = self.outputs / publish.STAGING, self.outputs / publish.ASIDE

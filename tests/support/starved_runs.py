@@ -13,12 +13,12 @@ from pathlib import Path
 
 from forked_runs import begin, contents, is_whole, write_night
 
-from sla1tools.night import PICKLE
+from sla1tools.published import INDEX
 from sla1tools.run import publishing as publish
 
 PLACE = Path("2024-05-08", "03_38_48", "Dark30s")
 SIZES = (0, 30_000)  # bytes that a file may have
-FILES = (PICKLE, "leaders.fits", "summary.json", "index.html", "manifest.json")
+FILES = ("0.npy", INDEX, "leaders.fits", "summary.json", "index.html", "manifest.json")
 
 
 def limit(size):
