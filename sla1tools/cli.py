@@ -100,6 +100,9 @@ OUTPUTS = click.option(
     default=lambda: working_folder() / "outputs",
     help="Where nights go.  [outputs]",
 )
+TIMEOUT = click.option(
+    "--timeout", type=click.IntRange(1, 10**6), help="Seconds that a notebook's cell may take.  [no limit]"
+)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -208,7 +211,7 @@ def check(nights, files, overrides) -> None:
 @FILES
 @OVERRIDES
 @OUTPUTS
-@click.option("--timeout", type=click.IntRange(min=1), help="Seconds that a notebook's cell may take.  [no limit]")
+@TIMEOUT
 @click.option("--strict", is_flag=True, help="Exit with 1 for a degraded night, too.")
 @click.option("--adopt", is_flag=True, help="Write the recommended setting into params/, to be layered over others.")
 @click.option("--open", "show", is_flag=True, help="Show the night in the browser when it is done.")
@@ -353,7 +356,8 @@ def _write_trends(outputs: Path) -> None:
 @click.option("--workers", type=click.IntRange(min=1), help="Nights at a time on this machine.  [one a core]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use the workers of a dask scheduler, as tcp://host:8786.")
 @click.option("--force", is_flag=True, help="Run nights again whose outputs are current.")
-def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force) -> None:
+@TIMEOUT
+def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force, timeout) -> None:
     """Run many nights; those whose inputs, parameters and version have not changed are skipped.
 
     Every NIGHT is one night's file, or its capture folder, over the -f files.
@@ -367,7 +371,9 @@ def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force
     if workers and scheduler:
         raise click.UsageError("--workers and --scheduler exclude one another: the scheduler has its own workers")
     found = nights_of(nights, sessions, files, overrides)
-    raise click.exceptions.Exit(run_and_tell(found, outputs, workers=workers, scheduler=scheduler, force=force))
+    raise click.exceptions.Exit(
+        run_and_tell(found, outputs, workers=workers, scheduler=scheduler, force=force, timeout=timeout)
+    )
 
 
 @main.command()

@@ -11,8 +11,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 MOST_BYTES = 2**26  # of any text that is read
 
 
@@ -40,6 +38,8 @@ def json_text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    import numpy as np  # not above: a command's help has no use for it
+
     if value is np.ma.masked:
         return None
     if isinstance(value, np.ndarray | np.generic):

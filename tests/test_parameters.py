@@ -1,7 +1,9 @@
 """Parameters: what YAML and papermill would quietly misread is refused, and said in words that help."""
 
+import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import papermill.iorw
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sla1tools.errors import ParametersError
+from sla1tools.frames.capture import read_known_pixels
 from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, read_yaml, to_yaml, validate
 from sla1tools.places import CHECKOUT, from_working_folder
 
@@ -77,7 +80,7 @@ def test_what_yaml_misreads_is_refused_with_the_hint_to_quote_it(written, key, t
         ("threshold:", "threshold: .*got None"),
         ("threshold: .nan", "threshold: .*finite"),
         ("threshold: -.inf", "threshold: .*finite"),
-        ("threshold: 0", "threshold: .*greater than 0"),
+        ("threshold: 0", "threshold: .*greater than or equal to 0.001"),
         ("threshold: [200]", r"threshold: .*got \[200\]"),
         ("threshold: {a: 1}", "threshold: .*valid number"),
         ("ratio: 1.01", "ratio: .*less than or equal to 1"),
@@ -97,7 +100,9 @@ def test_what_yaml_misreads_is_refused_with_the_hint_to_quote_it(written, key, t
         ("frame_shape: [1, 2, 3]", "frame_shape: "),
         ("frame_shape: [2048, 2048.0]", "frame_shape: .*integer"),
         ("frame_shape: [true, 2048]", "frame_shape: .*integer"),
-        ("frame_shape: [0, 5]", "frame_shape: .*at least 1"),
+        ("frame_shape: [0, 5]", "frame_shape: .*each from 1 to 32768"),
+        ("frame_shape: [65535, 65535]", "frame_shape: .*each from 1 to 32768"),
+        ('filter_name: "\\ud800"', r"filter_name: is not valid UTF-8: \\ud800"),
         ("frame_shape: '2048, 2048'", "frame_shape: "),
         ("injection_flux_range: [500, 300]", "injection_flux_range: .*low < high"),
         ("injection_flux_range: [300, .inf]", "injection_flux_range: .*finite"),
@@ -210,7 +215,7 @@ def test_a_windows_path_in_double_quotes_is_explained(tmp_path, path):
 def test_file_that_cannot_be_read(tmp_path):
     for path, told in (
         (tmp_path / "absent.yaml", "there is no absent.yaml"),
-        (tmp_path, "cannot be read: .*directory"),
+        (tmp_path, "cannot be read: is not a regular file"),
     ):
         with pytest.raises(ParametersError, match=told):
             read_yaml(path)
@@ -332,10 +337,10 @@ random_parameters = st.builds(
     object_name=folder_names,
     capture_time=folder_names | st.just("03_37_47") | st.just("2024-05-08") | st.just("yes") | st.just("1e3"),
     filter_name=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
-    threshold=st.floats(min_value=1e-300, max_value=1e300, exclude_min=True),
-    frame_shape=st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)),
+    threshold=st.floats(min_value=1e-3, max_value=1e9),
+    frame_shape=st.tuples(st.integers(1, 2**14), st.integers(1, 2**14)),
     interactive=st.booleans(),
-    random_seed=st.integers(0, 2**64),
+    random_seed=st.integers(0, 2**63 - 1),
 )
 
 
@@ -375,3 +380,38 @@ def test_every_shipped_file_is_valid():
 def test_real_night_is_found(real_sessions):
     directory = read_parameters([PARAMS / "st10-2012-06-17.yaml"]).capture_directory
     assert len(list(directory.resolve().iterdir())) == 20
+
+
+NUMBERS = [
+    (name, kind)
+    for name, field in Parameters.model_fields.items()
+    for kind in {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), NUMBERS)
+def test_every_number_has_its_bounds(name, kind):
+    """No number that fits a float is too large to be refused with the bound, and none is printed with 300 digits."""
+    pair = isinstance(Parameters.model_fields[name].default, tuple)
+    for number in (kind(10) ** 300, -(kind(10) ** 300)):
+        with pytest.raises(ParametersError, match=f"here: {name}: .*([0-9]|0 < )") as told:
+            validate({name: [number, number] if pair else number}, "here")
+        assert len(str(told.value)) < 400
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX")
+@pytest.mark.parametrize("name", ["night.yaml", "mask.fits", "mask.ecsv"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "zero"])
+def test_pipes_and_devices_are_not_waited_for(tmp_path, name, make):
+    path = tmp_path / name
+    make(path)
+    read = read_yaml if name == "night.yaml" else lambda path: read_known_pixels(Parameters(known_pixels=str(path)))
+    with pytest.raises(ParametersError, match="not a regular file"):
+        read(path)
+
+
+def test_a_file_far_too_large_for_parameters(tmp_path):
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ParametersError, match="is larger than 1048576 bytes"):
+        read_yaml(tmp_path / "large.yaml")

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
 from sla1tools.published import LOCKS, LOGS, night_path
-from sla1tools.run.night import night_notebooks, run_night
+from sla1tools.run.night import fail_night, night_notebooks, run_night
 from sla1tools.run.publishing import refuse_links, refuse_to_mix, take_outputs
 from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.text import moment, printable
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 BATCH = ".batch"  # below the locks: held while a batch looks at a night and runs it
 CONNECT_SECONDS = 10
 REVISIT_SECONDS = 2.0  # before a night that someone else runs is looked at again
+MOST_DEATHS = 2  # of workers that ran a night, until it is called failed
+MOST_LOSSES = 10  # of a night with workers that died over others
 CURRENT, BUSY = "current", "busy"
+LOST = ("its worker died, maybe over another night",)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Job:
     topic: str
     notebooks: tuple[Path, ...] = field(default_factory=night_notebooks)
     home: Path = field(default_factory=working_folder)
+    timeout: int | None = None
 
     @property
     def night(self) -> str:
@@ -90,6 +95,7 @@ def run_batch(
     workers: int | None = None,
     scheduler: str | None = None,
     force: bool = False,
+    timeout: int | None = None,
     tell: Callable[[Outcome], Any] = lambda outcome: None,
     step: Callable[[str], Any] = lambda text: None,
 ) -> None:
@@ -108,6 +114,8 @@ def run_batch(
         Address of a running dask scheduler, whose workers are used instead.
     force : bool
         Run current nights, too.
+    timeout : int, optional
+        Seconds that a notebook's cell may take; no limit by default.
     tell : callable
         Called with the outcome of each night as it is known.
     step : callable
@@ -121,24 +129,28 @@ def run_batch(
 
     Notes
     -----
-    A night whose worker dies is run again by dask, up to three times. A night that someone else is running is looked at
+    A night whose worker dies is run again; if that kills another worker, the night gets a failed verdict, and no other
+    night does. A night that someone else is running is looked at
     again when all others are done, until it is free: it is then current, or run here.
     """
     outputs = Path(outputs).absolute()
     for parameters in nights:
         refuse_to_mix(parameters, outputs)
     since, topic = moment(), f"sla1-{uuid.uuid4().hex}"
-    jobs, clashes = _jobs(nights, outputs, force, since, topic)
+    jobs, clashes = _jobs(nights, outputs, force, since, topic, timeout)
     for outcome in clashes:
         tell(outcome)
     with _usable(outputs, topic) as sign, _connect(scheduler, min(workers or _cores(), len(jobs))) as client:
         _refuse_strangers(client, outputs, sign)
         client.subscribe_topic(topic, lambda event: step(event[1]))
-        waiting = list(jobs)
+        waiting, losses = list(jobs), Counter[str]()
         while waiting:
             busy = []
             for job, outcome in _finished(client, waiting):
-                if outcome.verdict == BUSY:
+                losses[job.night] += outcome.reasons == LOST
+                if losses[job.night] > MOST_LOSSES:
+                    tell(Outcome(job.night, "failed", LOST))
+                elif outcome.verdict == BUSY:
                     busy.append(job)
                     step(f"{job.night}: {outcome.reasons[0]}; looked at again later")
                 else:
@@ -149,11 +161,11 @@ def run_batch(
         client.unsubscribe_topic(topic)
 
 
-def _jobs(nights, outputs, force, since, topic) -> tuple[list[Job], list[Outcome]]:
+def _jobs(nights, outputs, force, since, topic, timeout) -> tuple[list[Job], list[Outcome]]:
     jobs: dict[str, Job] = {}
     clashes: list[Outcome] = []
     for parameters in nights:
-        job = Job(parameters, outputs, force, since, __version__, topic)
+        job = Job(parameters, outputs, force, since, __version__, topic, timeout=timeout)
         first = jobs.setdefault(os.path.normcase(job.night), job)
         if _whole_path(first.parameters) != _whole_path(parameters):
             reason = f"another night of this batch goes to the same place, with other parameters ({first.night})"
@@ -240,22 +252,22 @@ def _introduce(sign: str) -> tuple[str, bool]:
 
 def _finished(client: "Client", jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
     """Submit all, and yield each when it ends; a future is forgotten at once, so that memory does not grow."""
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     futures = {client.submit(run_one, job, pure=False, key=f"{job.night}-{time.time_ns()}"): job for job in jobs}
     for future in as_completed(list(futures), loop=client.loop):
         job = futures.pop(future)
         try:
             yield job, future.result()
-        except Exception as error:  # lost with the worker or the scheduler; run_one itself raises nothing
+        except KilledWorker:  # dask blames every night that a dead worker held; `_run_counted` knows better
+            yield job, Outcome(job.night, BUSY, LOST)
+        except Exception as error:  # lost with the scheduler; run_one itself raises nothing
             yield job, Outcome(job.night, "failed", (_explained(error),))
 
 
 def _explained(error: BaseException) -> str:
-    from distributed import CancelledError, KilledWorker
+    from distributed import CancelledError
 
-    if isinstance(error, KilledWorker):
-        return "every worker that ran it died, the last time of several; out of memory?"
     if isinstance(error, CancelledError):
         return "the scheduler was lost"
     return f"{type(error).__name__}: {error}"
@@ -276,7 +288,7 @@ def run_one(job: Job) -> Outcome:
             if not job.force and is_current(job.parameters, job.outputs):
                 return Outcome(job.night, CURRENT, seconds=time.monotonic() - start)
             known = finished_since(job.parameters, job.outputs, job.since)
-            verdict, reasons = known or _run_logged(job)
+            verdict, reasons = known or _run_counted(job)
         if verdict != "failed":
             candidates = _candidates(job)
     except BusyError:
@@ -300,13 +312,30 @@ def _only_batch(job: Job) -> Iterator[None]:
         raise BusyError(f"{job.night}: is being run by another batch") from None
 
 
+def _run_counted(job: Job) -> tuple[str, Sequence[str]]:
+    """Run the night, unless workers of this batch died of it before: each leaves a line, which a run's end deletes."""
+    begun = job.outputs / LOCKS / BATCH / f"{job.night}.begun"
+    refuse_links(job.outputs, begun)
+    lines = begun.read_text(encoding="utf-8").split() if begun.is_file() else []
+    deaths = lines.count(job.topic)
+    try:
+        if deaths >= MOST_DEATHS:
+            told = f"ended the process that ran it {deaths} times; out of memory?"
+            return fail_night(job.parameters, job.outputs, told)
+        begun.write_text(f"{job.topic}\n" * (deaths + 1), encoding="utf-8")
+        return _run_logged(job)
+    finally:
+        begun.unlink(missing_ok=True)
+
+
 def _run_logged(job: Job) -> tuple[str, Sequence[str]]:
     """Run the night, and keep a log of it beside the outputs: the last run's."""
     with _night_log(job) as log:
         log.info("%s, parameters %s", job.night, job.parameters.model_dump_json())
         try:
             tell = partial(_tell, job, log)
-            result = run_night(job.parameters, job.outputs, job.notebooks, side_by_side=False, progress=tell)
+            options: dict[str, Any] = {"timeout": job.timeout, "side_by_side": False, "progress": tell}
+            result = run_night(job.parameters, job.outputs, job.notebooks, **options)
         except Exception as error:
             log.error("%s", error, exc_info=not isinstance(error, Sla1Error))
             raise

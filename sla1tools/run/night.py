@@ -95,14 +95,7 @@ def run_night(
     refuse_to_mix(parameters, outputs)
     read_known_pixels(parameters)
     with claim(outputs, night_path(parameters)) as claimed:
-        manifest: dict[str, Any] = {
-            "parameters": parameters.model_dump(mode="json") | {"products_directory": None},
-            "inputs": [],
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "random_seed": parameters.random_seed,
-            "start": moment(),
-        }
+        manifest = _begun(parameters)
         try:
             run = _NotebookRun(
                 night_notebooks() if notebooks is None else notebooks,
@@ -127,6 +120,25 @@ def run_night(
             _publish_failure(claimed, manifest, error)
             raise
         return NightResult(manifest["verdict"], tuple(manifest["reasons"]), directory)
+
+
+def fail_night(parameters: Parameters, outputs: str | Path, reason: str) -> tuple[str, tuple[str, ...]]:
+    """Keep the failed verdict of a night whose runs could not tell it, and return verdict and reasons."""
+    with claim(outputs, night_path(parameters)) as claimed:
+        _publish_failure(claimed, _begun(parameters), Sla1Error(reason))
+    return "failed", (reason,)
+
+
+def _begun(parameters: Parameters) -> dict[str, Any]:
+    """Begin a run's manifest."""
+    return {
+        "parameters": parameters.model_dump(mode="json") | {"products_directory": None},
+        "inputs": [],
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "random_seed": parameters.random_seed,
+        "start": moment(),
+    }
 
 
 def _build(parameters, staging, run, manifest, progress) -> None:

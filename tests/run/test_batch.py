@@ -34,7 +34,7 @@ from sla1tools.text import moment
 
 HERE = Path(__file__).parents[1] / "support"
 SHAPE = (48, 56)
-SLA1 = [sys.executable, "-c", "from sla1tools.cli import main; main()"]
+SLA1 = [sys.executable, "-P", "-c", "from sla1tools.cli import main; main()"]
 
 
 def make_tree(sessions, nights):
@@ -379,6 +379,34 @@ def test_batch_resume_failure_and_force(site, tmp_path, monkeypatch):
     first = replace(here.jobs()[0], outputs=tmp_path / "alone")
     assert run_one(first).verdict == "ok"
     assert products_of(first.outputs / first.night) == products_of(here.outputs / first.night)
+
+
+def test_a_night_that_kills_its_workers_is_blamed_and_no_other(site):
+    """Its neighbours wait in the queues of the workers that it kills; its verdict is on the disk, for the page."""
+    here = site(5)
+    output, complaints = here.batch(status=1, workers=2, deadly="2024-05-02")
+    assert sorted(line.split()[0] for line in output.splitlines()) == ["all", "failed", "ok", "ok", "ok", "ok"]
+    assert "failed: 2024-05-02/03_38_48/Dark 30s: ended the process that ran it 2 times" in complaints
+    assert len(here.published()) == 4
+    failed = here.outputs / publish.FAILED / "2024-05-02" / "03_38_48" / "Dark 30s"
+    assert "ended the process" in json.loads((failed / "manifest.json").read_text())["reasons"][0]
+    assert "ended the process" in (here.outputs / "index.html").read_text(encoding="utf-8")
+    assert not list(here.outputs.rglob("*.begun"))
+    assert here.batch(deadly="nobody")[0].split()[0] == "ok", "it is run again once it is harmless"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="as the command is begun here")
+def test_commands_import_nothing_from_the_current_folder(site, tmp_path, monkeypatch):
+    """Nor do the workers and helpers that they start."""
+    here, folder = site(1), tmp_path / "current"
+    folder.mkdir()
+    for name in ("scipy", "numpy", "sla1tools", "random", "multiprocessing", "distributed", "ipykernel", "astropy"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'told')!r}, 'a').write({name!r})\n")
+    (folder / "matplotlibrc").write_text("figure.dpi: nonsense\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    here.batch(notebooks="good")
+    assert not (tmp_path / "told").exists(), (tmp_path / "told").read_text()
 
 
 def test_the_workers_orders_change_nothing_here():

@@ -2,7 +2,8 @@
 
 `SLA1_TEST_NOTEBOOKS`: notebooks of tests/notebooks to run instead of the real ones. `SLA1_TEST_RUNS`: a file that gets
 a line for every night that is begun. `SLA1_TEST_KILL`, "worker notebook FILE": who dies (kill -9) and when (start,
-notebook, publish), once, which the file remembers. `SLA1_TEST_VERSION`: another version of the package.
+notebook, publish), once, which the file remembers. `SLA1_TEST_DEADLY`: date of a night that kills
+whoever runs it. `SLA1_TEST_VERSION`: another version of the package.
 
 Importing it changes nothing: dask calls `dask_setup` in a worker's process, and in no other.
 """
@@ -71,6 +72,8 @@ def counted(parameters, progress):
         with open(os.environ["SLA1_TEST_RUNS"], "a") as file:
             file.write(f"{publish.night_path(parameters).as_posix()}\n")
     kill("start")
+    if parameters.capture_date == os.environ.get("SLA1_TEST_DEADLY"):
+        os.kill(os.getpid(), signal.SIGKILL)
     return measure_night(parameters, progress)
 
 
