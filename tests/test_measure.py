@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import night_tables
 import numpy as np
 import pytest
 from observers_rule import find_candidates
@@ -240,6 +241,24 @@ def test_every_setting_is_measured_as_it_reads(parameters, changes):
     assert stars["p_value"].min() >= chosen.p_min
     assert set(stars["reference"]) == {chosen.reference}
     assert set(measured.trials["fwhm_true"]) == {chosen.seeing_fwhm / chosen.pixel_scale}
+
+
+def test_made_up_tables_have_the_columns_of_measured_ones(measured):
+    """What the explorer's tests draw is what a night gives: names, order, kinds of value, and what may be masked."""
+
+    def kinds(table):
+        return {name: (table[name].dtype.kind, table[name].shape[1:]) for name in table.colnames}
+
+    made_up = night_tables.make_injections(200, measured.parameters)
+    pairs = [
+        (night_tables.make_leaders(200, measured.parameters), measured.leaders),
+        (made_up.trials, measured.trials),
+        (made_up.leaders, measured.injections.leaders),
+    ]
+    for ours, real in pairs:
+        assert list(kinds(ours).items()) == list(kinds(real).items())
+        for name in real.colnames:
+            assert np.ma.getmaskarray(ours[name]).any() == np.ma.getmaskarray(real[name]).any(), name
 
 
 def test_three_frames_are_measured_and_what_they_cannot_tell_is_said(tmp_path):

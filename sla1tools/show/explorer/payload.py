@@ -318,7 +318,7 @@ def shades(stamps: np.ndarray, scale: Mapping[str, float]) -> np.ndarray:
 
 
 def _stamps(table: Table | None, chosen: np.ndarray) -> np.ndarray:
-    if table is None or "stamp" not in table.colnames or len(chosen) == 0:
+    if table is None or len(chosen) == 0:
         return np.full((len(chosen), STAMP_SIZE, STAMP_SIZE), np.nan, np.float32)
     return np.asarray(table["stamp"][chosen], np.float32)
 
