@@ -370,6 +370,13 @@ def flash(path, x, y, flux=8000.0, sigma=0.85):
         hdus[0].data = counts.round().clip(0, 65535).astype(np.uint16)
 
 
+def shape_of_night(folder):
+    """What the page reads of a night: columns of its candidates, and the keys of its summary."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    keys = {key: set(value) if isinstance(value, dict) else None for key, value in summary.items() if key != "pixels"}
+    return Table.read(folder / "candidates.ecsv", format="ascii.ecsv").colnames, keys
+
+
 def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monkeypatch):
     """From raw frames: no number of the page is missing, and the pixel that flashed twice is left out afterwards."""
     shape, outputs, nights = (96, 112), tmp_path / "outputs [1]", []
@@ -390,6 +397,8 @@ def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monke
     assert all(record.values[name] is not None for record in records for name in [m.name for m in METRICS])
     assert second.values["temperature"] == pytest.approx(-20, abs=1)
     assert second.recommended
+    made_up = publish(tmp_path / "made up", 0, candidates=[(5, 6)])
+    assert shape_of_night(made_up) == shape_of_night(outputs.joinpath(*second.path.split("/")))
     write_trends(outputs)
     known = outputs / "known_pixels.fits"
     assert np.argwhere(fits.getdata(known)).tolist() == [[40, 60]]

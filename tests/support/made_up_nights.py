@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from night_tables import make_leaders
 
+from sla1tools.candidates.detection import LEADER_COLUMNS
 from sla1tools.parameters import Parameters
 from sla1tools.published import FAILED, write_manifest
 
@@ -26,6 +27,8 @@ def summary_of(keys, level=1300.0, noise=40.0, gain=0.087, alarms=0.1, flux=1800
         "verdict": "ok",
         "reasons": [],
         "notes": [],
+        "floors": {"peak": 120.0, "snr": 4.0},
+        "counts": {"low_bit_use": [], "step": 1, "top_code_seen": False, "padding_holds": False},
         "frames": {"used": [f"{k:05d}.fits" for k in range(frames)], "rejected": {}, "ignored": []},
         "dark": {"level": level, "noise": noise, "gain_measured": gain, "gain_configured": 0.087, "pedestal": 0.0},
         "pixels": {"hot": hot, "warm": 4 * hot, "unstable": hot // 2},
@@ -49,8 +52,9 @@ def publish(outputs, number, bad=(), known=(), candidates=(), name="Dark30s", re
     first.header["DATE-BEG"] = f"{keys['capture_date']}T03:38:18.000"
     first.header["INSTRUME"] = "QHY42PRO"
     fits.HDUList([first, fits.ImageHDU(dq, name="DQ")]).writeto(folder / "master_dark.fits")
-    rows = [(f"frame {k}.fits", x, y) for k, (x, y) in enumerate(candidates)]
-    table = Table(rows=rows or None, names=("frame", "x", "y"), dtype=("U20", "i4", "i4"))
+    table = make_leaders(len(candidates), Parameters(frame_shape=SHAPE))[list(LEADER_COLUMNS)]
+    table["frame"] = [f"frame {k}.fits" for k in range(len(candidates))]
+    table["x"], table["y"] = np.array(list(candidates), np.int32).reshape(-1, 2).T
     table.write(folder / "candidates.ecsv", format="ascii.ecsv")
     summary = summary_of(keys, **numbers)
     (folder / "summary.json").write_text(json.dumps(summary))
