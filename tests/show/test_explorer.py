@@ -271,6 +271,47 @@ def test_in_sample_reference_judges_in_sample(opened, leaders, injections):
     assert float(rate) == pytest.approx(expected["rate"], rel=5e-3)
 
 
+def test_whatever_the_sliders_show_has_a_cutout(opened, leaders, injections):
+    """At settings from end to end, also those where a star's second leader counts because the first fails."""
+    setting, floors = parameters(), Floors.of(parameters())
+    bounds = gallery.payload(leaders, injections, setting, FRAMES, floors)["bounds"]
+    possible = gallery.reachable(leaders, setting, bounds)
+    held = np.asarray(leaders["reference"]) == setting.reference
+    for criterion, cuts in SETTINGS:
+        cuts = gallery.cuts_of({**{name: ends[0] for name, ends in bounds.items()}, **cuts})
+        assert np.all(possible[criteria.candidates(leaders, parameters(criterion=criterion, **cuts)) & held])
+    assert possible.sum() < held.sum()
+    page = opened(Explorer(leaders, injections, setting, FRAMES)).page
+    for criterion, name in (("neighbor_ratio", "threshold"), ("psf_chi2", "snr_min")):
+        page.select_option(".sla1-controls select", label=criterion)
+        fill(page, name, bounds[name][0])
+        assert "cutout" not in page.inner_text(".sla1-where")
+    assert "lack a cutout" not in page.inner_text(".sla1-main")
+
+
+def test_cutouts_that_are_left_out_are_told_of_before_anybody_moves_there(opened, leaders, injections, monkeypatch):
+    monkeypatch.setattr(gallery, "CUTOUTS", 40)
+    explorer = Explorer(leaders, injections, parameters(), FRAMES)
+    possible = explorer.payload["cutouts"]["possible"]
+    assert possible > 40
+    page = opened(explorer).page
+    assert f"Of the {possible:,} leaders that some setting shows this page carries the cutouts of the 40" in (
+        page.inner_text(".sla1-note")
+    )
+    fill(page, "threshold", 120.0)
+    fill(page, "ratio", 0.0)
+    assert "more without a cutout" in page.inner_text(".sla1-where")
+
+
+def test_further_cutouts_are_those_of_their_rows(leaders, injections):
+    """As the kernel sends them to JupyterLab: rows of the carried table, under the same stretch."""
+    for show, table in (("candidates", leaders), ("injections", injections.trials)):
+        explorer = Explorer(leaders, injections, parameters(), FRAMES, show=show)
+        rows = [5, 77, 1234]
+        sent = np.frombuffer(explorer._more_cutouts(rows), np.uint8).reshape(3, 5, 5)
+        assert np.array_equal(sent, gallery.shades(table["stamp"][rows], explorer.payload["cutouts"]))
+
+
 def test_many_leaders_are_capped_and_said(opened, injections, tmp_path):
     leaders = make_leaders(100_000, parameters(), stars=0.01)
     explorer = Explorer(leaders, injections, parameters(), FRAMES)
@@ -285,7 +326,6 @@ def test_many_leaders_are_capped_and_said(opened, injections, tmp_path):
         fill(watched.page, "ratio", 0.0)
         setting = parameters(threshold=threshold, ratio=0.0)
         assert words(live_numbers(leaders, injections, setting, 10, 1000.0)) in shown(watched.page)
-    assert "more without a cutout" in watched.page.inner_text(".sla1-where")
     times = watched.page.evaluate(
         """async () => {
             const slider = document.querySelector('.sla1-slider-threshold input[type=range]'), times = [];

@@ -13,11 +13,14 @@ from night_tables import make_injections, make_leaders, parameters
 from sla1tools.parameters import read_yaml
 
 LEADERS = 50_000
+CARRIED = 100  # cutouts
 TABLES = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 from night_tables import frame_names, make_leaders, make_stories, make_injections, parameters
+from sla1tools.show.explorer import payload
 from sla1tools.show.explorer.widget import Explorer
+payload.CUTOUTS = {CARRIED}
 tables = make_leaders({LEADERS}, parameters()), make_injections(20_000, parameters())
 """
 CUTS = {"threshold": 183.37, "p_min": 0.0017}  # on no slider's step
@@ -121,6 +124,31 @@ def test_saved_in_lab_as_parameters(shown, lab):  # noqa: F811
     assert saved == {"criterion": "neighbor_ratio", "threshold": 222.0, "ratio": 0.3}
     button.click()
     shown.get_by_text("Not saved: mine.yaml is there already").wait_for(timeout=10_000)
+
+
+def test_further_cutouts_come_from_the_kernel(shown):
+    shown.get_by_role("button", name="Reset").click()
+    candidates(shown, expected())
+    for name, value in (("threshold", "120"), ("ratio", "0")):
+        field = shown.locator(f".sla1-slider-{name} input")
+        field.fill(value)
+        field.press("Enter")
+    candidates(shown, expected(threshold=120.0, ratio=0.0))
+    total = int(expected(threshold=120.0, ratio=0.0).partition(" ")[0].replace(",", ""))
+    assert total > CARRIED
+    where = shown.locator(".sla1-where")
+    while not where.inner_text().startswith(f"{CARRIED + 1 - (CARRIED % 24) + 24}–"):
+        shown.get_by_role("button", name="Next").click()
+    assert where.inner_text().endswith(f"of {total:,}")
+    shown.wait_for_function(
+        """() => Array.from(document.querySelectorAll('.sla1-cutout:not([hidden]) canvas')).every((canvas) => {
+            const [r, g, b] = canvas.getContext('2d').getImageData(2, 2, 1, 1).data;
+            return r === g && g === b;  // a grey: what is not there yet is blue
+        })"""
+    )
+    assert shown.errors == []
+    shown.get_by_role("button", name="Reset").click()
+    candidates(shown, expected())
 
 
 def test_story_opens_in_lab(shown):

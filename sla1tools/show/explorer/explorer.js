@@ -222,6 +222,31 @@ function storyPanel(night) {
   }];
 }
 
+// A report says before anybody moves there which cutouts it lacks; in JupyterLab the kernel sends them.
+function cutoutWords(night) {
+  const { rows, possible } = night.cutouts;
+  if (rows.length >= possible) return "";
+  return night.show === "injections" ? `This page carries the cutouts of ${number(rows.length)} stars, spread evenly over the ${number(possible)} that led.`
+    : `Of the ${number(possible)} leaders that some setting shows this page carries the cutouts of the ${number(rows.length)} nearest to the night's own setting; far from it candidates are counted, and lack a cutout.`;
+}
+
+function cutoutsFromKernel(model, night, rerender) {
+  const asked = new Set();
+  model.on("msg:custom", ({ cutouts }, [sent]) => {
+    const known = night.cutouts.shades, shades = new Uint8Array(known.length + sent.byteLength);
+    shades.set(known);
+    shades.set(new Uint8Array(sent.buffer, sent.byteOffset, sent.byteLength), known.length);
+    cutouts.forEach((row, k) => night.cutoutOf.set(row, known.length / 25 + k));
+    night.cutouts.shades = shades;
+    rerender();
+  });
+  return (rows) => {
+    const wanted = rows.filter((row) => !asked.has(row));
+    for (const row of wanted) asked.add(row);
+    if (wanted.length) model.send({ cutouts: wanted });
+  };
+}
+
 function carriedWords({ rows, total, complete, floors }) {
   if (rows === total) return "";
   const rest = complete ? `the sliders start at ${number(floors.peak)} e- and S/N ${number(floors.snr)}, and every count above is exact`
@@ -229,7 +254,7 @@ function carriedWords({ rows, total, complete, floors }) {
   return `This page carries ${number(rows)} of the night's ${number(total)} leaders: ${rest}.`;
 }
 
-function galleryView(night, rerender) {
+function galleryView(night, rerender, fetchCutouts) {
   const [story, tell] = storyPanel(night);
   const pool = Array.from({ length: PAGE }, () => cutout((row) => tell(row, document.activeElement)));
   const grid = make("div", { class: "sla1-grid-of-cutouts" }, ...pool.map((c) => c.node));
@@ -251,11 +276,13 @@ function galleryView(night, rerender) {
     for (const i of night.orders[filter.sort]) {
       if (!wanted(now, i)) continue;
       total++;
-      if (night.cutoutOf.has(i)) rows.push(i);
+      if (night.cutoutOf.has(i) || (fetchCutouts && !Number.isNaN(night.shown.peak[i]))) rows.push(i);
     }
     const pages = Math.max(1, Math.ceil(rows.length / PAGE));
     filter.page = Math.min(Math.max(filter.page, 0), pages - 1);
     const first = filter.page * PAGE, page = rows.slice(first, first + PAGE);
+    const absent = page.filter((i) => !night.cutoutOf.has(i));
+    if (absent.length) fetchCutouts(absent);
     pool.forEach((c, k) => {
       c.node.hidden = k >= page.length;
       if (c.node.hidden) return;
@@ -271,7 +298,7 @@ function galleryView(night, rerender) {
     if (!total) empty.textContent = emptyWords(night, s, now);
     const missing = total - rows.length, noun = injections ? "stars" : "candidates";
     where.textContent = !page.length ? (total ? `${number(total)} ${noun}, none with a cutout here` : "")
-      : `${first + 1}–${first + page.length} of ${number(rows.length)}${missing ? ` (${number(missing)} more without a cutout)` : ""}`;
+      : `${first + 1}–${first + page.length} of ${number(rows.length)}${missing ? ` (${number(missing)} more ${fetchCutouts ? `without a leader` : "without a cutout"})` : ""}`;
     back.hidden = on.hidden = pages === 1;
     scale.hidden = !page.length;
     back.disabled = filter.page === 0;
@@ -288,7 +315,7 @@ async function start({ model, el, ownControls }) {
   const spoken = make("p", { class: "sla1-spoken", role: "status", "aria-live": "polite" });
   let curves = [], later = 0, now = null;
   const rerender = () => showGallery(now, stateOf(model));
-  const [gallery, showGallery, firstPage] = galleryView(night, rerender);
+  const [gallery, showGallery, firstPage] = galleryView(night, rerender, ownControls ? null : cutoutsFromKernel(model, night, rerender));
   const settle = () => {
     const s = stateOf(model);
     curves = tradeoffCurves(night, s);
@@ -307,10 +334,10 @@ async function start({ model, el, ownControls }) {
   const keys = make("p", { class: "sla1-keys" }, ...night.criteria.map(({ name, color }, k) => make("span", { class: "sla1-key", style: `--line: 2px ${["solid", "dashed", "dotted"][k % 3]} ${color}` }, name)), make("span", { class: "sla1-key-here" }, "this setting"), make("span", { class: "sla1-key-budget" }, "budget"));
   const side = make("aside", { class: "sla1-live", "aria-label": "What this setting costs and finds" }, ...list,
     ...(ownControls && night.trials ? [slider(model, "flux")] : []), ...(night.trials ? [chart, keys] : []));
-  const note = carriedWords(payload.carried);
+  const notes = [carriedWords(payload.carried), ownControls ? cutoutWords(night) : ""].filter(Boolean);
   const root = make("div", { class: "sla1-explorer" },
     ...(ownControls ? [controls(model, payload)] : []), spoken,
-    make("div", { class: "sla1-body" }, side, make("div", { class: "sla1-main" }, ...gallery, ...(note ? [make("p", { class: "sla1-note" }, note)] : []))));
+    make("div", { class: "sla1-body" }, side, make("div", { class: "sla1-main" }, ...gallery, ...notes.map((note) => make("p", { class: "sla1-note" }, note)))));
   for (const key of keysOf(payload)) model.on(`change:${key}`, () => { firstPage(); update(); });
   update();
   el.replaceChildren(root);

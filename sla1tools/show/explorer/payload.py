@@ -25,7 +25,7 @@ from sla1tools.parameters import Parameters
 from sla1tools.text import printable
 
 ROWS = 50_000  # leaders carried: about 1 MB, and a selection in under 5 ms
-CUTOUTS = 3_000
+CUTOUTS = 8_000  # a quarter of a megabyte
 STORY_VALUES = 200_000
 LIMITS_LISTED = 200  # exact limits to this count, Wilson-Hilferty beyond
 HELD_OUT = "leave_one_out"
@@ -74,10 +74,11 @@ def payload(
     """
     rows, floors, complete = carried(leaders, parameters, floors)
     leaders, total = leaders[rows], len(leaders)
-    trials = None if injections is None else injections.trials
-    pictured = leaders if show == "candidates" else trials
-    chosen = _pictured(leaders, parameters) if show == "candidates" else _spread(trials)
+    pictured = leaders if show == "candidates" else None if injections is None else injections.trials
     low, high = parameters.injection_flux_range
+    bounds = {name: list(cut.ends(parameters, floors)) for name, cut in CUTS.items()} | {"flux": [low, high]}
+    chosen = _pictured(leaders, parameters, bounds) if show == "candidates" else _with_stamp(pictured)
+    carried_cutouts = chosen if len(chosen) <= CUTOUTS else _first(chosen, show)
     return {
         "show": show,
         "criteria": [_rule(criterion) for criterion in CRITERIA.values()],
@@ -90,12 +91,12 @@ def payload(
         "exposure": parameters.dark_exposure,
         "budget": parameters.false_alarm_budget,
         "setting": setting(parameters),
-        "bounds": {name: list(cut.ends(parameters, floors)) for name, cut in CUTS.items()} | {"flux": [low, high]},
+        "bounds": bounds,
         "carried": {"rows": len(leaders), "total": total, "complete": complete, "floors": asdict(floors)},
         "leaders": _pack_leaders(leaders, parameters, frames),
         "trials": _pack_trials(injections, parameters, frames),
-        "cutouts": _pack_cutouts(pictured, chosen),
-        "stories": _pack_stories(pictured, chosen, stories, len(frames)),
+        "cutouts": _pack_cutouts(pictured, carried_cutouts) | {"possible": len(chosen)},
+        "stories": _pack_stories(pictured, carried_cutouts, stories, len(frames)),
         "classes": dq_classes(),
         "limits": [round(rates.poisson_rate(n, 1).high, 6) for n in range(LIMITS_LISTED)],
     }
@@ -168,13 +169,26 @@ def dq_classes() -> list[list]:
     return [[int(flag), str(flag.name).lower()] for flag in PixelClass]
 
 
-def _pictured(leaders: Table, parameters: Parameters) -> np.ndarray:
-    """Rows of the configured reference that get a cutout: its candidates first, then those nearest to being any's."""
-    own = np.asarray(leaders["reference"]) == parameters.reference
-    rank = np.max([_nearness(criterion, leaders, parameters) for criterion in CRITERIA.values()], axis=0)
-    rank[criteria.candidates(leaders, parameters)] = np.inf
-    rank[~own] = -np.inf
-    return np.argsort(-rank, kind="stable")[: min(CUTOUTS, int(own.sum()))]
+def reachable(leaders: Table, parameters: Parameters, bounds: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """Which leaders of the configured reference are candidates at some setting of the sliders, (n,) bool.
+
+    A few more may be among them: of a star that leads twice only one counts at a time.
+    """
+    ends = [{name: float(bounds[name][end]) for name in CUTS} for end in (0, 1)]
+    cuts = [cuts_of(values) for values in ends]
+    passes = [
+        np.all([term.holds(leaders, cuts[0]) | term.holds(leaders, cuts[1]) for term in criterion.terms], axis=0)
+        for criterion in CRITERIA.values()
+    ]
+    return np.any(passes, axis=0) & (np.asarray(leaders["reference"]) == parameters.reference)
+
+
+def _pictured(leaders: Table, parameters: Parameters, bounds: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """Rows that can be shown at all: the configured candidates first, then those nearest to being any's."""
+    rows = np.flatnonzero(reachable(leaders, parameters, bounds))
+    near = np.max([_nearness(criterion, leaders[rows], parameters) for criterion in CRITERIA.values()], axis=0)
+    near[criteria.candidates(leaders, parameters)[rows]] = np.inf
+    return rows[np.argsort(-near, kind="stable")]
 
 
 def _nearness(criterion: Criterion, rows: Table, parameters: Parameters) -> np.ndarray:
@@ -191,10 +205,14 @@ def _nearness(criterion: Criterion, rows: Table, parameters: Parameters) -> np.n
     return nearest
 
 
-def _spread(trials: Table | None) -> np.ndarray:
-    """Trials that get a cutout: evenly among those with a leader, whatever became of it."""
-    led = np.zeros(0, int) if trials is None else np.flatnonzero(np.isfinite(trials["stamp"][:, 2, 2]))
-    return led[np.unique(np.linspace(0, len(led) - 1, min(CUTOUTS, len(led))).astype(int))]
+def _with_stamp(trials: Table | None) -> np.ndarray:
+    """Trials that have a cutout: those with a leader, whatever became of it."""
+    return np.zeros(0, int) if trials is None else np.flatnonzero(np.isfinite(trials["stamp"][:, 2, 2]))
+
+
+def _first(rows: np.ndarray, show: str) -> np.ndarray:
+    """Rows whose cutouts are carried where not all can be: the nearest candidates, or stars evenly over all."""
+    return rows[:CUTOUTS] if show == "candidates" else rows[np.linspace(0, len(rows) - 1, CUTOUTS).astype(int)]
 
 
 def pack_column(values, unit: float | None = None) -> dict[str, Any]:
@@ -315,6 +333,15 @@ def shades(stamps: np.ndarray, scale: Mapping[str, float]) -> np.ndarray:
     black, white = (math.asinh(scale[end] / scale["soft"]) for end in ("low", "high"))
     level = np.clip((np.arcsinh(stamps / scale["soft"]) - black) / (white - black), 0, 1) * 254
     return np.where(np.isnan(level), 255, np.rint(np.nan_to_num(level))).astype(np.uint8)
+
+
+def more_cutouts(
+    leaders: Table, injections: Injections | None, parameters: Parameters, floors: Floors, content: Mapping[str, Any]
+) -> Callable[[Sequence[int]], bytes]:
+    """Return what gives the shades of further cutouts, by the rows and with the stretch of a payload's."""
+    own = leaders[carried(leaders, parameters, floors)[0]] if content["show"] == "candidates" else None
+    table = own if injections is None or own is not None else injections.trials
+    return lambda rows: shades(_stamps(table, np.asarray(rows, int)), content["cutouts"]).tobytes()
 
 
 def _stamps(table: Table | None, chosen: np.ndarray) -> np.ndarray:

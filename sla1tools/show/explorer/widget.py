@@ -68,6 +68,7 @@ class Explorer:
         if parameters.interactive:
             floors = floors or Floors.of(parameters)
             self.payload = gallery.payload(leaders, injections, parameters, frames, floors, stories, show)
+            self._more_cutouts = gallery.more_cutouts(leaders, injections, parameters, floors, self.payload)
 
     @classmethod
     def of(cls, night, show: str = "candidates") -> "Explorer":
@@ -79,7 +80,14 @@ class Explorer:
     @functools.cached_property
     def widget(self):
         """The ipywidgets box: controls above, front end below."""
-        return _box(self.payload, self.parameters)
+        box = _box(self.payload, self.parameters)
+        box.children[-1].on_msg(self._answer)
+        return box
+
+    def _answer(self, view, content, buffers) -> None:
+        """Send the front end cutouts that its payload does not carry."""
+        rows = [int(row) for row in content.get("cutouts", ())]
+        view.send({"cutouts": rows}, [self._more_cutouts(rows)])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         """Offer a live widget, the report's payload, a picture, and text; the reader takes the first it knows."""
