@@ -10,6 +10,7 @@ settings.register_profile("untimed", deadline=None)  # how long an example takes
 settings.load_profile("untimed")
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
+MARKERS = {"browser": "browser", "real_sessions": "real", "hostile": "slow", "site": "slow"}
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -23,8 +24,7 @@ def real_sessions():
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what needs a browser or the real night by the fixtures that it asks for."""
+    """Mark tests by the fixtures that they ask for: a browser, the real night, or what takes its time to make."""
     for item in items:
-        for fixture, marker in {"browser": "browser", "real_sessions": "real"}.items():
-            if fixture in getattr(item, "fixturenames", ()):
-                item.add_marker(marker)
+        for fixture in set(MARKERS) & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKERS[fixture])

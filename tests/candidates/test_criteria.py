@@ -62,6 +62,7 @@ def slow_psf_chi2(listed, snr_min, p_min):
 
 @settings(max_examples=500, deadline=None)
 @given(rows, st.sampled_from([4.0, 6.0, 7.0]), st.sampled_from([0.0, 1e-3, 0.5]))
+@pytest.mark.slow
 def test_psf_chi2_is_the_greedy_loop(listed, snr_min, p_min):
     table = as_table(listed)
     before = table.copy()

@@ -69,6 +69,7 @@ def places(table):
 
 @pytest.mark.parametrize("clean", [True, False], ids=["clean", "with bad pixels"])
 @pytest.mark.parametrize("fwhm", [0.5, 0.8, 1.2, 1.6, 2.0, 3.0, 5.0])
+@pytest.mark.slow
 def test_the_first_look_loses_no_leader_above_the_floor(tmp_path, fwhm, clean):
     night, _ = night_of_stars(tmp_path, fwhm, clean=clean)
     dark = characterize(night)

@@ -70,6 +70,7 @@ def fit_slowly(stamp, noise, valid, fwhm):
 
 
 @pytest.mark.parametrize("flux", [500, 700, 1500, 5000, 15000])
+@pytest.mark.slow
 def test_fit_agrees_with_scipy(flux):
     stamps, _, _ = simulate_stars(flux, 40.0, 20, seed=flux, leaders=True)
     noise = np.random.default_rng(3).uniform(35, 45, stamps.shape)
@@ -148,6 +149,7 @@ def test_fit_with_modes_agrees_with_scipy(measured_psf, flux):
 
 
 @pytest.mark.parametrize("flux", [700, 2000, 10_000, 30_000, 100_000])
+@pytest.mark.slow
 def test_p_value_is_uniform_for_stars_of_the_stated_errors(measured_psf, flux):
     stamps = simulate_known(measured_psf, flux, 40.0, 20_000, seed=flux + 1)
     p_value = fit_stamps(stamps, 40.0, True, measured_psf)["p_value"]

@@ -146,6 +146,7 @@ def test_gaussian_expectation_of_uneven_noise_is_the_sum_over_its_pixels():
 
 
 @pytest.mark.parametrize("neighbors", [4, 8])
+@pytest.mark.slow
 def test_simulated_nights_have_the_expected_false_alarms_in_every_cell(tmp_path, neighbors):
     """A level gradient, held out: thresholds from 2 sigma, every ratio."""
     night, _ = write_small_night(tmp_path, 10, (480, 460), 5, noise=37.0, glow=1100.0, changes={"threshold": 75.0})
@@ -186,6 +187,7 @@ def noise_peaks(fwhm, side, seed, floor=4.0):
 @pytest.mark.parametrize(
     ("fwhm", "low", "high"), [(1.2, 0.78, 1.02), (2.0, 0.78, 1.08), (3.0, 1.05, 1.6)], ids=["1.2 px", "2 px", "3 px"]
 )
+@pytest.mark.slow
 def test_gaussian_peaks_are_those_of_simulated_noise(fwhm, low, high):
     """At 3 px a star does not fit into its stamp, and the formula is a third too low, as its notes say."""
     peaks = [noise_peaks(fwhm, 1024, seed) for seed in range(4)]
@@ -243,6 +245,7 @@ def slow(flux):
     ("curve", "level", "stars", "bias"),
     [(sharp, 0.5, 4000, 0.01), (sharp, 0.9, 4000, 0.02), (slow, 0.5, 4000, 0.03), (sharp, 0.5, 500, 0.03)],
 )
+@pytest.mark.slow
 def test_the_interval_of_a_flux_covers_the_truth_and_the_flux_is_unbiased(curve, level, stars, bias):
     truth = brentq(lambda flux: curve(flux) - level, 300, 15000)
     edges, limits = flux_bins((300.0, 15000.0)), []
@@ -396,6 +399,7 @@ def test_at_their_defaults_the_psf_finds_stars_of_less_than_half_the_flux(gaussi
     assert (np.asarray(curves["psf_chi2"]["completeness"])[bright] > 0.97).all()
 
 
+@pytest.mark.slow
 def test_at_equal_false_alarms_the_psf_finds_stars_of_three_quarters_of_the_flux(gaussian_night):
     night, dark = gaussian_night
     snr_min = brentq(lambda cut: gaussian_peaks(FULL, cut, 2.0) - 0.1, 5, 6)

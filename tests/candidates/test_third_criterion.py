@@ -116,6 +116,7 @@ def run(tmp_path_factory):
     return folder, json.loads(python("-c", ASK, folder))
 
 
+@pytest.mark.slow
 def test_it_selects_candidates_and_stands_in_every_block(run):
     folder, _ = run
     found = Table.read(folder / "candidates.ecsv")

@@ -39,6 +39,7 @@ def ranks(values):
 
 @settings(max_examples=300, deadline=None)
 @given(stacks)
+@pytest.mark.slow
 def test_middle_and_residuals_are_exact(counts):
     before = counts.copy()
     n = len(counts)

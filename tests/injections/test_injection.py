@@ -63,6 +63,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("method", "reference", "frames", "level_correction"), SETTINGS)
+@pytest.mark.slow
 def test_the_shortcut_is_the_whole_pipeline(defective, monkeypatch, method, reference, frames, level_correction):
     night, bad = defective
     # frames of unlike level, so that the correction has something to do

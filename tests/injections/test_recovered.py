@@ -86,6 +86,7 @@ def in_frame(criterion, rows, cuts):
 
 
 @pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.slow
 def test_every_setting_finds_what_a_search_of_the_whole_frame_finds(searched, name):
     night, injections, pairs, floors = searched
     criterion = CRITERIA[name]
@@ -106,6 +107,7 @@ def test_every_setting_finds_what_a_search_of_the_whole_frame_finds(searched, na
 
 
 @pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.slow
 def test_other_candidates_nearby_matter_only_within_three_pixels(searched, name):
     """The approximation that `Injections.recovered` states: a leader of the frame 2 px from the star's own."""
     night, _, pairs, floors = searched

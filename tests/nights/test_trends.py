@@ -259,6 +259,7 @@ def test_page_in_a_browser(season, offline, tmp_path):  # noqa: F811
     assert watched.complaints == []
 
 
+@pytest.mark.slow
 def test_notebook_by_plain_papermill_says_the_same(season, tmp_path):
     source, executed = CHECKOUT / "notebooks" / "04_night_trends.ipynb", tmp_path / "executed.ipynb"
     before = {path: path.stat().st_mtime_ns for path in season.parent.iterdir()}
@@ -346,6 +347,7 @@ def test_links_of_hostile_names_stay_paths(season):
     assert 'href=".failed/2024-02-14/03_38_48/Dark30s/manifest.json"' in text
 
 
+@pytest.mark.slow
 def test_a_thousand_nights_fit_on_the_page(tmp_path):
     publish_many(tmp_path, 1000)
     page = write_trends(tmp_path)
@@ -377,6 +379,7 @@ def shape_of_night(folder):
     return Table.read(folder / "candidates.ecsv", format="ascii.ecsv").colnames, keys
 
 
+@pytest.mark.slow
 def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monkeypatch):
     """From raw frames: no number of the page is missing, and the pixel that flashed twice is left out afterwards."""
     shape, outputs, nights = (96, 112), tmp_path / "outputs [1]", []

@@ -569,6 +569,7 @@ def test_a_scheduler_that_is_lost(site, cluster):
     ("folder", "kind", "suffix"),
     [("N.I.N.A [1]/2024-05-08/DARK", "DARK", ".fits"), ("MaxIm DL/2024 05 08/raw", "Dark Frame", ".fit")],
 )
+@pytest.mark.slow
 def test_nights_of_other_programs_are_found_by_header_and_run(tmp_path, monkeypatch, folder, kind, suffix):
     tree, outputs = tmp_path / "tree", tmp_path / "outputs"
     for place, stated in ((folder, kind), (f"{folder} of the sky", "Light Frame")):

@@ -22,6 +22,7 @@ PROGRAM = Path(__file__).parents[1].joinpath("support", "starved_runs.py")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and mounts are Linux's")
+@pytest.mark.slow
 def test_runs_on_a_disk_that_is_full(tmp_path):
     apart = ["unshare", "--map-root-user", "--mount"]  # may mount, and what it mounted is gone with it
     probe = [*apart, "mount", "-t", "tmpfs", "none", str(tmp_path)]

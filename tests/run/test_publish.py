@@ -108,6 +108,7 @@ def test_night_that_is_no_folder_is_refused(tmp_path, kind):
 
 @posix_only
 @pytest.mark.parametrize("failed", [False, True], ids=["night", "failed run"])
+@pytest.mark.slow
 def test_killed_at_every_step(tmp_path, failed):
     command = [sys.executable, str(PROGRAM), str(tmp_path), "failed" if failed else "good"]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
@@ -123,6 +124,7 @@ def test_killed_at_every_step(tmp_path, failed):
 
 
 @posix_only
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
     moments = random.Random(20240508)
     publish_night(tmp_path, "old")
@@ -149,6 +151,7 @@ def test_killed_at_random_moments(tmp_path):
 
 
 @posix_only
+@pytest.mark.slow
 def test_a_short_soak():
     """`make soak` in small: whole runs killed anywhere, their kernels with them or alone."""
     command = [sys.executable, str(PROGRAM.with_name("soak.py")), "2", "2"]

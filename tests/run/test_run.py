@@ -56,6 +56,7 @@ def made_up_night(monkeypatch):
 
 
 @pytest.mark.parametrize("side_by_side", [True, False])
+@pytest.mark.slow
 def test_published_folder_is_complete(tmp_path, made_up_night, side_by_side):
     steps = []
     before = sources(NOTEBOOKS)
@@ -84,6 +85,7 @@ def test_published_folder_is_complete(tmp_path, made_up_night, side_by_side):
     assert not list((tmp_path / publish.STAGING).rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_failing_notebook_leaves_the_good_night_and_keeps_the_partial_one(tmp_path, made_up_night):
     good = run_night(PARAMETERS, tmp_path, [GOOD]).directory
     before = sources(good)
@@ -100,6 +102,7 @@ def test_failing_notebook_leaves_the_good_night_and_keeps_the_partial_one(tmp_pa
     assert manifest["exit_status"] == 1
 
 
+@pytest.mark.slow
 def test_hanging_notebook_is_ended(tmp_path, made_up_night):
     assert "longer than 1 s" in run_night(PARAMETERS, tmp_path, [HANGS], timeout=1).reasons[0]
 
@@ -158,6 +161,7 @@ def kernels_of(pid):
 
 
 @pytest.mark.parametrize("step", ["write_products", "publish"])
+@pytest.mark.slow
 def test_full_disk_leaves_the_good_night(tmp_path, made_up_night, monkeypatch, step):
     before = sources(run_night(PARAMETERS, tmp_path, [GOOD]).directory)
 
@@ -207,6 +211,7 @@ def test_nothing_is_read_when_the_outputs_are_wrong_or_busy(tmp_path, monkeypatc
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+@pytest.mark.slow
 def test_ended_from_outside(tmp_path, end):
     program = (
         "import sys; from pathlib import Path; from types import SimpleNamespace\n"

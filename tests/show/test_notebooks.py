@@ -93,6 +93,7 @@ def outputs_of(path):
     return [(cell.source, output) for cell in cells if cell.cell_type == "code" for output in cell.outputs]
 
 
+@pytest.mark.slow
 def test_the_steps_by_hand_agree_with_the_nights_table(published):
     """Leaders and their values in 02; in 03 the observers' fake is found, and a star of one's own is measured."""
     _, directory = published
@@ -113,6 +114,7 @@ def test_the_steps_by_hand_agree_with_the_nights_table(published):
     assert "1 cutout" in star.metadata["image/png"]["alt"]
 
 
+@pytest.mark.slow
 def test_every_figure_shows_itself_with_a_text_for_those_who_cannot_see_it(published):
     _, directory = published
     pictures = 0
@@ -126,6 +128,7 @@ def test_every_figure_shows_itself_with_a_text_for_those_who_cannot_see_it(publi
     assert pictures > 15
 
 
+@pytest.mark.slow
 def test_every_product_is_there_and_in_the_manifest(published):
     _, directory = published
     names = {path.name for path in directory.iterdir()}
@@ -138,6 +141,7 @@ def test_every_product_is_there_and_in_the_manifest(published):
     assert set(manifest["outputs"]) == names - {"manifest.json"}
 
 
+@pytest.mark.slow
 def test_products_are_what_is_measured_on_the_spot(published):
     parameters, directory = published
     measured = measure_night(parameters)
@@ -150,6 +154,7 @@ def test_products_are_what_is_measured_on_the_spot(published):
     assert fits.getdata(directory / "master_dark.fits", "MASTER").shape == SHAPE
 
 
+@pytest.mark.slow
 def test_another_run_gives_the_same_bytes(published, tmp_path):
     """Tables, and every figure and explorer of the reports; only what says when it was run may differ."""
     parameters, directory = published
@@ -160,6 +165,7 @@ def test_another_run_gives_the_same_bytes(published, tmp_path):
     assert len(first) == len(second) == 14
 
 
+@pytest.mark.slow
 def test_candidates_are_those_of_the_observers_loops(published):
     """From raw files to `candidates.ecsv`, against the plain loops on a residual made with numpy alone."""
     import numpy as np
@@ -178,6 +184,7 @@ def test_candidates_are_those_of_the_observers_loops(published):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS[1:2], ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_plain_papermill_gives_the_same_notebook(published, tmp_path, path):
     """The layered files work with `papermill -f … -f …`; the numbers in the outputs are those of `sla1 run`."""
     parameters, directory = published
@@ -199,6 +206,7 @@ def test_plain_papermill_gives_the_same_notebook(published, tmp_path, path):
     assert sum(map(bool, texts)) > 5
 
 
+@pytest.mark.slow
 def test_trends_notebook_runs_without_a_night(tmp_path):
     ran = tmp_path / "04.ipynb"
     command = [sys.executable, "-m", "papermill", CHECKOUT / "notebooks" / "04_night_trends.ipynb", ran]
@@ -208,6 +216,7 @@ def test_trends_notebook_runs_without_a_night(tmp_path):
     assert not (tmp_path / "no [outputs]").exists()  # a notebook writes nothing
 
 
+@pytest.mark.slow
 def test_reports_ask_nothing_of_the_network(published, tmp_path):
     """No address is fetched by a page: every source is inside it."""
     _, directory = published
