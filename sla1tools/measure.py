@@ -30,6 +30,7 @@ from sla1tools.verdict import (
     count_events,
     judge_alarms,
     judge_completeness,
+    judge_crowd,
     judge_frames,
     judge_power,
     judge_scale,
@@ -225,7 +226,8 @@ def _judge(capture, dark, leaders, audit, numbers) -> Opinion:
     per_frame = {name: count_events(np.asarray(rows["x"]), np.asarray(rows["y"])) for name, rows in own.items()}
     noise, (chance, shares) = float(np.median(dark.noise)), numbers["between_frames"]
     return (
-        judge_scale(capture, audit, dark.noise_model.photon_transfer)
+        judge_crowd(leaders.meta.get("found"), len(leaders))
+        + judge_scale(capture, audit, dark.noise_model.photon_transfer)
         + judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, noise)
         + judge_completeness(chance, shares, numbers["completeness"]["flux_50"]["flux"])
         + judge_frames(capture)
@@ -269,9 +271,7 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
             "per_frame": [int(np.count_nonzero(configured["frame"] == name)) for name in capture.names],
         },
         "false_alarms": {
-            "rate": rate.rate,
-            "low": rate.low,
-            "high": rate.high,
+            **{end: None if "found" in leaders.meta else getattr(rate, end) for end in ("rate", "low", "high")},
             "confidence": rate.confidence,
             "gaussian_expectation": CRITERIA[criterion].expected(dark.level_sigma(parameters.reference), parameters),
         },

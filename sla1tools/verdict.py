@@ -146,13 +146,25 @@ def _wrong_scale(told: str, scale: float, parameters: Parameters) -> Doubt:
     )
 
 
-def judge_alarms(low: float, per_frame: dict[str, int], capture: Capture, noise: float) -> Opinion:
+def judge_crowd(found: int | None, kept: int) -> Opinion:
+    """Doubt a night with more leaders than can be measured: `found` of them, None where all were."""
+    if found is None:
+        return Opinion()
+    doubt = Doubt(
+        f"this is no night of darks, or it drifts: {found:,} leaders, of which the {kept:,} highest were measured",
+        "counts of candidates are those of the measured leaders, and no rate is known",
+        "look at the frames in notebook 02: flats and stars do not belong here, and a drift needs level_correction",
+    )
+    return Opinion((doubt,))
+
+
+def judge_alarms(low: float | None, per_frame: dict[str, int], capture: Capture, noise: float) -> Opinion:
     """Doubt a night whose configured criterion alarms far beyond the budget, or in one frame far more than in others.
 
     Parameters
     ----------
-    low : float
-        Lower limit of the false alarms per frame.
+    low : float or None
+        Lower limit of the false alarms per frame; None where no rate is known.
     per_frame : dict of str to int
         Candidates in each used frame; those of one track count once (`count_events`).
     capture : Capture
@@ -161,7 +173,7 @@ def judge_alarms(low: float, per_frame: dict[str, int], capture: Capture, noise:
         Median noise of a residual, in electrons.
     """
     parameters, doubts = capture.parameters, []
-    if low > BEYOND_BUDGET * parameters.false_alarm_budget:
+    if low is not None and low > BEYOND_BUDGET * parameters.false_alarm_budget:
         doubts.append(
             Doubt(
                 f"false alarms of {parameters.criterion}: more than {low:,.3g} a frame, and the budget is "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
+from scipy.spatial import cKDTree
 
 from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.fit import fit_stamps
@@ -29,6 +30,8 @@ FLOORED = ("peak", "snr")  # a leader is kept if either column is above its floo
 NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel
 MOST_SHARE = 0.76  # a wide star reaches beyond its stamp: its filter at the stamp's rim is not that of the next pixel
 MOST_ROWS = 200_000
+MOST_KEPT = 1_000_000  # rows of all frames and references: some 0.8 GB while they are summed up
+MOST_IN_FRAME = 50_000  # leaders of one frame that are measured, or the frame's share of `MOST_KEPT`
 PATCH_SIZE = 7  # whose middle 3x3 pixels have whole stamps
 BLIND = np.float32(1e6)  # electrons of noise that leave a pixel no weight
 
@@ -125,6 +128,7 @@ def detect(
     reference: Reference,
     floors: Floors,
     parameters: Parameters,
+    most: int = MOST_KEPT,
 ) -> Table:
     """Find and measure the leaders of one frame.
 
@@ -144,15 +148,23 @@ def detect(
         What a leader must exceed.
     parameters : Parameters
         For `neighbors`, `fwhm` and `top_code`.
+    most : int
+        Leaders that are measured: of more, those highest over their noise. They are counted before they are measured.
 
     Returns
     -------
     leaders : Table
         `LEADER_COLUMNS` and `stamp`, (n, 5, 5) float32 electrons; PSF columns masked where snr is not above its floor.
+        Where more than `most` were found, `meta["found"]` is their number.
     """
     residual = dark.residual(counts, reference)
     near = first_look.near(residual.astype(np.float32), floors.snr)
     y, x, neighbor_min = leading_pixels(residual, near | (residual > floors.peak), parameters.neighbors)
+    found = len(y)
+    if found > most:
+        height = residual[y, x] / dark.level_sigma(reference)[y, x]
+        best = np.sort(np.argpartition(-height, most)[:most])
+        y, x, neighbor_min = y[best], x[best], neighbor_min[best]
     looked = np.flatnonzero(near[y, x])
     places = _stamp_places(y[looked], x[looked], counts.shape)
     columns = {
@@ -166,7 +178,10 @@ def detect(
     }
     valid = cut_stamps(first_look.usable, y[looked], x[looked], False) & (counts[places] < parameters.top_code)
     noise = dark.sigma(counts[places], places, reference)
-    return measured(columns, cut_stamps(residual, y, x), looked, noise, valid, floors, parameters.fwhm)
+    leaders = measured(columns, cut_stamps(residual, y, x), looked, noise, valid, floors, parameters.fwhm)
+    if found > most:
+        leaders.meta["found"] = found
+    return leaders
 
 
 def _stamp_places(y, x, shape):
@@ -237,8 +252,10 @@ def flag_hits(leaders: Table, hits: Table) -> None:
     """Set the COSMIC_RAY bit of the leaders that belong to a hit of the same frame."""
     if len(leaders) == 0 or len(hits) == 0:
         return
-    away = np.hypot(*(np.asarray(leaders[axis])[:, None] - np.asarray(hits[axis]) for axis in ("x", "y")))
-    leaders["dq"][(away <= np.maximum(np.asarray(hits["length"]), 2.0)).any(axis=1)] |= int(PixelClass.COSMIC_RAY)
+    places, struck = (np.column_stack([table["x"], table["y"]]) for table in (leaders, hits))
+    reach = np.maximum(np.asarray(hits["length"]), 2.0) * (1 + 1e-12)  # a leader as far as the reach belongs to it
+    near = np.concatenate(cKDTree(places).query_ball_point(struck, reach)).astype(int)
+    leaders["dq"][near] |= int(PixelClass.COSMIC_RAY)
 
 
 def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
@@ -259,10 +276,12 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
         Cosmic-ray-like hits of all frames (`hits.cosmic_rays` and `frame`).
     floors : Floors
         The floors that hold for all rows. Where more than `MOST_ROWS` rows stand above the usual floors, they are
-        raised, but never above the configured cuts.
+        raised, but never above the configured cuts. Where more than `MOST_KEPT` stand above those, or more than a
+        frame's share of them in one frame, the highest over their noise are kept, and ``leaders.meta["found"]`` is the
+        number that were found.
     """
     parameters = capture.parameters
-    floors = Floors.of(parameters)
+    floors, share = Floors.of(parameters), MOST_KEPT // (2 * len(capture.names))
     parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
     hits, sigma = [], dark.level_sigma("leave_one_out")
     looks = {reference: FirstLook.of(dark, reference, parameters.fwhm) for reference in parts}
@@ -270,14 +289,23 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
         counts = capture.rows(k, 0, capture.shape[0])
         hits.append(find_hits(dark, name, counts, "leave_one_out", sigma))
         for reference, tables in parts.items():
-            tables.append(detect(dark, looks[reference], name, counts, reference, floors, parameters))
+            tables.append(
+                detect(dark, looks[reference], name, counts, reference, floors, parameters, max(MOST_IN_FRAME, share))
+            )
             flag_hits(tables[-1], hits[-1])
         raised = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
         if raised != floors:
             floors = raised
             for tables in parts.values():
                 tables[:] = [_above(table, floors) for table in tables]
-    leaders = vstack([*parts["leave_one_out"], *parts["all"]], metadata_conflicts="silent")
+        if sum(len(table) for tables in parts.values() for table in tables) > MOST_KEPT:
+            for tables in parts.values():
+                tables[:] = [_highest(table, share) for table in tables]
+    every = [*parts["leave_one_out"], *parts["all"]]
+    leaders = vstack(every, metadata_conflicts="silent")
+    leaders.meta.pop("found", None)
+    if any("found" in table.meta for table in every):
+        leaders.meta["found"] = sum(table.meta.get("found", len(table)) for table in every)
     return leaders, vstack(hits, metadata_conflicts="silent"), floors
 
 
@@ -288,6 +316,16 @@ def _above(table: Table, floors: Floors) -> Table:
     for name in PSF_COLUMNS:
         table[name].mask |= ~(snr[kept] > floors.snr)
     return table
+
+
+def _highest(table: Table, most: int) -> Table:
+    """Keep the rows of the highest peaks, in order, and the number that were found."""
+    if len(table) <= most:
+        return table
+    best = np.sort(np.argpartition(-np.asarray(table["peak"]), most)[:most])
+    kept = table[best]
+    kept.meta["found"] = table.meta.get("found", len(table))
+    return kept
 
 
 def _affordable(floors: Floors, tables: list[Table], parameters: Parameters) -> Floors:

@@ -43,7 +43,9 @@ def cosmic_rays(residual: np.ndarray, sigma: np.ndarray, dq: np.ndarray) -> Tabl
     sizes = np.bincount(group)
     peaks = np.zeros(len(sizes))
     np.maximum.at(peaks, group, snr)
-    hits = (group == k for k in np.flatnonzero((sizes >= LEAST_PIXELS) & (peaks > PEAK_SIGMA)))
+    order, ends = np.argsort(group, kind="stable"), np.cumsum(sizes)
+    chosen = np.flatnonzero((sizes >= LEAST_PIXELS) & (peaks > PEAK_SIGMA))
+    hits = (order[ends[k] - sizes[k] : ends[k]] for k in chosen)
     rows = [_describe(y[members], x[members], signal[members], snr[members]) for members in hits]
     names = ("x", "y", "pixels", "length", "signal", "peak_snr", "track")
     types = (np.int32, np.int32, np.int32, np.float64, np.float64, np.float64, bool)

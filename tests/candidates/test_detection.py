@@ -180,6 +180,30 @@ def test_too_many_rows_raise_the_floors_aloud_and_lose_nothing_above_the_cuts(de
         assert strict.summary["candidates"][criterion] == usual.summary["candidates"][criterion]
 
 
+@pytest.mark.parametrize("limit", ["MOST_IN_FRAME", "MOST_KEPT"])
+def test_more_leaders_than_can_be_measured_are_counted_and_the_highest_kept(defective, monkeypatch, limit):
+    """At thresholds of half a sigma noise alone leads at every fifth pixel."""
+    night = with_parameters(defective, injections=50, threshold=20.0)
+    usual = measure_night(night.parameters)
+    assert "found" not in usual.leaders.meta
+    share = len(usual.leaders) // (4 * len(night.frames))
+    monkeypatch.setattr(detection, "MOST_KEPT", share * 2 * len(night.frames))
+    monkeypatch.setattr(detection, "MOST_IN_FRAME", share if limit == "MOST_IN_FRAME" else 50_000)
+    crowded = measure_night(night.parameters)
+    assert crowded.leaders.meta["found"] >= len(usual.leaders) > len(crowded.leaders) > 0
+    assert crowded.summary["verdict"] == "degraded"
+    assert crowded.summary["reasons"][0].startswith("this is no night of darks, or it drifts: ")
+    for rate in crowded.summary["false_alarms_per_frame"].values():
+        assert (rate["rate"], rate["low"], rate["high"]) == (None, None, None)
+    for frame in night.names:
+        own, all_of_it = (m.leaders[m.leaders["frame"] == frame] for m in (crowded, usual))
+        assert 0 < len(own) <= 2 * share
+        if limit == "MOST_KEPT":  # by their peaks; else by their peaks over the noise of their places
+            for reference in ("leave_one_out", "all"):
+                peaks = np.sort(all_of_it["peak"][all_of_it["reference"] == reference])[-share:]
+                np.testing.assert_array_equal(np.sort(own["peak"][own["reference"] == reference]), peaks)
+
+
 def test_an_empty_night_gives_tables_of_no_rows(tmp_path, defective):
     night, _ = write_small_night(tmp_path, 5, (24, 20), 2, noise=9.0, level=90.0)
     measured = measure_night(night.parameters.model_copy(update={"injections": 0}))
