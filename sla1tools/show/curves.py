@@ -200,7 +200,7 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
         ax.plot(flux, least, color=color, drawstyle="steps-post", label=name)
         for points, marker, size in ((configured, "o", 9), (recommended, "*", 15)):
             x, y = points.get(name, (None, None))
-            if x is not None and np.isfinite(x):
+            if x is not None and y is not None and np.isfinite(x):
                 ax.plot(x, max(y, nothing), marker, ms=size, color=color, mec="black", mew=1, zorder=5)
     ax.plot([], [], "o", color="white", mec="black", label="configured")
     ax.plot([], [], "*", ms=11, color="white", mec="black", label="recommended")
