@@ -56,6 +56,7 @@ class Parameters(BaseModel):
     injections: int = Field(default=20000, ge=0, le=1_000_000)
     injection_flux_range: tuple[float, float] = (300.0, 15000.0)
     random_seed: int = Field(default=20240508, ge=0, lt=2**63)
+    night_hours: float = Field(default=8.0, gt=0, le=24)
     false_alarm_budget: float = Field(default=0.5, ge=1e-9, le=1e9)
     interactive: bool = True
     products_directory: str | None = None
@@ -128,6 +129,11 @@ class Parameters(BaseModel):
     def scale(self) -> float:
         """Electrons per raw count."""
         return self.scale_due_to_gain / self.scale_due_to_padding
+
+    @property
+    def frames_per_night(self) -> int:
+        """Frames that a night of science takes, one exposure after the other."""
+        return round(self.night_hours * 3600 / self.dark_exposure)
 
     @property
     def fwhm(self) -> float:

@@ -9,7 +9,6 @@ from scipy import special
 from sla1tools.candidates.psf import pixel_integrated_gaussian
 
 CONFIDENCE = 0.95
-FRAMES_PER_NIGHT = 960  # an 8 h night of 30 s exposures
 BAND_ROWS = 128
 
 

@@ -106,9 +106,10 @@ def _meaning(summary: Mapping, parameters: Mapping) -> list[str]:
     if rate is None or high is None:
         return [f"The criterion {criterion} could not be tested on this night: this is not the same as none found."]
     exposure = parameters.get("dark_exposure") or 30.0
-    frames = round(8 * 3600 / exposure)
+    hours = parameters.get("night_hours") or 8.0
+    frames = round(hours * 3600 / exposure)
     percent = f"{100 * (alarms.get('confidence') or 0.95):g} %"
-    night = f"a night of 8 h, {frames:,} frames of {exposure:g} s"
+    night = f"a night of {hours:g} h, {frames:,} frames of {exposure:g} s"
     if rate == 0:
         first = (
             f"None seen is not none: at {percent} confidence {criterion} raises fewer than {quantity(high)} false "

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from sla1tools.candidates.criteria import CRITERIA, in_words, neighbor_ratio
 from sla1tools.candidates.leaders import caption
-from sla1tools.candidates.rates import CONFIDENCE, FRAMES_PER_NIGHT, frame_area, gaussian_expectation, poisson_rate
+from sla1tools.candidates.rates import CONFIDENCE, frame_area, gaussian_expectation, poisson_rate
 from sla1tools.candidates.shapes import contaminant_pass_rates
 from sla1tools.darks.classes import PixelClass, names_in
 from sla1tools.injections.completeness import completeness_curve, flux_bins
@@ -99,15 +99,15 @@ def kinds(leaders: Table) -> np.ndarray:
 
 
 def false_alarms(night: Measurement) -> HTML:
-    """False alarms of the configured criterion by kind: per frame, per night of 960 frames, per square degree."""
-    frames = len(night.capture.frames)
+    """False alarms of the configured criterion by kind: per frame, per night, per square degree."""
+    frames, nightly = len(night.capture.frames), night.parameters.frames_per_night
     area = frame_area(night.capture.shape, night.parameters.pixel_scale)
     chosen = night.candidates()
     kind = kinds(chosen)
     rows = []
     for name in ("one-off", "recurrent pixel", "cosmic-ray-like", "all"):
         rate = poisson_rate(len(kind) if name == "all" else int(np.count_nonzero(kind == name)), frames)
-        night_rate = f"{rate.rate * FRAMES_PER_NIGHT:.0f} (< {rate.high * FRAMES_PER_NIGHT:.0f})"
+        night_rate = f"{rate.rate * nightly:.0f} (< {rate.high * nightly:.0f})"
         rows.append(
             (
                 name,
@@ -121,7 +121,7 @@ def false_alarms(night: Measurement) -> HTML:
         "kind",
         "seen",
         "per frame (95 % limit)",
-        f"per night of {FRAMES_PER_NIGHT}",
+        f"per night of {nightly}",
         "per frame and square degree",
     )
     return shown(Table(rows=rows, names=names))

@@ -17,7 +17,6 @@ from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.matched_filter import greatest_snr
 from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.candidates.rates import (
-    FRAMES_PER_NIGHT,
     frame_area,
     gaussian_expectation,
     gaussian_peaks,
@@ -35,6 +34,7 @@ from sla1tools.injections.completeness import (
     flux_limit,
 )
 from sla1tools.injections.injection import inject
+from sla1tools.parameters import Parameters
 
 FULL = (2048, 2048)
 
@@ -58,7 +58,7 @@ def test_poisson_limits_are_those_of_the_tables(count, frames, low, high):
 
 
 def test_none_in_ten_frames_still_allows_288_a_night():
-    assert round(poisson_rate(0, 10).high * FRAMES_PER_NIGHT) == 288
+    assert round(poisson_rate(0, 10).high * Parameters().frames_per_night) == 288
     assert frame_area(FULL, 1.5) == pytest.approx(0.728, abs=1e-3)
 
 

@@ -89,6 +89,7 @@ def payload(
         "frames": [printable(name) for name in frames],
         "shape": list(parameters.frame_shape),
         "exposure": parameters.dark_exposure,
+        "hours": parameters.night_hours,
         "budget": parameters.false_alarm_budget,
         "setting": setting(parameters),
         "bounds": bounds,
