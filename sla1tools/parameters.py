@@ -50,13 +50,15 @@ class Parameters(BaseModel):
     neighbors: Literal[4, 8] = 4
     criterion: Literal["neighbor_ratio", "psf_chi2"] = "neighbor_ratio"  # the names in candidates/criteria.py
     pixel_scale: float = Field(default=1.5, ge=1e-6, le=1e6)
+    pixel_size: float = Field(default=11.0, ge=0.01, le=1000)
     seeing_fwhm: float = Field(default=3.0, ge=1e-6, le=1e6)
     snr_min: float = Field(default=6.0, ge=1e-3, le=1e6)
     p_min: float = Field(default=0.001, ge=0, lt=1)
     injections: int = Field(default=20000, ge=0, le=1_000_000)
     injection_flux_range: tuple[float, float] = (300.0, 15000.0)
     random_seed: int = Field(default=20240508, ge=0, lt=2**63)
-    night_hours: float = Field(default=8.0, gt=0, le=24)
+    night_hours: float = Field(default=8.0, ge=0.01, le=24)
+    night_hours: float = Field(default=8.0, ge=0.01, le=24)
     false_alarm_budget: float = Field(default=0.5, ge=1e-9, le=1e9)
     interactive: bool = True
     products_directory: str | None = None
