@@ -33,8 +33,8 @@ class Injections:
     ----------
     trials : Table
         A row a star: the columns of the leader table for its leader (masked where it has none above the floors),
-        `x_true` to `fwhm_true`, and, at the configured cuts, `recovered_NAME` and `miss_NAME` for every criterion NAME
-        (the reason is empty if recovered); `miss_reason` is the configured criterion's.
+        `x_true` to `fwhm_true`, and, at the configured cuts, `recovered_NAME` for every criterion NAME and the
+        configured one's `miss_reason`, empty if recovered.
     leaders : Table
         Every leader above the floors within 1 px (Chebyshev) of a star's pixel: `star` (its row in `trials`), `before`
         (True: it led without the star), and the columns of the leader table from `x` on. Star by star, those with the
@@ -203,7 +203,7 @@ def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None)
     -----
     A star is recovered if a leader within 1 px (Chebyshev) of its pixel passes, and no leader there passed before. The
     row shown is that of a leader that passes the configured criterion, else of the brightest above the floors. The
-    reason for a miss is the first term of the criterion that the brightest leader, above the floors or not, fails.
+    reason for a miss is the first term of the criterion that this leader, above the floors or not, fails.
     Where no pixel there leads it is the first term that the brightest pixel's value alone fails ('below threshold'),
     else 'out-led', and where a candidate stood before, 'already there'.
     """
@@ -295,7 +295,6 @@ def _empty_trials(stars: Table) -> Table:
         trials[name] = Column(np.array(stars[name], float), unit=unit)
     for name in CRITERIA:
         trials[f"recovered_{name}"] = np.zeros(n, bool)
-        trials[f"miss_{name}"] = np.full(n, "", "U20")
     trials["miss_reason"] = np.full(n, "", "U20")
     trials["stamp"] = np.full((n, 5, 5), np.nan, np.float32)
     return trials
@@ -312,20 +311,18 @@ def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> Table
     found["before"], there["before"] = False, True
     both = vstack([found[above], there], metadata_conflicts="silent")
     chunk = Injections(trials[rows], both[*MEASURED, "star", "before"])
-    alike = found[_choose(found, np.zeros(len(found), bool), above)]
     for name, criterion in CRITERIA.items():
-        cuts = criterion.configured(parameters)
-        reason = _without_leader(after, criterion, parameters)
-        reason[alike["star"]] = first_failed(criterion.terms, alike, cuts, "")
-        reason[there["star"][criterion.passes(there, cuts)]] = "already there"
-        recovered = chunk.recovered(criterion, cuts)
-        reason[recovered] = ""
-        trials[f"recovered_{name}"][rows], trials[f"miss_{name}"][rows] = recovered, reason
-    configured = CRITERIA[parameters.criterion]
-    trials["miss_reason"][rows] = trials[f"miss_{configured.name}"][rows]
-    passes = configured.passes(found, configured.configured(parameters))
-    first = _choose(found, passes, above)
-    chosen = found[first[above[first]]]
+        trials[f"recovered_{name}"][rows] = chunk.recovered(criterion, criterion.configured(parameters))
+    criterion = CRITERIA[parameters.criterion]
+    cuts = criterion.configured(parameters)
+    first = _choose(found, criterion.passes(found, cuts), above)
+    chosen = found[first]
+    reason = _without_leader(after, criterion, parameters)
+    reason[chosen["star"]] = first_failed(criterion.terms, chosen, cuts, "")
+    reason[there["star"][criterion.passes(there, cuts)]] = "already there"
+    reason[trials[f"recovered_{criterion.name}"][rows]] = ""
+    trials["miss_reason"][rows] = reason
+    chosen = chosen[above[first]]
     at = rows[chosen["star"]]
     for name in (*MEASURED, "stamp"):
         trials[name][at] = chosen[name]

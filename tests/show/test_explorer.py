@@ -14,6 +14,7 @@ from night_tables import frame_names, make_injections, make_leaders, make_storie
 from sla1tools.candidates import criteria
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.rates import poisson_rate
+from sla1tools.candidates.selection import first_failed
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import read_parameters, read_yaml, save_parameters, to_yaml
 from sla1tools.show.explorer import payload as gallery
@@ -76,13 +77,22 @@ def words(numbers):
     return f"{numbers['held_out']:,} held out · {numbers['in_sample']:,} in sample"
 
 
+def ties(leaders):
+    """Settings at which a leader's value is the cut itself, and beside them."""
+    row = leaders[np.argmax(criteria.psf_chi2(leaders, 7.0, 0.01) & criteria.neighbor_ratio(leaders, 150.0, 0.1))]
+    yield "neighbor_ratio", {"threshold": float(row["peak"]), "ratio": 0.1}
+    yield "neighbor_ratio", {"threshold": float(np.nextafter(row["peak"], 0)), "ratio": 0.1}
+    yield "psf_chi2", {"snr_min": float(row["snr"]), "p_min": 0.01}
+    yield "psf_chi2", {"snr_min": float(np.nextafter(row["snr"], 99)), "p_min": 0.01}
+
+
 def test_browser_counts_what_python_counts(opened, leaders, injections):
     """Every setting of a grid: candidates of both references, completeness of the flux bin, 50 % flux."""
     watched = opened(Explorer(leaders, injections, parameters(), FRAMES, make_stories))
     page = watched.page
     labels = page.locator(".sla1-sliders label").all_text_contents()
     assert labels == ["threshold (e-)", "ratio", "S/N ≥", "p ≥"], "in the criteria's order"
-    for k, (criterion, cuts) in enumerate(SETTINGS):
+    for k, (criterion, cuts) in enumerate([*SETTINGS, *ties(leaders)]):
         page.select_option(".sla1-controls select", label=criterion)
         flux = (700.0, 1500.0, 5999.0)[k % 3]
         fill(page, "flux", flux)
@@ -223,6 +233,26 @@ def test_injected_stars_found_and_missed(opened, leaders, injections):
         listed, more = re.search(r"of (\d+)(?: \((\d+) more)?", where).groups()
         assert int(listed) + int(more or 0) == number
     assert "missed, " in page.locator(".sla1-cutout").first.inner_text()
+
+
+@pytest.mark.parametrize("name", criteria.CRITERIA)
+def test_a_missed_stars_reason_is_the_first_term_that_its_brightest_leader_fails(opened, leaders, injections, name):
+    rule, setting = criteria.CRITERIA[name], parameters(criterion=name, threshold=150.0)
+    cuts = rule.configured(setting)
+    page = opened(Explorer(leaders, injections, setting, FRAMES, show="injections")).page
+    page.get_by_label("stars").select_option(label="missed")
+    rows, seen = injections.leaders, set()
+    for _ in range(12):
+        for cutout in page.locator(".sla1-cutout:visible").all():
+            own = rows[rows["star"] == int(cutout.get_attribute("data-row"))]
+            prior = (own["before"] & rule.passes(own, cuts)).any()
+            brightest = own[~own["before"]]
+            brightest = brightest[[np.argmax(brightest["peak"])]]
+            reason = "already there" if prior else first_failed(rule.terms, brightest, cuts, "")[0]
+            assert cutout.inner_text().splitlines()[0].endswith(f"missed, {reason}")
+            seen.add(str(reason))
+        page.get_by_role("button", name="Next").click()
+    assert len(seen) >= 2, seen
 
 
 def test_hostile_frame_names_stay_text(opened, injections):

@@ -114,10 +114,9 @@ def make_injections(n, parameters, seed=2) -> Injections:
     trials["flux_true"], trials["fwhm_true"] = flux, parameters.fwhm
     injections = Injections(trials, leaders)
     for name, criterion in CRITERIA.items():
-        found = injections.recovered(criterion, criterion.configured(parameters))
-        trials[f"recovered_{name}"] = found
-        trials[f"miss_{name}"] = np.where(found, "", np.where(leader < 0, "out-led", "below threshold"))
-    trials["miss_reason"] = trials[f"miss_{parameters.criterion}"]
+        trials[f"recovered_{name}"] = injections.recovered(criterion, criterion.configured(parameters))
+    missed = np.where(leader < 0, "out-led", "below threshold")
+    trials["miss_reason"] = np.where(trials[f"recovered_{parameters.criterion}"], "", missed)
     trials["stamp"] = np.where((leader < 0)[:, None, None], np.nan, stamps[leader])
     return injections
 

@@ -282,17 +282,12 @@ def _pack_leaders(leaders: Table, parameters: Parameters, frames: Sequence[str])
 
 
 def _pack_trials(injections: Injections | None, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any] | None:
-    """Pack every star, and under `leaders` the rows that decide whether it is found.
-
-    `miss` says for every criterion why a star without such a row is missed, at the night's own cuts; at others what is
-    'out-led' there may be 'below threshold', or the reverse.
-    """
+    """Pack every star, and under `leaders` the rows that decide whether it is found."""
     if injections is None or len(injections.trials) == 0:
         return None
     trials, leaders = injections.trials, injections.leaders
     edges = completeness.flux_bins(parameters.injection_flux_range)
     flux = np.asarray(trials["flux_true"], np.float64)
-    reasons, miss = _words(np.concatenate([trials[f"miss_{name}"] for name in CRITERIA]))
     return {
         "n": len(trials),
         "edges": [float(edge) for edge in edges],
@@ -300,8 +295,6 @@ def _pack_trials(injections: Injections | None, parameters: Parameters, frames: 
         "flux": pack_column(flux.astype(np.float32)),
         "frame": pack_column(_frames_of(trials, frames)),
         "leader": pack_column(injections.shown),
-        "reasons": reasons,
-        "miss": pack_column(miss),
         "leaders": _pack_rows(leaders, parameters, {"star": leaders["star"], "before": leaders["before"]}),
     }
 

@@ -91,14 +91,12 @@ function found(night, s) {
   return out;
 }
 
-// The first term that the star's brightest leader fails; where it has none above the floors, what was said of it.
+// Of a star with a leader above the floors: a candidate was there before, else the first term that its brightest fails.
 function missReason(night, s, star) {
-  const { n, first, reasons, miss, leaders: t } = night.trials, terms = night.criteria[s.criterion].terms;
+  const { first, leaders: t } = night.trials, terms = night.criteria[s.criterion].terms;
   const fails = (i) => terms.find((term) => !testOf(night, term, t, s)(i));
   for (let i = first[star]; i < first[star + 1]; i++) if (t.before[i] && !fails(i)) return "already there";
-  const brightest = first[star];
-  if (brightest === first[star + 1] || t.before[brightest]) return reasons[miss[s.criterion * n + star]];
-  return fails(brightest)?.miss ?? "";
+  return fails(first[star])?.miss ?? "";
 }
 
 function upperLimit(count, listed) {
