@@ -149,8 +149,6 @@ def refuse_impossible(stars: Table, capture) -> None:
         wrong = ~((values >= low) & (values <= high))
         if wrong.any():
             raise ParametersError(f"stars: {name} {values[wrong][0]:g} is not between {low:g} and {high:g}")
-    if not holds_a_stamp(capture.shape):
-        raise ParametersError(f"stars: a frame of {ny} x {nx} pixels is smaller than a 5x5 stamp")
 
 
 def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng: np.random.Generator) -> np.ndarray:

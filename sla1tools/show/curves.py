@@ -137,17 +137,18 @@ def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> D
         Criterion → flux of 50 %, electrons, or None.
     """
     figure, ax = blank_axes(8, 4.4, "Completeness against flux")
+    ax.set_xscale("log")  # first: with nothing to draw an axis cannot become logarithmic later
     for criterion, curve in curves.items():
         color = CRITERIA[criterion].color
         ax.fill_between(curve["flux"], curve["low"], curve["high"], color=color, alpha=0.2, lw=0)
         flux = limits[criterion]
-        told = "no 50 % crossing" if flux is None else f"50 % at {flux:.0f} e-"
+        told = f"50 % at {flux:.0f} e-" if flux else "no 50 % crossing" if len(curve) else "not tested"
         ax.plot(curve["flux"], curve["completeness"], color=color, label=f"{criterion}: {told}")
         if flux is not None:
             ax.plot(flux, 0.5, "o", color=color, markersize=5)
     for level in (0.5, 0.9):
         ax.axhline(level, color=NEUTRAL, lw=0.6, ls=":")
-    ax.set(xscale="log", ylim=(-0.02, 1.02), xlabel="flux of the injected star [e-]", ylabel="share recovered")
+    ax.set(ylim=(-0.02, 1.02), xlabel="flux of the injected star [e-]", ylabel="share recovered")
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.set_title("Completeness")
     ax.legend(frameon=False, loc="lower right")
@@ -189,6 +190,7 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
         Criterion → (flux_50, false alarms per frame); flux None or NaN is left out.
     """
     figure, ax = blank_axes(8, 4.8, "False alarms against the flux found half of the time")
+    ax.set(xscale="log", yscale="log")  # first, as above
     nothing = 0.3 / frames
     for name, criterion in CRITERIA.items():
         rows, color = grid[(np.asarray(grid["criterion"]) == name) & np.isfinite(grid["flux_50"])], criterion.color
@@ -206,7 +208,7 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
     ax.plot([], [], "*", ms=11, color="white", mec="black", label="recommended")
     ax.axhline(nothing, color=NEUTRAL, lw=0.6, ls=":")
     ax.text(0.995, nothing, "none seen ", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
-    ax.set(xscale="log", yscale="log", xlabel="flux found half of the time [e-]", ylabel="false alarms per frame")
+    ax.set(xlabel="flux found half of the time [e-]", ylabel="false alarms per frame")
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.set_title("What a setting finds, and what it costs")
     ax.legend(frameon=False)

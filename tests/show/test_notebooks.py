@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from observers_rule import find_candidates
+from small_nights import write_small_night
 
 from sla1tools.measure import measure_night
 from sla1tools.parameters import Parameters, read_parameters, to_yaml
@@ -126,6 +127,23 @@ def test_every_figure_shows_itself_with_a_text_for_those_who_cannot_see_it(publi
                 pictures += 1
                 assert len(output.metadata["image/png"]["alt"]) > 8, source
     assert pictures > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        ((4, 6), {}),
+        ((12, 9), {"injections": 0, "criterion": "psf_chi2"}),
+        ((40, 90), {"reference": "all", "neighbors": 8, "combination_method": "average", "threshold": 90.0}),
+    ],
+    ids=["smaller than a stamp", "nothing injected", "in sample"],
+)
+def test_notebooks_run_where_there_is_little_to_show(tmp_path, shape, changes):
+    capture, _ = write_small_night(tmp_path / "sessions", 4, shape, 3, changes={"injections": 50} | changes)
+    result = run_night(capture.parameters, tmp_path / "outputs")
+    assert result.verdict == "degraded"
+    assert not [reason for reason in result.reasons if "ipynb" in reason]
 
 
 @pytest.mark.slow
