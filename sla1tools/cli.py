@@ -377,6 +377,31 @@ def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force
 
 
 @main.command()
+@click.argument("night", metavar="NIGHT")
+@OUTPUTS
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(night, outputs, yes) -> None:
+    """Take a failed or published night out of the outputs; files of your own in it are kept, and named.
+
+    NIGHT is DATE/TIME/OBJECT below the outputs. Raw frames are not touched.
+
+    \b
+    Example:
+      sla1 forget 2024-05-08/03_38_48/Dark30s
+    """
+    from sla1tools.run.publishing import forget as forget_night
+
+    parts = Path(night).parts[-3:]
+    if len(parts) < 3 or ".." in parts:
+        raise ParametersError(f"{night}: a night is named by its folder below the outputs, DATE/TIME/OBJECT")
+    if not yes:
+        click.confirm(f"forget {'/'.join(parts)} in {outputs}?", abort=True)
+    for path in forget_night(outputs, Path(*parts)):
+        click.echo(f"kept: {path}")
+    _write_trends(outputs)
+
+
+@main.command()
 @OUTPUTS
 def trends(outputs) -> None:
     """Show all nights of the outputs on one page: what changed, and which pixels flash again and again.

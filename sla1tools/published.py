@@ -23,6 +23,7 @@ from sla1tools.text import json_text, open_regular, read_regular
 
 MARK = ".sla1-outputs"
 STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS = ".staging", ".aside", ".failed", ".locks", ".logs", ".trends"
+KEPT = "kept"  # the user's own files of nights that were forgotten
 FOLDERS = (STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS, ".cache")
 PAGES = ("index.html", "known_pixels.fits")
 MANIFEST = "manifest.json"

@@ -18,6 +18,8 @@ from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import Parameters, read_parameters, read_yaml, to_yaml
 from sla1tools.places import CHECKOUT
+from sla1tools.published import write_manifest
+from sla1tools.run import publishing
 from sla1tools.run import publishing as publish
 from sla1tools.run.night import NightResult
 from sla1tools.simulate.night import simulate_night
@@ -379,3 +381,42 @@ def test_a_name_that_the_output_cannot_hold_is_escaped(tmp_path):
     run = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, text=True)
     assert run.returncode == 3, run.stderr
     assert "\\u661f.fits" in run.stdout
+
+
+def publish_made_up(outputs, night, failed=False):
+    """Publish a night of one product, with a file of the user's own and a product that the user changed."""
+    with publishing.claim(outputs, Path(night)) as claimed:
+        for name in ("index.html", "candidates.reg"):
+            (claimed.staging / name).write_text("ours")
+        write_manifest(claimed.staging, {"verdict": "failed" if failed else "ok"})
+        place = claimed.publish_failed() if failed else claimed.publish()
+    (place / "my notes.txt").write_text("mine")
+    (place / "candidates.reg").write_text("marked by hand")
+    return place
+
+
+def test_a_forgotten_night_leaves_what_the_user_made(tmp_path):
+    outputs = tmp_path / "outputs"
+    place = publish_made_up(outputs, "2024-05-08/03_38_48/Dark30s")
+    failed = publish_made_up(outputs, "2024-05-08/03_38_48/Dark30s", failed=True)
+    other = publish_made_up(outputs, "2024-05-08/04_00_00/Dark30s")
+    command = ("forget", "2024-05-08/03_38_48/Dark30s", "--outputs", outputs)
+    refused = CliRunner().invoke(cli.main, list(map(str, command)), input="n\n")
+    assert refused.exit_code == 1
+    assert place.is_dir()
+    result = sla1(*command, "--yes")
+    assert result.exit_code == 0, result.output
+    assert not place.parent.exists()
+    assert not failed.exists()
+    assert (other / "index.html").read_text() == "ours"
+    kept = outputs / "kept" / "2024-05-08" / "03_38_48" / "Dark30s"
+    assert {path.name: path.read_text() for path in kept.iterdir()} == {
+        "my notes.txt": "mine",
+        "my notes.kept.txt": "mine",
+        "candidates.reg": "marked by hand",
+        "candidates.kept.reg": "marked by hand",
+    }
+    assert {line.removeprefix("kept: ") for line in result.stdout.splitlines()} == set(map(str, kept.iterdir()))
+    again = sla1(*command, "--yes")
+    assert (again.exit_code, "holds no night" in again.stderr) == (2, True)
+    assert sla1("forget", "../x", "--outputs", outputs, "--yes").exit_code == 2

@@ -21,7 +21,7 @@ from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
 from sla1tools.published import LOCKS, LOGS, night_path
-from sla1tools.run.night import fail_night, night_notebooks, run_night
+from sla1tools.run.night import fail_night, run_night
 from sla1tools.run.publishing import refuse_links, refuse_to_mix, take_outputs
 from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.text import moment, printable
@@ -54,7 +54,7 @@ class Job:
     since: str
     version: str
     topic: str
-    notebooks: tuple[Path, ...] = field(default_factory=night_notebooks)
+    notebooks: tuple[Path, ...] | None = None  # by default the working folder's, else those of the worker's package
     home: Path = field(default_factory=working_folder)
     timeout: int | None = None
 

@@ -25,6 +25,7 @@ from sla1tools.published import (
     ASIDE,
     FAILED,
     FOLDERS,
+    KEPT,
     LOCKS,
     MANIFEST,
     MARK,
@@ -51,8 +52,8 @@ def refuse_to_mix(parameters: Parameters, outputs: str | Path) -> None:
     ParametersError
         If the night's folder of the outputs and its capture folder are one, or lie in one another; links are followed.
     """
-    if parameters.capture_date in PAGES:
-        raise ParametersError(f"capture_date: {parameters.capture_date} is the name of a page of the outputs")
+    if parameters.capture_date in (*PAGES, KEPT):
+        raise ParametersError(f"capture_date: {parameters.capture_date} is a name that the outputs need")
     places = (Path(outputs) / night_path(parameters), parameters.capture_directory)
     place, capture = (Path(os.path.realpath(path)) for path in places)
     if place.is_relative_to(capture) or capture.is_relative_to(place):
@@ -201,6 +202,42 @@ def _refuse_place(place: Path) -> None:
         frame = next((name for name in names if fnmatch(name.lower(), "*.fit*")), None)
         if frame:
             raise ParametersError(f"{place}: holds {frame} and no manifest of ours: name another outputs folder")
+
+
+def forget(outputs: str | Path, night: Path) -> list[Path]:
+    """Take a night out of the outputs, published or failed; the user's own files in it go to ``OUTPUTS/kept``.
+
+    Returns
+    -------
+    kept : list of Path
+        Where the user's own files are now: what no manifest names, and products changed since.
+
+    Raises
+    ------
+    BusyError
+        If another process or thread holds this night's lock.
+    ParametersError
+        If the outputs hold no such night of ours.
+    """
+    outputs, kept = Path(outputs).absolute(), []
+    slots = [outputs / slot for slot in (night, Path(FAILED) / night)]
+    if not any(read_manifest(place) for place in slots):
+        raise ParametersError(f"{outputs}: holds no night {night.as_posix()} that a run of ours published or failed")
+    recover(outputs)
+    with _lock(outputs, night, LOCK_PATIENCE):
+        for place in slots:
+            refuse_links(outputs, place)
+            if not read_manifest(place):
+                continue
+            for entry in _own_entries(place):
+                _make_folders(outputs / KEPT / night)
+                kept.append(_free_name(outputs / KEPT / night / entry.name))
+                _move(entry, kept[-1])
+            _remove_products(place)
+            for folder in (place.parent, place.parent.parent):
+                with suppress(OSError):  # other nights are in it
+                    folder.rmdir()
+    return kept
 
 
 def recover(outputs: str | Path) -> None:

@@ -410,7 +410,7 @@ def test_raw_frames_in_a_nights_place_are_never_moved(tmp_path, name):
 
 
 def test_a_night_is_not_published_in_the_place_of_a_page(tmp_path):
-    with pytest.raises(ParametersError, match=r"capture_date: index\.html is the name of a page"):
+    with pytest.raises(ParametersError, match=r"capture_date: index\.html is a name that the outputs need"):
         publish.refuse_to_mix(Parameters(capture_date="index.html"), tmp_path)
 
 
