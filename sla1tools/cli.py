@@ -168,6 +168,7 @@ def params(capture, target) -> None:
     """
     from sla1tools.run.starting import write_night
 
+    capture = capture.expanduser()
     if not capture.is_dir():
         raise ParametersError(f"{capture}: {missing(capture) if not capture.exists() else 'is not a folder'}")
     click.echo(write_night(capture, target))

@@ -360,8 +360,8 @@ def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, 
     values: dict[str, Any] = {}
     source_of: dict[str, str] = {}
     told: list[str] = []
-    for path in files:
-        layer, mistakes = (named_by(path), {}) if Path(path).is_dir() else _load(Path(path))
+    for path in [Path(path).expanduser() for path in files]:
+        layer, mistakes = (named_by(path), {}) if path.is_dir() else _load(path)
         mistakes |= _unknown(layer)
         told += [f"{path}: {mistake}" for mistake in mistakes.values()]
         values |= {key: value for key, value in layer.items() if key not in mistakes}

@@ -20,7 +20,7 @@ from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
 from sla1tools.frames.headers import Facts, read_facts
 from sla1tools.frames.together import Sample, judge_together, sample_frame
 from sla1tools.parameters import Parameters, require_capture
-from sla1tools.places import from_working_folder
+from sla1tools.places import MOST_NAMES, from_working_folder
 from sla1tools.text import is_text, printable, read_regular
 
 LEAST_FRAMES = 3
@@ -141,11 +141,15 @@ class Capture:
         if k not in range(len(self.frames)):
             raise ParametersError(f"frame {k}: there is none; this night's frames are 0 to {len(self.frames) - 1}")
 
+    def _unmatched(self) -> str:
+        there = ", ".join(map(printable, self.ignored[:MOST_NAMES])) or "nothing"
+        return f"file_pattern {self.parameters.file_pattern} fits no other name; there is: {there}"
+
     def require_usable(self) -> None:
         """Raise `NightError` if there are fewer frames than a held-out statistic needs."""
         if len(self.frames) < LEAST_FRAMES:
             reasons = Counter(item.reason.value for item in self.rejected)
-            told = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none rejected"
+            told = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or self._unmatched()
             raise NightError(
                 f"{self.parameters.capture_directory}: not tested: {len(self.frames)} usable frames ({told}), "
                 f"a held-out reference needs {LEAST_FRAMES}"

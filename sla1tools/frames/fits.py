@@ -27,6 +27,7 @@ MOST_CARDS, MOST_UNITS, MOST_MEMBERS = 10_000, 1_000, 10_000  # of a header, a f
 FIRST_CARD = b"SIMPLE  ="
 UNIQUE_KEYS = ("EXPTIME", "EXPOSURE", "EXP_TIME", "CCD-TEMP", "CCDTEMP", "CAMTEMP", "GAIN")  # no two values of one
 READ_KEYS = (*UNIQUE_KEYS, "FILTER", "BUNIT", "DATE-OBS", "DATE-END", "XBINNING", "YBINNING", "BAYERPAT")
+ASK = "was the frame already subtracted or scaled?"
 HEADER_KEYS = ("OBJECT", "IMAGETYP", "INSTRUME", "OFFSET", "EGAIN", "EGAINSAV", "ADCBITS", "SET-TEMP", "SWCREATE")
 
 
@@ -309,10 +310,12 @@ def _whole_counts(pixels: np.ndarray) -> np.ndarray:
     if infinite:
         raise FrameError(Reason.NOT_FINITE, f"{infinite} pixels are not finite")
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise FrameError(Reason.RANGE, f"pixels from {pixels.min():g} to {pixels.max():g}, not within 0 to 65535")
+        raise FrameError(
+            Reason.RANGE, f"pixels from {pixels.min():g} to {pixels.max():g}, not within 0 to 65535; {ASK}"
+        )
     counts = pixels.astype(np.uint16)
     if not np.array_equal(counts, pixels):
-        raise FrameError(Reason.RANGE, "pixels are not whole raw counts")
+        raise FrameError(Reason.RANGE, f"pixels are not whole raw counts; {ASK}")
     return counts
 
 

@@ -288,7 +288,7 @@ def test_an_empty_folder_is_not_tested(tmp_path):
     assert (night.frames, night.rejected, night.ignored, night.notes) == ((), (), (), ())
     assert night.offsets.shape == (0,)
     assert not night.histogram.any()
-    with pytest.raises(NightError, match=r"not tested: 0 usable frames \(none rejected\)"):
+    with pytest.raises(NightError, match=r"0 usable frames \(file_pattern .* fits no other name; there is: nothing\)"):
         night.require_usable()
 
 
