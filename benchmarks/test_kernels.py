@@ -17,7 +17,7 @@ from photutils.psf import CircularGaussianPRF, PSFPhotometry
 from sla1tools.candidates.criteria import neighbor_ratio
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
-from sla1tools.candidates.psf import pixel_integrated_gaussian
+from sla1tools.candidates.psf import pixel_integrated_gaussian, psf_of
 from sla1tools.darks.reference import DarkReference, middle_counts
 from sla1tools.injections.injection import add_stars, inject, random_stars
 
@@ -264,7 +264,7 @@ def test_injection_of_the_observers(benchmark, comparison, night, dark, paramete
     x, y = (np.rint(stars[name]).astype(int) for name in ("x_true", "y_true"))
     patches = cut_stamps(counts, y, x, 0, radius=3)
     rng = np.random.default_rng([parameters.random_seed, 1])
-    added = (add_stars(patches, stars, dark.scale, parameters.top_code, rng) - patches) * dark.scale
+    added = (add_stars(patches, stars, psf_of(parameters), dark.scale, parameters.top_code, rng) - patches) * dark.scale
     there = places(find_candidates(before, parameters.threshold, parameters.ratio))
 
     def found_by_loops():

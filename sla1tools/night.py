@@ -7,6 +7,7 @@ from typing import Any
 from astropy.table import Table
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
+from sla1tools.candidates.psf import psf_of
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.frames.capture import judged_files
 from sla1tools.injections.injection import inject
@@ -65,7 +66,7 @@ class Night(Measurement):
             Where the star lies outside the frame, the flux is no number from 0 up, or there is no such frame.
         """
         self.capture.require_frame(frame)
-        star = {"x_true": x, "y_true": y, "flux_true": flux, "fwhm_true": self.parameters.fwhm}
+        star = {"x_true": x, "y_true": y, "flux_true": flux, "fwhm_true": psf_of(self.parameters).fwhm}
         try:
             stars = Table({"frame_number": [int(frame)]} | {name: [float(value)] for name, value in star.items()})
         except (TypeError, ValueError):

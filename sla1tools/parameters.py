@@ -52,6 +52,10 @@ class Parameters(BaseModel):
     pixel_scale: float = Field(default=1.5, ge=1e-6, le=1e6)
     pixel_size: float = Field(default=11.0, ge=0.01, le=1000)
     seeing_fwhm: float = Field(default=3.0, ge=1e-6, le=1e6)
+    psf: str | None = None
+    psf_size_error: float | None = Field(default=None, ge=0, le=1)
+    psf_shape_error: float | None = Field(default=None, ge=0, le=1)
+    psf_light_error: float | None = Field(default=None, ge=0, le=1)
     snr_min: float = Field(default=6.0, ge=1e-3, le=1e6)
     p_min: float = Field(default=0.001, ge=0, lt=1)
     injections: int = Field(default=20000, ge=0, le=1_000_000)
@@ -102,7 +106,7 @@ class Parameters(BaseModel):
             raise ValueError(f"must name one folder, not hidden, without slashes or control characters; got {value!r}")
         return value
 
-    @field_validator("sessions_directory", "known_pixels", mode="after")
+    @field_validator("sessions_directory", "known_pixels", "psf", mode="after")
     @classmethod
     def _path(cls, value):
         if value is not None and (not value or re.search(r"[\x00-\x1f\x7f]", value)):

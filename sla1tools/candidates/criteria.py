@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from astropy.table import Table
 
+from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.rates import gaussian_expectation, gaussian_peaks
 from sla1tools.candidates.selection import Criterion, Cut, Term
 from sla1tools.darks.classes import BLOCKING, PixelClass
@@ -55,7 +56,7 @@ LIST = (
             Term("snr", ">=", "snr_min", miss="snr"),
             Term("p_value", ">=", "p_min", miss="chi2"),
         ),
-        expected=lambda noise, own: gaussian_peaks(noise.shape, own.snr_min, own.fwhm) * (1 - own.p_min),
+        expected=lambda noise, own: gaussian_peaks(noise.shape, own.snr_min, psf_of(own)) * (1 - own.p_min),
         best="snr",
     ),
 )

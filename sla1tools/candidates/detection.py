@@ -16,7 +16,7 @@ from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.hits import cosmic_rays
 from sla1tools.candidates.leaders import STAMP_RADIUS, cut_stamps, leading_pixels
 from sla1tools.candidates.matched_filter import MatchedFilter, corner_share, greatest_snr, grid_share
-from sla1tools.candidates.psf import as_psf
+from sla1tools.candidates.psf import PSF, psf_of
 from sla1tools.candidates.shapes import rival_templates
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import DarkModel
@@ -101,9 +101,9 @@ class FirstLook:
     share: float
 
     @classmethod
-    def of(cls, dark: DarkModel, reference: Reference, psf) -> "FirstLook":
+    def of(cls, dark: DarkModel, reference: Reference, psf: PSF) -> "FirstLook":
         """Prepare the filter for all frames of a night."""
-        psf, usable = as_psf(psf), dark.classes.dq & BLOCKING == 0
+        usable = dark.classes.dq & BLOCKING == 0
         share = min(NOISE_MARGIN * corner_share(psf), MOST_SHARE)
         # a fit may place its star on a pixel that it leaves out: the filter looks there too, at what is around it
         noise = np.where(usable, dark.level_sigma(reference), BLIND)
@@ -147,7 +147,7 @@ def detect(
     floors : Floors
         What a leader must exceed.
     parameters : Parameters
-        For `neighbors`, `fwhm` and `top_code`.
+        For `neighbors`, `top_code` and the PSF.
     most : int
         Leaders that are measured: of more, those highest over their noise. They are counted before they are measured.
 
@@ -178,7 +178,7 @@ def detect(
     }
     valid = cut_stamps(first_look.usable, y[looked], x[looked], False) & (counts[places] < parameters.top_code)
     noise = dark.sigma(counts[places], places, reference)
-    leaders = measured(columns, cut_stamps(residual, y, x), looked, noise, valid, floors, parameters.fwhm)
+    leaders = measured(columns, cut_stamps(residual, y, x), looked, noise, valid, floors, psf_of(parameters))
     if found > most:
         leaders.meta["found"] = found
     return leaders
@@ -192,7 +192,7 @@ def _stamp_places(y, x, shape):
     return np.broadcast_arrays(rows, columns)
 
 
-def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, psf) -> Table:
+def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, psf: PSF) -> Table:
     """Fit the PSF to the bright leaders and keep those above either floor.
 
     Parameters
@@ -207,8 +207,8 @@ def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, psf) -
         Of these leaders, as `fit.fit_stamps` takes them.
     floors : Floors
         What is kept.
-    psf : PSF or float
-        The star's image, as `fit.fit_stamps` takes it.
+    psf : PSF
+        The star's image.
     """
     bright = greatest_snr(stamps[looked], noise, valid, psf) > grid_share(psf) * floors.snr
     looked = looked[bright]
@@ -284,7 +284,7 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     floors, share = Floors.of(parameters), MOST_KEPT // (2 * len(capture.names))
     parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
     hits, sigma = [], dark.level_sigma("leave_one_out")
-    looks = {reference: FirstLook.of(dark, reference, parameters.fwhm) for reference in parts}
+    looks = {reference: FirstLook.of(dark, reference, psf_of(parameters)) for reference in parts}
     for k, name in enumerate(capture.names):
         counts = capture.rows(k, 0, capture.shape[0])
         hits.append(find_hits(dark, name, counts, "leave_one_out", sigma))
@@ -383,7 +383,7 @@ def detect_patches(dark: DarkModel, patches: "Patches", reference: Reference, fl
         "dq": dq[place],
     }
     stamps, noise, valid = cut_stamps(residual, y, x), cut_stamps(noise, y, x), cut_stamps(usable, y, x, False)
-    return measured(columns, stamps, np.arange(len(star)), noise, valid, floors, parameters.fwhm)
+    return measured(columns, stamps, np.arange(len(star)), noise, valid, floors, psf_of(parameters))
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,22 @@ Gaussian with the star's position, times ``sigma**i / sqrt(i!)``. The coefficien
 first order and whatever the image, its second derivatives. They are the three modes, each with a 1-sigma prior.
 """
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from sla1tools.candidates.leaders import STAMP_SIZE
+from sla1tools.errors import ParametersError
+from sla1tools.places import from_working_folder
 
 GAUSSIAN = np.array([1.0, 0.0, 0.0]).reshape(3, 1, 1)
-GAUSSIAN_ERROR = 0.10
+GAUSSIAN_ERRORS = (0.10, 0.10, 0.10)
+ERROR_NAMES = ("size", "shape", "light")
 MOST_ORDER = 8
+MOST_BYTES = 2**20  # of a PSF's file
 
 
 def pixel_integrated_gaussian(dx, dy, fwhm, size=STAMP_SIZE):
@@ -166,13 +172,32 @@ class PSF:
         images = np.empty((len(product), (1, 3, 6)[order], size, size))
         images[:, 0] = image(0, 0)
         if order >= 1:
-            images[:, 1] = image(1, 0) / sigma_of(self.fwhm)
-            images[:, 2] = image(0, 1) / sigma_of(self.fwhm)
+            images[:, 1:3] = np.stack([image(1, 0), image(0, 1)], axis=1) / sigma_of(self.fwhm)
         if order == 2:
             images[:, 3] = image(2, 0) + image(0, 2)
             images[:, 4] = image(2, 0) - image(0, 2)
             images[:, 5] = 2 * image(1, 1)
         return images
+
+    def stars(self, dx, dy, modes=None, coefficients=None, size=STAMP_SIZE) -> np.ndarray:
+        """Return stars of unit light with some of each mode, never below 0, (n, size, size).
+
+        Parameters
+        ----------
+        dx, dy, coefficients, size
+            As for `images`.
+        modes : (n, 3) array, optional
+            How much of each mode; none of any if not given.
+        """
+        images = self.images(dx, dy, coefficients, 0 if modes is None else 2, size)
+        light = images[:, 0]
+        if modes is not None:
+            light = light + np.einsum("nk,nkyx->nyx", modes, images[:, 3:])
+        return np.maximum(light, 0)
+
+    def draw_modes(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw how much of each mode n stars have, (n, 3), from their priors."""
+        return rng.normal(size=(n, 3)) * self.mode_errors
 
     def _derivatives(self, offset, order, size) -> np.ndarray:
         """Return every D_i, and its first derivatives times sigma**k, (2, n) offsets to (2, n, m, (order + 1) size)."""
@@ -192,6 +217,56 @@ class PSF:
 def gaussian(fwhm: float) -> PSF:
     """Return a round Gaussian that is known exactly."""
     return PSF(fwhm)
+
+
+def psf_of(parameters) -> PSF:
+    """Return the PSF that parameters name: their file's, else a Gaussian of `seeing_fwhm` that may be 10 % wrong.
+
+    Raises
+    ------
+    ParametersError
+        If the file cannot be read, is no file of `sla1 psf`, or was measured on frames of another shape.
+    """
+    text = None
+    if parameters.psf is not None:
+        path = from_working_folder(parameters.psf)
+        try:
+            with open(path, "rb") as file:
+                text = file.read(MOST_BYTES + 1)
+        except OSError as error:
+            raise ParametersError(f"psf: {path} cannot be read: {error.strerror}") from None
+    overridden = tuple(getattr(parameters, f"psf_{name}_error") for name in ERROR_NAMES)
+    return _psf(text, parameters.psf, parameters.fwhm, parameters.frame_shape, overridden)
+
+
+@lru_cache(maxsize=8)
+def _psf(text: bytes | None, path: str | None, fwhm: float, frame_shape: tuple[int, int], overridden: tuple) -> PSF:
+    psf = PSF(fwhm, GAUSSIAN, *GAUSSIAN_ERRORS, frame_shape) if text is None else _from_json(text, path)
+    if psf.frame_shape != frame_shape:
+        raise ParametersError(
+            f"psf: {path} was measured on frames of {list(psf.frame_shape)}, the night's are {list(frame_shape)}: "
+            "measure it on star frames of this camera and binning (sla1 psf)"
+        )
+    named = zip(ERROR_NAMES, overridden, strict=True)
+    errors: dict[str, Any] = {f"{name}_error": float(error) for name, error in named if error is not None}
+    return replace(psf, **errors)
+
+
+def _from_json(text: bytes, path: str | None) -> PSF:
+    try:
+        values = json.loads(text[:MOST_BYTES])
+        coefficients = np.array(values["coefficients"], float)
+        ny, nx = (int(size) for size in values["frame_shape"])
+        size, shape, light = (float(values["errors"][name]) for name in ERROR_NAMES)
+        psf = PSF(float(values["fwhm"]), coefficients, size, shape, light, (ny, nx))
+        _, rows, columns = coefficients.shape
+        sound = rows == columns <= MOST_ORDER + 1 and len(coefficients) == 3 and 0.3 <= psf.fwhm <= 10
+        sound &= bool((np.abs(coefficients) < 10).all()) and all(0 <= error <= 1 for error in (size, shape, light))
+        if not sound:
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ParametersError(f"psf: {path} is no file of sla1 psf: measure it again") from None
+    return psf
 
 
 def as_psf(psf) -> PSF:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from sla1tools.candidates.psf import pixel_integrated_gaussian
+from sla1tools.candidates.psf import as_psf
 
 CONFIDENCE = 0.95
 BAND_ROWS = 128
@@ -132,7 +132,7 @@ def _leading_probability(own, around, count, threshold, ratio):
     return (density * between ** count[:, None]) @ weights * (stop - start) / 2
 
 
-def gaussian_peaks(shape: tuple[int, int], snr_min: float, fwhm: float) -> float:
+def gaussian_peaks(shape: tuple[int, int], snr_min: float, psf) -> float:
     """Peaks of the fitted matched filter above `snr_min` expected in one frame from Gaussian noise alone.
 
     Parameters
@@ -141,15 +141,15 @@ def gaussian_peaks(shape: tuple[int, int], snr_min: float, fwhm: float) -> float
         Rows and columns.
     snr_min : float
         Cut; the formula holds for cuts of about 4 and more.
-    fwhm : float
-        Of the Gaussian before it is integrated over pixels, pixels.
+    psf : PSF or float
+        The star's image; a number is the FWHM of a Gaussian, in pixels. Where it varies, that of the frame's middle.
 
     Returns
     -------
     expected : float
-        Pixels times ``(2 pi)**-1.5 * u * exp(-u**2 / 2) * L**2``, with u the cut and L the length of the path that the
-        normalised 5-pixel profile takes while its star moves by one pixel (Adler 1981, The Geometry of Random Fields,
-        6.9; for a profile sampled finely L is 1 / (sqrt(2) sigma)).
+        Pixels times ``(2 pi)**-1.5 * u * exp(-u**2 / 2) * A``, with u the cut and A the area that the image, normalised
+        to a sum of squares of 1, covers while its star moves over one pixel (Adler 1981, The Geometry of Random Fields,
+        6.9; for a Gaussian sampled finely A is 1 / (2 sigma**2)).
 
     Notes
     -----
@@ -157,8 +157,11 @@ def gaussian_peaks(shape: tuple[int, int], snr_min: float, fwhm: float) -> float
     is not where the filter responds most. Wider stars do not fit into a stamp, and neighbouring stamps then count as
     peaks of their own: 1.3 times as many at 3 px, three times at 5 px.
     """
-    profile = pixel_integrated_gaussian(np.linspace(-0.5, 0.5, 201), 0.0, fwhm).sum(axis=1)
-    path = profile / np.linalg.norm(profile, axis=1, keepdims=True)
-    length = np.linalg.norm(np.diff(path, axis=0), axis=1).sum()
-    density = snr_min * math.exp(-(snr_min**2) / 2) / (2 * math.pi) ** 1.5 * length**2
+    phases = (np.arange(15) + 0.5) / 15 - 0.5
+    dx, dy = np.stack(np.meshgrid(phases, phases)).reshape(2, -1)
+    images = as_psf(psf).images(dx, dy, order=1).reshape(len(dx), 3, -1)
+    image, *slopes = images.swapaxes(0, 1) / np.linalg.norm(images[:, 0], axis=1)[:, None]
+    by_x, by_y = (slope - (slope * image).sum(1)[:, None] * image for slope in slopes)
+    squares = (by_x**2).sum(1) * (by_y**2).sum(1) - (by_x * by_y).sum(1) ** 2
+    density = snr_min * math.exp(-(snr_min**2) / 2) / (2 * math.pi) ** 1.5 * np.sqrt(squares).mean()
     return float(shape[0] * shape[1] * density)

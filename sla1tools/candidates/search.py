@@ -7,6 +7,7 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.candidates.detection import FirstLook, Floors, detect, find_hits, flag_hits
+from sla1tools.candidates.psf import psf_of
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.errors import ParametersError
 from sla1tools.frames.codes import audit_counts, code_histogram
@@ -86,7 +87,7 @@ class Darks:
         self.parameters = validate(given, "Darks")
         codes = audit_counts(code_histogram(counts), self.parameters.top_code, 1.0)
         self.model: DarkModel = characterize(Stack(self.parameters, counts), codes.step)
-        self._first_look = FirstLook.of(self.model, "outside", self.parameters.fwhm)
+        self._first_look = FirstLook.of(self.model, "outside", psf_of(self.parameters))
 
     def __repr__(self) -> str:
         """Say what the stack is in a line."""

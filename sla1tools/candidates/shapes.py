@@ -6,7 +6,7 @@ from astropy.table import Table
 from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.leaders import STAMP_SIZE
-from sla1tools.candidates.psf import pixel_integrated_gaussian
+from sla1tools.candidates.psf import as_psf
 
 
 def rival_templates():
@@ -36,13 +36,16 @@ def paint(shapes):
     return templates
 
 
-def contaminant_pass_rates(fwhm, noise, fluxes, snr_min, p_min, trials, seed):
+def contaminant_pass_rates(psf, noise, fluxes, snr_min, p_min, trials, seed):
     """Simulate stars and the shapes that are not stars, and count how many pass for a star.
 
     Parameters
     ----------
-    fwhm, noise : float
-        Of the star in pixels, and the 1-sigma noise of every pixel in electrons, without the source's own.
+    psf : PSF or float
+        The star's image, in the middle of the frame; a number is the FWHM of a Gaussian, in pixels. Stars are drawn
+        with its errors of size and shape.
+    noise : float
+        1-sigma noise of every pixel in electrons, without the source's own.
     fluxes : sequence of float
         Electrons in the whole source (a column's in five of its pixels).
     snr_min, p_min : float
@@ -55,12 +58,12 @@ def contaminant_pass_rates(fwhm, noise, fluxes, snr_min, p_min, trials, seed):
     rates : Table
         Columns kind, flux, passed, trials; kinds 'star' (any sub-pixel phase), those of `rival_templates`, and 'L'.
     """
-    rng = np.random.default_rng(seed)
+    rng, psf = np.random.default_rng(seed), as_psf(psf)
     rows = []
     for kind in ("star", *rival_templates(), "L"):
         for flux in fluxes:
-            stamps = _leader_stamps(flux * _sources(kind, fwhm, trials, rng), noise, rng)
-            fits = fit_stamps(stamps, noise, True, fwhm)
+            stamps = _leader_stamps(flux * _sources(kind, psf, trials, rng), noise, rng)
+            fits = fit_stamps(stamps, noise, True, psf)
             measured = {"snr": fits["snr"], "p_value": fits["p_value"], "dq": np.zeros(trials, int)}
             passed = np.count_nonzero(CRITERIA["psf_chi2"].passes(measured, {"snr_min": snr_min, "p_min": p_min}))
             rows.append((kind, float(flux), passed, trials))
@@ -75,11 +78,11 @@ def _leader_stamps(sources, noise, rng):
     return windows[np.arange(len(scenes)), y, x]
 
 
-def _sources(kind, fwhm, trials, rng):
+def _sources(kind, psf, trials, rng):
     """Return (trials, 7, 7) scenes of unit flux."""
     if kind == "star":
         dx, dy = rng.uniform(-0.5, 0.5, (2, trials))
-        return pixel_integrated_gaussian(dx, dy, fwhm, STAMP_SIZE + 2)
+        return psf.stars(dx, dy, psf.draw_modes(trials, rng), size=STAMP_SIZE + 2)
     templates = paint([[(0, 0), (0, 1), (1, 0)]]) if kind == "L" else rival_templates()[kind]
     scenes = np.pad(templates / templates.sum((1, 2), keepdims=True), ((0, 0), (1, 1), (1, 1)))
     if kind == "column":  # it goes on beyond the stamp

@@ -5,7 +5,7 @@ own frame. In sample it does, and the reference of those pixels is combined anew
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table, vstack
@@ -13,7 +13,7 @@ from astropy.table import Column, MaskedColumn, Table, vstack
 from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.candidates.detection import LEADER_COLUMNS, PATCH_SIZE, UNITS, Floors, Patches, detect_patches
 from sla1tools.candidates.leaders import STAMP_SIZE
-from sla1tools.candidates.psf import pixel_integrated_gaussian
+from sla1tools.candidates.psf import PSF, psf_of
 from sla1tools.candidates.selection import Criterion, first_failed
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.reference import DarkReference, middle_counts
@@ -113,21 +113,25 @@ def random_stars(parameters, frames: int, shape: tuple[int, int]) -> Table:
     -------
     stars : Table
         `frame_number`, `x_true`, `y_true` (sub-pixel, uniform over the frame's area), `flux_true` (log-uniform and
-        stratified), `fwhm_true`; seeded by `random_seed`. Frames take turns.
+        stratified), `modes` ((n, 3), drawn from the PSF's errors), `fwhm_true` (that of the PSF's Gaussian, with the
+        first mode's blur); seeded by `random_seed`. Frames take turns.
     """
     n = parameters.injections
     rng = np.random.default_rng(parameters.random_seed)
     low, high = np.log(parameters.injection_flux_range)
     flux = np.exp(low + (high - low) * (np.arange(n) + rng.random(n)) / max(n, 1))
-    return Table(
+    psf = psf_of(parameters)
+    stars = Table(
         {
             "frame_number": rng.permutation(np.arange(n) % frames),
             "x_true": rng.random(n) * shape[1] - 0.5,
             "y_true": rng.random(n) * shape[0] - 0.5,
             "flux_true": flux,
-            "fwhm_true": np.full(n, parameters.fwhm),
         }
     )
+    stars["modes"] = psf.draw_modes(n, rng)
+    stars["fwhm_true"] = psf.fwhm * (1 + stars["modes"][:, 0])
+    return stars
 
 
 def refuse_impossible(stars: Table, capture) -> None:
@@ -151,7 +155,7 @@ def refuse_impossible(stars: Table, capture) -> None:
             raise ParametersError(f"stars: {name} {values[wrong][0]:g} is not between {low:g} and {high:g}")
 
 
-def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng: np.random.Generator) -> np.ndarray:
+def add_stars(counts: np.ndarray, stars: Table, psf: PSF, scale: float, top_code: int, rng) -> np.ndarray:
     """Put one star into each patch of raw counts, as the camera would have recorded it.
 
     Parameters
@@ -159,7 +163,10 @@ def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng
     counts : (n, 7, 7) uint16 array
         Raw counts around each star's pixel; not changed.
     stars : Table
-        `x_true`, `y_true`, `flux_true` (electrons), `fwhm_true` (pixels), a row a patch.
+        `x_true`, `y_true`, `flux_true` (electrons), and `modes` or `fwhm_true` (pixels: the PSF, so much wider); a row
+        a patch.
+    psf : PSF
+        The stars' image.
     scale : float
         Electrons per count.
     top_code : int
@@ -173,7 +180,10 @@ def add_stars(counts: np.ndarray, stars: Table, scale: float, top_code: int, rng
         Electrons are drawn, divided by the scale, added, quantised and clipped.
     """
     x, y = np.asarray(stars["x_true"]), np.asarray(stars["y_true"])
-    share = pixel_integrated_gaussian(x - np.rint(x), y - np.rint(y), np.asarray(stars["fwhm_true"]), PATCH_SIZE)
+    modes = np.asarray(stars["modes"]) if "modes" in stars.colnames else None
+    if modes is None:
+        psf = replace(psf, fwhm=np.asarray(stars["fwhm_true"]))  # type: ignore[arg-type]  # one width a star
+    share = psf.stars(x - np.rint(x), y - np.rint(y), modes, psf.at(x, y), PATCH_SIZE)
     electrons = rng.poisson(share * np.asarray(stars["flux_true"])[:, None, None])
     return np.maximum(np.minimum(np.rint(counts + electrons / scale), top_code), counts).astype(np.uint16)
 
@@ -239,7 +249,7 @@ def _patches(capture, dark: DarkModel, stars: Table, rng: np.random.Generator) -
     raw = np.concatenate(
         [capture.frames[k].rows(0, capture.shape[0])[where[0][part], where[1][part]] for k, part in parts]
     )
-    starred = add_stars(raw, stars, dark.scale, capture.parameters.top_code, rng)
+    starred = add_stars(raw, stars, psf_of(capture.parameters), dark.scale, capture.parameters.top_code, rng)
     raw, starred = (
         np.concatenate([capture.correct(k, counts[part]) for k, part in parts]) for counts in (raw, starred)
     )

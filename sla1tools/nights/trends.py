@@ -31,7 +31,8 @@ from sla1tools.text import is_text, printable, shown
 SENSOR_KEYS = ("frame_shape", "dark_exposure", "scale_due_to_padding", "scale_due_to_gain")
 CUT_KEYS = (
     *("combination_method", "reference", "criterion", *CUTS, "neighbors"),
-    *("pixel_scale", "seeing_fwhm", "injection_flux_range"),
+    *("pixel_scale", "seeing_fwhm", "psf", "psf_size_error", "psf_shape_error", "psf_light_error"),
+    "injection_flux_range",
 )
 WINDOW = 20  # predecessors that a night is compared with: a slow drift shows in the plots
 LEAST_NIGHTS = 5

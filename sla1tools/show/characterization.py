@@ -5,7 +5,7 @@ from astropy.table import Table
 from IPython.display import HTML
 from scipy import ndimage, special
 
-from sla1tools.candidates.psf import pixel_integrated_gaussian
+from sla1tools.candidates.psf import psf_of
 from sla1tools.darks.classes import MEANINGS, PixelClass, name_of
 from sla1tools.darks.structure import deviation_histogram, frame_drift, profiles, smooth_level, spatial_variances, trend
 from sla1tools.measure import Measurement
@@ -172,7 +172,7 @@ def hits_per_frame(night: Measurement) -> dict[str, np.ndarray]:
 def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> HTML:
     """Run L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) on the middle of a frame's residual, bare and with stars.
 
-    The stars, 5000 e- of the night's FWHM, lie on a grid of 32 px; one counts as flagged if any of the 3x3 pixels at
+    The stars, 5000 e- of the night's PSF, lie on a grid of 32 px; one counts as flagged if any of the 3x3 pixels at
     its place is. One iteration at its default 4.5 sigma: it informs and decides nothing.
     """
     from ccdproc import cosmicray_lacosmic
@@ -182,8 +182,9 @@ def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> HTML:
     noise = float(np.median(night.dark.noise))
     places = [(y, x) for y in range(16, middle.shape[0] - 16, 32) for x in range(16, middle.shape[1] - 16, 32)]
     starred = middle.copy()
+    star = 5000 * psf_of(night.parameters).images(np.array([0.2]), np.array([-0.3]))[0, 0]
     for y, x in places:
-        starred[y - 2 : y + 3, x - 2 : x + 3] += 5000 * pixel_integrated_gaussian(0.2, -0.3, night.parameters.fwhm)[0]
+        starred[y - 2 : y + 3, x - 2 : x + 3] += star
     bare, full = (
         cosmicray_lacosmic(image, gain=1.0, readnoise=noise, niter=1, gain_apply=False)[1].astype(bool)
         for image in (middle, starred)

@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 
 from sla1tools.candidates.criteria import CRITERIA, in_words, neighbor_ratio
 from sla1tools.candidates.leaders import caption
+from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.rates import CONFIDENCE, frame_area, gaussian_expectation, poisson_rate
 from sla1tools.candidates.shapes import contaminant_pass_rates
 from sla1tools.darks.classes import PixelClass, names_in
@@ -132,7 +133,7 @@ def contaminants(night: Measurement) -> HTML:
     parameters = night.parameters
     fluxes = [700.0, 1500.0, 5000.0]
     noise = night.summary["dark"]["noise"]
-    rates = contaminant_pass_rates(parameters.fwhm, noise, fluxes, parameters.snr_min, parameters.p_min, 400, 1)
+    rates = contaminant_pass_rates(psf_of(parameters), noise, fluxes, parameters.snr_min, parameters.p_min, 400, 1)
     table = Table({"shape": list(dict.fromkeys(rates["kind"]))})
     for flux in fluxes:
         share = {row["kind"]: row["passed"] / row["trials"] for row in rates if row["flux"] == flux}

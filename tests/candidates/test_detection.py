@@ -10,6 +10,7 @@ from sla1tools.candidates import detection
 from sla1tools.candidates.criteria import candidates
 from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, FirstLook, Floors, detect, detect_night
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
+from sla1tools.candidates.psf import gaussian, psf_of
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import characterize
 from sla1tools.measure import measure_night
@@ -48,7 +49,7 @@ def slow_leaders(night, dark, k, reference):
     y, x = leaders["y"], leaders["x"]
     noise = cut_stamps(dark.sigma(counts, np.s_[:, :], reference), y, x)
     usable = (dark.classes.dq & BLOCKING == 0) & (counts < parameters.top_code)
-    fits = fit_stamps(cut_stamps(residual, y, x), noise, cut_stamps(usable, y, x, False), parameters.fwhm)
+    fits = fit_stamps(cut_stamps(residual, y, x), noise, cut_stamps(usable, y, x, False), psf_of(parameters))
     fits["x_fit"] += x
     fits["y_fit"] += y
     for name in PSF_COLUMNS:
@@ -58,7 +59,7 @@ def slow_leaders(night, dark, k, reference):
 
 def fast_leaders(night, dark, k, reference):
     parameters = night.parameters
-    look = FirstLook.of(dark, reference, parameters.fwhm)
+    look = FirstLook.of(dark, reference, psf_of(parameters))
     counts = night.rows(k, 0, night.shape[0])
     return detect(dark, look, night.names[k], counts, reference, Floors.of(parameters), parameters)
 
@@ -284,7 +285,7 @@ def test_frames_and_model_are_not_changed(defective):
     kept = [dark.reference.exact.copy(), dark.mean.copy(), dark.variance.copy(), dark.classes.dq.copy()]
     counts = defective.rows(0, 0, 128).copy()
     before = counts.copy()
-    look = FirstLook.of(dark, "leave_one_out", 2.0)
+    look = FirstLook.of(dark, "leave_one_out", gaussian(2.0))
     detect(dark, look, "a", counts, "leave_one_out", Floors(120.0, 4.0), defective.parameters)
     np.testing.assert_array_equal(counts, before)
     for old, new in zip(kept, (dark.reference.exact, dark.mean, dark.variance, dark.classes.dq), strict=True):

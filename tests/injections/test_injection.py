@@ -21,7 +21,7 @@ from starred_frames import (
 from sla1tools.candidates.criteria import CRITERIA, candidates
 from sla1tools.candidates.detection import LEADER_COLUMNS, Floors, Patches, detect_patches
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
-from sla1tools.candidates.psf import pixel_integrated_gaussian
+from sla1tools.candidates.psf import gaussian, pixel_integrated_gaussian
 from sla1tools.darks.classes import BLOCKING
 from sla1tools.darks.model import characterize
 from sla1tools.errors import ParametersError
@@ -49,7 +49,7 @@ def quiet_stars(monkeypatch):
     monkeypatch.setattr(
         injection,
         "add_stars",
-        lambda counts, stars, scale, top_code, rng: real(counts, stars, scale, top_code, Expected()),
+        lambda counts, stars, psf, scale, top_code, rng: real(counts, stars, psf, scale, top_code, Expected()),
     )
 
 
@@ -179,7 +179,13 @@ def test_stars_are_seeded_stratified_and_uniform_over_frames_and_area():
         assert np.ptp(np.bincount(np.rint(stars[name] % 1 * 8).astype(int) % 8)) < 200, "every sub-pixel phase"
         histogram, _ = np.histogram(stars[name], 8, (-0.5, size - 0.5))
         assert np.abs(histogram - 1000).max() < 5 * np.sqrt(1000)
-    assert set(stars["fwhm_true"]) == {2.0}
+    errors = np.array([0.1, 0.1, 0.1])
+    np.testing.assert_allclose(stars["modes"].std(axis=0), errors, rtol=0.05)
+    np.testing.assert_allclose(stars["fwhm_true"], 2.0 * (1 + stars["modes"][:, 0]))
+    exact = random_stars(parameters.model_copy(update={"psf_size_error": 0.0, "psf_shape_error": 0.0}), 7, shape)
+    assert not exact["modes"].any()
+    assert set(exact["fwhm_true"]) == {2.0}
+    np.testing.assert_array_equal(exact["x_true"], stars["x_true"])
 
 
 def test_the_same_seed_gives_the_same_trials_and_another_does_not(defective):
@@ -216,7 +222,7 @@ def test_a_star_is_added_in_counts_quantised_and_clipped():
     before = counts.copy()
     stars = stars_at([(0, 10.2, 20.4, 3000.0), (0, 4.5, 7.5, 200_000.0), (0, 3.0, 3.0, 1000.0)])
     rng, scale = Recorded(), 1.39 / 16
-    starred = add_stars(counts, stars, scale, 60_000, rng)
+    starred = add_stars(counts, stars, gaussian(2.0), scale, 60_000, rng)
     np.testing.assert_array_equal(counts, before)
     assert starred.dtype == np.uint16
     for i, (x, y, flux) in enumerate(zip(stars["x_true"], stars["y_true"], stars["flux_true"], strict=True)):
@@ -228,7 +234,9 @@ def test_a_star_is_added_in_counts_quantised_and_clipped():
     assert (starred[1] == 60_000).sum() > 5, "clipped at the top code"
     assert starred[1, 3, 4] == 65535, "a star does not lower a count"
     assert starred[2, 0, 0] == 60_500
-    noisy = add_stars(np.full((4000, 7, 7), 100, np.uint16), stars[[0] * 4000], 0.5, 65535, np.random.default_rng(2))
+    noisy = add_stars(
+        np.full((4000, 7, 7), 100, np.uint16), stars[[0] * 4000], gaussian(2.0), 0.5, 65535, np.random.default_rng(2)
+    )
     electrons = (noisy - 100.0) * 0.5
     np.testing.assert_allclose(electrons.mean(axis=0), rng.expected[0], atol=5 * np.sqrt(600 / 4000))
     np.testing.assert_allclose(electrons.var(axis=0), rng.expected[0], rtol=0.12, atol=0.5)

@@ -5,6 +5,7 @@ from astropy.table import Table
 from small_nights import parameters_of
 
 from sla1tools.candidates.detection import FirstLook, detect
+from sla1tools.candidates.psf import psf_of
 from sla1tools.frames.capture import judge_capture
 from sla1tools.injections import injection
 from sla1tools.simulate.night import simulate_counts, write_night
@@ -53,7 +54,7 @@ def put_into_frame(counts, star, patch):
 
 def frame_leaders(night, dark, k, floors):
     parameters = night.parameters
-    look = FirstLook.of(dark, parameters.reference, parameters.fwhm)
+    look = FirstLook.of(dark, parameters.reference, psf_of(parameters))
     counts = night.rows(k, 0, night.shape[0])
     return detect(dark, look, night.names[k], counts, parameters.reference, floors, parameters)
 
