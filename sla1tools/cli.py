@@ -285,6 +285,32 @@ def demo() -> None:
     _run_and_tell(parameters, working_folder() / "outputs", timeout=None)
 
 
+@main.command()
+@click.argument("frames", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FRAME...")
+@click.option("-f", "files", multiple=True, required=True, help="The night whose darks are of the frames' exposure.")
+@OVERRIDES
+@click.option(
+    "--to", type=click.Path(path_type=Path), default=Path("psf.json"), show_default=True, help="What to write."
+)
+def psf(frames, files, overrides, to) -> None:
+    """Measure the star's image on raw frames of stars, for `psf:` in a parameters file; a page goes beside it.
+
+    \b
+    sla1 psf stars/*.fits -f params/qhy42pro.yaml -f params/2024-05-08.yaml --to params/psf.json
+    """
+    from sla1tools.candidates.psf_measuring import BAD_FIT
+    from sla1tools.run.star_image import write_psf
+
+    measured = write_psf(frames, read_parameters(files, overrides), to)
+    errors = ", ".join(f"{name} {value:g}" for name, value in measured.as_json()["errors"].items())
+    click.echo(
+        f"{measured.count} stars, FWHM {measured.psf.fwhm:.2f} px, held-out χ²/dof {measured.chi2_per_dof:.2f}; "
+        f"errors: {errors}\n{to}\n{to.with_suffix('.html')}"
+    )
+    if measured.chi2_per_dof > BAD_FIT:
+        click.echo(f"warning: χ²/dof above {BAD_FIT}: the stars are not alike; see the page", err=True)
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[FILE]... [JUPYTERLAB ARGUMENTS]...")
 def lab(arguments) -> None:

@@ -1,0 +1,51 @@
+"""The file of a measured PSF, and the page beside it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sla1tools.candidates.psf_measuring import MeasuredPSF, measure_psf
+from sla1tools.candidates.star_frames import read_star_frames
+from sla1tools.darks.model import characterize
+from sla1tools.errors import ParametersError
+from sla1tools.frames.capture import judge_capture
+from sla1tools.parameters import Parameters
+from sla1tools.published import sha256_of
+from sla1tools.show.psf_page import psf_page
+
+
+def write_psf(paths: Sequence[Path], parameters: Parameters, to: Path) -> MeasuredPSF:
+    """Measure the PSF on frames of stars with a night's darks; write it, and a page of it beside.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Raw frames of stars; only read.
+    parameters : Parameters
+        Of the night whose darks are of the same camera and exposure.
+    to : path
+        The JSON file; the page has its name and `.html`.
+
+    Raises
+    ------
+    ParametersError
+        Where a file of that name is there already: nothing is overwritten.
+    NightError
+        Where the darks, the frames or their stars cannot be used.
+    """
+    page = to.with_suffix(".html")
+    for path in (to, page):
+        if path.exists():
+            raise ParametersError(f"{path} is there already; choose another name (--to)")
+    if len({path.name for path in paths}) < len(paths):
+        raise ParametersError("two frames have the same name; give each frame once")
+    capture = judge_capture(parameters)
+    capture.require_usable()
+    measured = measure_psf(read_star_frames(paths, characterize(capture), parameters), parameters.fwhm)
+    sources = [{"name": path.name, "sha256": sha256_of(path)} for path in paths]
+    try:
+        to.write_text(json.dumps(measured.as_json() | {"sources": sources}, indent=1) + "\n", encoding="utf-8")
+        page.write_text(psf_page(measured, [path.name for path in paths]), encoding="utf-8")
+    except OSError as error:
+        raise ParametersError(f"{error.filename}: cannot be written: {error.strerror}") from None
+    return measured
