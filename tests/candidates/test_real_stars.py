@@ -25,6 +25,7 @@ from real_star_tables import (
     typical_share,
 )
 from real_stars import P_MIN, STARS, reference_stars, sky_gain
+from star_psf import cut_by_cause, distance_from_uniform, hits_that_pass, recall
 from star_stamps import SHAPES, rival_stamps, rules, shape_chi2
 
 from sla1tools.candidates.psf import pixel_integrated_gaussian
@@ -209,6 +210,25 @@ def test_no_rule_that_was_tried_keeps_bright_stars_and_rejects_all_hits(analysis
     thrice = "3 × χ² below the best rival's"
     assert np.mean(of_stars[thrice]) > np.mean(of_stars["14 % excused, p ≥ 0.001"]) + 0.1
     assert np.sum(of_hits[thrice]) <= 1.3 * np.sum(of_hits["14 % excused, p ≥ 0.001"])
+
+
+def test_a_measured_psf_keeps_bright_stars_and_lets_no_hits_in(analysis):
+    way = analysis.ways["measured"]
+    assert (np.array(recall(way)) >= [27, 82, 98, 98, 97, 93, 95, 88]).all()
+    assert (np.array(distance_from_uniform(way)) <= [0.05, 0.06, 0.11, 0.13, 0.25]).all()
+    assert (hits_that_pass(way, analysis.hits) <= [16, 15, 4, 0, 0]).all()
+
+
+def test_without_a_star_frame_a_wide_gaussian_that_may_be_wrong_does_nearly_as_well(analysis):
+    way = analysis.ways["no star frame"]
+    assert (np.array(recall(way)[4:7]) >= [97, 92, 85]).all()
+    assert (hits_that_pass(way, analysis.hits)[:, 2:].sum(axis=1) <= 4).all()
+
+
+def test_a_bound_on_a_rivals_lead_would_not_help(analysis):
+    for _, lost, before, after in cut_by_cause(analysis.ways["measured"], analysis.hits):
+        assert lost < 0.02
+        assert after > 2 / 3 * before
 
 
 def test_real_stamps_need_more_flux(analysis):

@@ -14,6 +14,7 @@ from astropy.stats import binom_conf_interval, sigma_clipped_stats
 from astropy.table import Table, vstack
 from fitted import fit_stamps
 from real_stars import EDGES, P_MIN, Field, Judged, judge, measured_fwhm, read_field, stamps_of
+from star_psf import HIT_BANDS, Way, cut_by_cause, distance_from_uniform, hits_that_pass, recall, ways
 from star_stamps import (
     SHAPES,
     SHARE,
@@ -57,6 +58,7 @@ class Analysis:
     model: Table
     templates: Table
     hits: Table
+    ways: dict[str, Way]
 
     @property
     def finders(self) -> list[str]:
@@ -74,7 +76,7 @@ def analyse(sessions: Path, with_sep: bool) -> Analysis:
         alone = frame.stars[frame.stars["isolated"]]
         fits.append(misfit(field, k, alone, fwhm))
         fits[-1]["stamp"], fits[-1]["sigma"] = stamps_of(field, k, alone)
-    real = templates(field)
+    real, hits = templates(field), dark_hits(field, fwhm)
     twins = gaussian_twins(field, real, fwhm, np.random.default_rng(3))
     return Analysis(
         field=field,
@@ -85,7 +87,8 @@ def analyse(sessions: Path, with_sep: bool) -> Analysis:
         real=inject_stamps(field, np.array(real["stamp"]), FLUXES, fwhm, seed=5),
         model=inject_stamps(field, twins, FLUXES, fwhm, seed=5),
         templates=real,
-        hits=dark_hits(field, fwhm),
+        hits=hits,
+        ways=ways(field, fwhm, [frame.stars for frame in judged], hits),
     )
 
 
@@ -232,6 +235,37 @@ def facts_table(analysis: Analysis) -> list[list[str]]:
     return [["", "measured"], *([name, value] for name, value in facts.items())]
 
 
+def psf_recall_table(analysis: Analysis) -> list[list[str]]:
+    """Recall of isolated stars by each PSF, and how p spreads."""
+    rows = [["flux, e-", "isolated stars", *analysis.ways, *(f"KS of p, {name}" for name in analysis.ways)]]
+    found = [recall(way) for way in analysis.ways.values()]
+    spread = [distance_from_uniform(way) for way in analysis.ways.values()]
+    for i, (low, high) in enumerate(pairwise(EDGES[1:])):
+        stars = between(next(iter(analysis.ways.values())).stars, low, high)
+        shares = [f"{way[i]:.0f}" for way in found]
+        distances = [f"{way[i - 2]:.2f}" if 2 <= i < 7 else "-" for way in spread]
+        rows.append([_range(low, high), str(len(stars)), *shares, *distances])
+    return rows
+
+
+def psf_hits_table(analysis: Analysis) -> list[list[str]]:
+    """Hits of the darks that pass by each PSF; measured by the PSFs for each of the three frames."""
+    snr = np.asarray(analysis.hits["snr"])
+    rows = [["PSF", *(f"snr {_range(*band)}: of {np.sum((snr >= band[0]) & (snr < band[1]))}" for band in HIT_BANDS)]]
+    for name, way in analysis.ways.items():
+        counts = hits_that_pass(way, analysis.hits).T
+        rows.append([name, *(" / ".join(map(str, dict.fromkeys(map(int, count)))) for count in counts)])
+    return rows
+
+
+def cause_table(analysis: Analysis) -> list[list[str]]:
+    """What a bound on a rival's lead would do at snr 6 to 20."""
+    rows = [["frame tested", "bound on a rival's lead", "stars lost, %", "hits that pass", "with the bound"]]
+    for k, (bound, lost, before, after) in enumerate(cut_by_cause(analysis.ways["measured"], analysis.hits)):
+        rows.append([f"frame {k + 1}", f"{bound:.1f}", f"{100 * lost:.1f}", str(before), str(after)])
+    return rows
+
+
 def typical_share(fits: Table) -> float:
     """Median misfit of isolated stars that are bright enough to show it."""
     return float(np.nanmedian(between(fits, 5000, 100_000)["share"]))
@@ -284,6 +318,9 @@ TABLES = {
     "rivals": rival_table,
     "rules": rule_table,
     "injected": injected_table,
+    "psf recall": psf_recall_table,
+    "psf hits": psf_hits_table,
+    "cause": cause_table,
 }
 
 

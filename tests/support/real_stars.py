@@ -21,6 +21,7 @@ from sla1tools.candidates import criteria
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.matched_filter import greatest_snr
 from sla1tools.candidates.psf import pixel_integrated_gaussian
+from sla1tools.candidates.selection import one_per_star
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import characterize
 from sla1tools.darks.transfer import photon_transfer
@@ -188,7 +189,10 @@ def reference_stars(field: Field, k: int, fwhm: float) -> Table:
         fluxes.append(np.where(flux > 2.5 * error, flux, np.nan))
     flux = np.mean(fluxes, axis=0)
     flux, place = flux[np.isfinite(flux)], place[np.isfinite(flux)] + field.shift[k]
-    brightest = criteria.brightest_of_each_star(flux, cKDTree(place).query_pairs(REACH, output_type="ndarray"))
+    order = np.argsort(-flux, kind="stable")
+    pairs = cKDTree(place[order]).query_pairs(REACH, output_type="ndarray")
+    brightest = np.zeros(len(flux), bool)
+    brightest[order] = one_per_star(np.ones(len(flux), bool), pairs[np.lexsort(pairs.T[::-1])])
     return _described(field, k, place[brightest], flux[brightest])
 
 
@@ -214,12 +218,12 @@ def _described(field, k, place, flux):
 
 
 def measure(image, sigma, usable, saturated, threshold, fwhm) -> Table:
-    """All leaders of an image above a threshold (electrons), with what both criteria look at."""
+    """All leaders of an image above a threshold (electrons), with what both criteria look at; `fwhm` may be a PSF."""
     leaders = find_leaders(image, threshold)
     y, x = leaders["y"], leaders["x"]
     stamps = cut_stamps(image, y, x), cut_stamps(sigma, y, x, 1.0), cut_stamps(usable, y, x, False)
     bright = np.flatnonzero(greatest_snr(*stamps, fwhm) > GRID_MARGIN * SNR_MIN)
-    fit = fit_stamps(*(values[bright] for values in stamps), fwhm)
+    fit = fit_stamps(*(values[bright] for values in stamps), fwhm, places=(x[bright], y[bright]))
     for name in ("snr", "p_value"):
         leaders[name] = np.full(len(leaders), np.nan)
         leaders[name][bright] = fit[name]
