@@ -51,6 +51,7 @@ class Manifest(_Read):
     reasons: list[str] = []
     parameters: dict[str, Any] = {}
     inputs: list[Input] = []
+    psf_sha256: str | None = None
     versions: dict[str, str | None] = {}
     end: str = ""
     exit_status: int | None = None

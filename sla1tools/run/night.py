@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sla1tools.candidates.psf import psf_of
 from sla1tools.errors import NightError, Sla1Error
 from sla1tools.frames.capture import judge_capture, judged_files, read_known_pixels
 from sla1tools.measure import measure_night
@@ -19,6 +20,7 @@ from sla1tools.run.notebooks import execute, tagged_figures, title_of
 from sla1tools.run.products import write_products, write_summary
 from sla1tools.run.provenance import git_commit, versions
 from sla1tools.run.publishing import Claim, claim, refuse_to_mix
+from sla1tools.run.resuming import psf_digest
 from sla1tools.show.heading import Heading
 from sla1tools.text import moment
 
@@ -94,6 +96,7 @@ def run_night(
     require_capture(parameters)
     refuse_to_mix(parameters, outputs)
     read_known_pixels(parameters)
+    psf_of(parameters)
     with claim(outputs, night_path(parameters)) as claimed:
         manifest = _begun(parameters)
         try:
@@ -133,6 +136,7 @@ def _begun(parameters: Parameters) -> dict[str, Any]:
     """Begin a run's manifest."""
     return {
         "parameters": parameters.model_dump(mode="json") | {"products_directory": None},
+        "psf_sha256": psf_digest(parameters),
         "inputs": [],
         "versions": versions(),
         "git_commit": git_commit(),

@@ -14,7 +14,7 @@ from sla1tools.frames.capture import read_known_pixels, readable
 from sla1tools.frames.fits import read_bytes
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
-from sla1tools.published import FAILED, Manifest, night_path, read_manifest
+from sla1tools.published import FAILED, Manifest, night_path, read_manifest, sha256_of
 
 
 def is_current(parameters: Parameters, outputs: Path) -> bool:
@@ -23,8 +23,8 @@ def is_current(parameters: Parameters, outputs: Path) -> bool:
     Notes
     -----
     Compared are the parameters, this package's version, the names in the capture folder, the SHA-256 of every file that
-    a run reads, and the pixels that `known_pixels` marks. `sessions_directory` is compared as the place it names,
-    however it is written. The raw files are read only if all else is equal.
+    a run reads, `psf`'s among them, and the pixels that `known_pixels` marks. `sessions_directory` is compared as the
+    place it names, however it is written. The raw files are read only if all else is equal.
     """
     place = outputs / night_path(parameters)
     manifest = read_manifest(place)
@@ -38,10 +38,17 @@ def is_current(parameters: Parameters, outputs: Path) -> bool:
             and _same_parameters(manifest, parameters)
             and (place / "index.html").is_file()
             and (known is None or _same_known_pixels(place, known))
+            and manifest.psf_sha256 == psf_digest(parameters)
             and _same_inputs(manifest, parameters)
         )
     except (OSError, KeyError, TypeError, ValueError):  # a damaged product
         return False
+
+
+def psf_digest(parameters: Parameters) -> str | None:
+    """SHA-256 of the file that `psf` names; None where it names none, or one that is not there."""
+    path = parameters.psf and from_working_folder(parameters.psf)
+    return sha256_of(path) if path and path.is_file() else None
 
 
 def finished_since(parameters: Parameters, outputs: Path, since: str) -> tuple[str, tuple[str, ...]] | None:

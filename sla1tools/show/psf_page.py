@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sla1tools.candidates.psf import PSF
 from sla1tools.candidates.psf_measuring import BAD_FIT, MeasuredPSF, elongation, fine_image
 from sla1tools.show.figures import GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes, png
 from sla1tools.show.pages import page_css, page_template, policy
@@ -25,7 +26,7 @@ REASONS = {
 def psf_page(measured: MeasuredPSF, sources: Sequence[str]) -> str:
     """Return the page: self-contained, and asking nothing of the network."""
     counts = Counter(str(reason) for reason in measured.stars["reason"])
-    figures = [nine_places(measured), residuals(measured), fit_against_flux(measured), star_map(measured)]
+    figures = [nine_places(measured.psf), residuals(measured), fit_against_flux(measured), star_map(measured)]
     return page_template("psf.html.j2").render(
         policy=policy(""),
         css=page_css(with_explorer=False),
@@ -39,14 +40,16 @@ def psf_page(measured: MeasuredPSF, sources: Sequence[str]) -> str:
     )
 
 
-def nine_places(measured: MeasuredPSF) -> Drawing:
-    """Draw the star in the middle of the frame, at its corners and between, as pixels see it."""
-    psf = measured.psf
+def nine_places(psf: PSF) -> Drawing:
+    """Draw the star in the middle of the frame, at its corners and between, as pixels see it; once if all are alike."""
     ny, nx = psf.frame_shape
-    alt = "The star as pixels see it, at nine places of the frame; contours at a half and a tenth of its peak"
-    figure, axes = blank_axes(6.4, 6.6, alt, nrows=3, ncols=3)
-    for ax, (row, column) in zip(axes.flat, np.ndindex(3, 3), strict=True):
-        place = np.array([column / 2 * (nx - 1)]), np.array([(1 - row / 2) * (ny - 1)])
+    side = 3 if psf.varies else 1
+    where = "at nine places of the frame" if psf.varies else "all over the frame"
+    alt = f"The star as pixels see it, {where}; contours at a half and a tenth of its peak"
+    figure, axes = blank_axes(0.4 + 2 * side, 0.6 + 2 * side, alt, nrows=side, ncols=side, squeeze=False)
+    for ax, (row, column) in zip(axes.flat, np.ndindex(side, side), strict=True):
+        share_x, share_y = (column / 2, 1 - row / 2) if psf.varies else (0.5, 0.5)
+        place = np.array([share_x * (nx - 1)]), np.array([share_y * (ny - 1)])
         image = fine_image(psf, psf.at(*place)[0], REACH, 71)
         edges = (-REACH, REACH, -REACH, REACH)
         ax.imshow(np.arcsinh(100 * image / image.max()), origin="lower", extent=edges, cmap="gray")
@@ -54,7 +57,7 @@ def nine_places(measured: MeasuredPSF) -> Drawing:
         ax.contour(image, levels, origin="lower", extent=edges, colors=[IN_SAMPLE, HELD_OUT], linewidths=1)
         ax.set_title(f"x = {place[0][0]:.0f}, y = {place[1][0]:.0f}", fontsize=8)
         ax.tick_params(labelsize=7)
-    axes[2, 1].set_xlabel("px")
+    axes[-1, side // 2].set_xlabel("px")
     return figure
 
 

@@ -186,6 +186,17 @@ def test_other_known_pixels_make_it_run_again(job, tmp_path):
     assert run_one(marked).verdict == "ok"
 
 
+def test_another_psf_makes_it_run_again(job, tmp_path):
+    path, shape = tmp_path / "psf.json", job.parameters.frame_shape
+    values = {"fwhm": 2.0, "coefficients": [[[1.0]], [[0.0]], [[0.0]]], "frame_shape": shape}
+    path.write_text(json.dumps(values | {"errors": {"size": 0.05, "shape": 0.1, "light": 0.05}}))
+    with_psf = with_changes(job, psf=str(path))
+    assert run_one(with_psf).verdict == "ok"
+    assert run_one(with_psf).verdict == "current"
+    path.write_text(json.dumps(values | {"errors": {"size": 0.03, "shape": 0.1, "light": 0.05}}))
+    assert run_one(with_psf).verdict == "ok"
+
+
 def test_what_someone_else_did_meanwhile_counts(job):
     earlier = Job(job.parameters, job.outputs, True, "2000-01-01T00:00:00+00:00", __version__, "", notebooks=())
     assert run_one(earlier).verdict == "ok"
