@@ -296,7 +296,8 @@ def psf(frames, files, overrides, to) -> None:
     """Measure the star's image on raw frames of stars, for `psf:` in a parameters file; a page goes beside it.
 
     \b
-    sla1 psf stars/*.fits -f params/qhy42pro.yaml -f params/2024-05-08.yaml --to params/psf.json
+    Example:
+      sla1 psf stars/*.fits -f params/qhy42pro.yaml -f params/2024-05-08.yaml --to params/psf.json
     """
     from sla1tools.candidates.psf_measuring import BAD_FIT
     from sla1tools.run.star_image import write_psf
