@@ -240,7 +240,7 @@ def test_every_setting_is_measured_as_it_reads(parameters, changes):
     assert stars["snr"].min() >= chosen.snr_min
     assert stars["p_value"].min() >= chosen.p_min
     assert set(stars["reference"]) == {chosen.reference}
-    assert set(measured.trials["fwhm_true"]) == {chosen.seeing_fwhm / chosen.pixel_scale}
+    assert np.mean(measured.trials["fwhm_true"]) == pytest.approx(chosen.seeing_fwhm / chosen.pixel_scale, rel=0.03)
 
 
 def test_made_up_tables_have_the_columns_of_measured_ones(measured):
