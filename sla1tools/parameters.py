@@ -19,6 +19,22 @@ MOST_YAML = 2**20  # bytes
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
 
 
+class Published(BaseModel):
+    """Figures of the camera as somebody published them, to stand beside the measured ones; None where not given.
+
+    `read_noise` in electrons, `dark_current` in electrons per pixel and second at `temperature` (degrees Celsius),
+    `gain` in electrons per ADU.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    read_noise: float | None = Field(default=None, ge=0, le=1e6)
+    dark_current: float | None = Field(default=None, ge=0, le=1e9)
+    temperature: float | None = Field(default=None, ge=-273.15, le=200)
+    gain: float | None = Field(default=None, gt=0, le=1e6)
+    source: str | None = Field(default=None, max_length=200)
+
+
 class Parameters(BaseModel):
     """Everything that decides what a night's numbers are.
 
@@ -61,6 +77,7 @@ class Parameters(BaseModel):
     injections: int = Field(default=20000, ge=0, le=1_000_000)
     injection_flux_range: tuple[float, float] = (300.0, 15000.0)
     random_seed: int = Field(default=20240508, ge=0, lt=2**63)
+    published: Published | None = None
     night_hours: float = Field(default=8.0, ge=0.01, le=24)
     false_alarm_budget: float = Field(default=0.5, ge=1e-9, le=1e9)
     interactive: bool = True
@@ -280,7 +297,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any], source_of: Mappi
         key = str(item["loc"][0]) if item["loc"] else ""
         message = item["msg"].removeprefix("Value error, ")
         sources = {source_of[name]: None for name in source_of if name == key or (not key and name in message)}
-        where = ": ".join(part for part in (", ".join(sources) or source, key) if part)
+        within = ".".join(part for part in (key, *item["loc"][1:]) if isinstance(part, str))
+        where = ": ".join(part for part in (", ".join(sources) or source, within) if part)
         if key and item["type"] != "value_error":
             message += f"; got {_shortened(values.get(key))}"
         if item["type"] in ("float_type", "int_type") and _looks_like_a_number(values.get(key)):

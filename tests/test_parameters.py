@@ -415,3 +415,12 @@ def test_a_file_far_too_large_for_parameters(tmp_path):
         file.truncate(2**40)
     with pytest.raises(ParametersError, match="is larger than 1048576 bytes"):
         read_yaml(tmp_path / "large.yaml")
+
+
+def test_published_figures_are_a_strict_mapping():
+    given = validate({"published": {"read_noise": 1.58, "source": "a paper"}}, "x")
+    assert given.published.read_noise == 1.58
+    with pytest.raises(ParametersError, match=r"x: published.read_nois: Extra inputs are not permitted"):
+        validate({"published": {"read_nois": 1.58}}, "x")
+    with pytest.raises(ParametersError, match=r"x: published.gain: Input should be a valid number"):
+        validate({"published": {"gain": "much"}}, "x")

@@ -1,6 +1,7 @@
 """What the night's index page says: the summary's numbers turned into sentences and rows."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -199,6 +200,7 @@ def _numbers(summary: Mapping, parameters: Mapping) -> list[dict[str, str]]:
         ),
         ("pedestal", quantity(dark.get("pedestal"), "e-"), "level at which the variance would vanish"),
     ]
+    rows += _published(dark, parameters)
     for criterion in dict.fromkeys([_criterion(parameters), *CRITERIA]):  # the configured one first
         rows += _criterion_rows(summary, criterion)
     rows += [
@@ -227,6 +229,25 @@ def _criterion_rows(summary: Mapping, criterion: str) -> list[tuple[str, str, st
         (f"{criterion}: 50 % flux", _flux(completeness, "flux_50"), "half of the injected stars are found"),
         (f"{criterion}: 90 % flux", _flux(completeness, "flux_90"), "nine tenths are found"),
     ]
+
+
+def _published(dark: Mapping, parameters: Mapping) -> list[tuple[str, str, str]]:
+    """Rows to hold beside the measured ones: the shot noise of the level, and the camera's figures from elsewhere."""
+    rows = []
+    if (level := dark.get("level")) is not None and level >= 0:
+        told = "if all of the level is dark signal: one frame cannot have less noise"
+        rows.append(("shot noise of the level", quantity(math.sqrt(level), "e-"), told))
+    given = parameters.get("published") or {}
+    source, heat = given.get("source") or "published", given.get("temperature")
+    if (noise := given.get("read_noise")) is not None:
+        rows.append(("read noise, published", quantity(noise, "e-"), source))
+    if (current := given.get("dark_current")) is not None:
+        exposure = parameters.get("dark_exposure") or 30.0
+        told = f"{source}: {quantity(current, 'e-/s')}{'' if heat is None else f' at {heat:g} C'}"
+        rows.append(("dark signal, published", quantity(current * exposure, "e-"), told))
+    if (gain := given.get("gain")) is not None:
+        rows.append(("gain, published", quantity(gain, "e-/ADU"), source))
+    return rows
 
 
 def _rejected(frames: Mapping) -> int:

@@ -241,6 +241,28 @@ def test_budget_decides_the_advice():
     assert "exceeds the budget" in advice(0.1)
 
 
+def test_published_figures_stand_beside_the_measured_ones():
+    published = {"read_noise": 1.58, "dark_current": 2.2, "temperature": -20.0, "gain": 0.11, "source": "a paper"}
+    parameters = Parameters(published=published, dark_exposure=60.0).model_dump(mode="json")
+    page = night_page({"dark": {"level": 1296.0}}, {"parameters": parameters})
+    rows = {row["name"]: (row["value"], row["note"]) for row in page["numbers"]}
+    assert rows["shot noise of the level"][0] == "36 e-"
+    assert rows["read noise, published"] == ("1.58 e-", "a paper")
+    assert rows["dark signal, published"] == ("132 e-", "a paper: 2.2 e-/s at -20 C")
+    assert rows["gain, published"][0] == "0.11 e-/ADU"
+    assert not any("published" in row["name"] for row in night_page({"dark": {"level": 1.0}}, {})["numbers"])
+
+
+def test_the_first_doubt_gives_the_one_thing_to_do():
+    doubts = [
+        {"reason": "a", "meaning": "if the padding is 1, your 200 e- are 3,200 e-", "cure": "look up the gain"},
+        {"reason": "b", "meaning": "it means little", "cure": "look at the files"},
+    ]
+    verdict = night_page(SUMMARY, {"doubts": doubts})["verdict"]
+    assert verdict["actions"][:2] == ["Look up the gain.", "Look at the files."]
+    assert verdict["meaning"][0] == "If the padding is 1, your 200 e- are 3,200 e-."
+
+
 def test_quantities_read_well():
     assert quantity(float("nan")) == "not tested"
     assert quantity(12345.6, "e-") == "12,346 e-"
