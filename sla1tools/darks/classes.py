@@ -1,6 +1,6 @@
 """Pixel classes as DQ bit planes, each with what chance alone would flag.
 
-A frame's own flash must not class the pixel it falls on: noisy and unstable pixels need more than one odd frame.
+A frame's own flash must not classify the pixel it falls on: noisy and unstable pixels need more than one odd frame.
 """
 
 from collections.abc import Mapping
@@ -270,9 +270,9 @@ def _columns_and_rows(excess, spread, evidence) -> _Lines:
     unit = np.float32(256 / variance_ratio_ppf(0.5, statistics.frames - 1))
     odd, noisy, distance = [], [], []
     for axis, size in enumerate(excess.shape[::-1]):
-        some = (slice(None), slice(None, None, max(1, size // 1024)))[:: 1 if axis == 0 else -1]
-        levels = np.clip(excess[some], -32768, 32767).astype(np.int16)
-        noise = np.clip(statistics.variance[some] * (unit / prior[some]), 0, 65535).astype(np.uint16)
+        sampled = (slice(None), slice(None, None, max(1, size // 1024)))[:: 1 if axis == 0 else -1]
+        levels = np.clip(excess[sampled], -32768, 32767).astype(np.int16)
+        noise = np.clip(statistics.variance[sampled] * (unit / prior[sampled]), 0, 65535).astype(np.uint16)
         level_profile, noise_profile = line_medians(levels, 1 - axis), line_medians(noise, 1 - axis)
         sampling = 1.2533 * np.median(spread[:: max(1, len(spread) // 64)]) / np.sqrt(levels.shape[1 - axis])
         away, stands_out = _away(level_profile, max(sampling, evidence.step / 4))

@@ -52,12 +52,12 @@ def median_network(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
             k //= 2
         p *= 2
     needed = set(middle_places(n))
-    kept = []
+    used = []
     for i, j in reversed(pairs):
         if i in needed or j in needed:
-            kept.append((i, j, i in needed, j in needed))
+            used.append((i, j, i in needed, j in needed))
             needed |= {i, j}
-    return tuple(reversed(kept))
+    return tuple(reversed(used))
 
 
 def middle_places(n: int) -> tuple[int, ...]:

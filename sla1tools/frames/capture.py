@@ -149,9 +149,9 @@ class Capture:
         """Raise `NightError` if there are fewer frames than a held-out statistic needs."""
         if len(self.frames) < LEAST_FRAMES:
             reasons = Counter(item.reason.value for item in self.rejected)
-            told = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or self._unmatched()
+            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or self._unmatched()
             raise NightError(
-                f"{self.parameters.capture_directory}: not tested: {len(self.frames)} usable frames ({told}), "
+                f"{self.parameters.capture_directory}: not tested: {len(self.frames)} usable frames ({counts}), "
                 f"a held-out reference needs {LEAST_FRAMES}"
             )
 
@@ -317,9 +317,9 @@ def _judge_file(
 
 def _frame_of(path: Path, image: Image, parameters: Parameters, sha256: str, level: float) -> Frame:
     facts = read_facts(image.header, parameters)
-    said = {item.name: getattr(facts, item.name) for item in fields(facts)}
+    stated = {item.name: getattr(facts, item.name) for item in fields(facts)}
     return Frame(
-        **said | {"notes": (*image.notes, *facts.notes)},
+        **stated | {"notes": (*image.notes, *facts.notes)},
         name=readable(path.name),
         path=path,
         shape=parameters.frame_shape,

@@ -115,12 +115,12 @@ def positive(value) -> float | None:
 
 def _verdict(padding, declared, holds, pixels, multiples, step) -> str:
     share = f"{multiples:,} of {pixels:,} pixels ({multiples / pixels:.1%}) are multiples of {padding:g}"
-    said = "" if declared is None else f"; the headers declare {declared:.4g}"
+    declaration = "" if declared is None else f"; the headers declare {declared:.4g}"
     if padding == 1:
-        return f"No padding is configured; the codes' greatest common step is {step}{said}."
+        return f"No padding is configured; the codes' greatest common step is {step}{declaration}."
     if holds:
-        return f"The padding of {padding:g} holds: {share}, and the greatest common step is {step}{said}."
+        return f"The padding of {padding:g} holds: {share}, and the greatest common step is {step}{declaration}."
     return (
         f"The padding of {padding:g} does not hold: only {share}, where chance alone gives {1 / padding:.1%}, "
-        f"and the greatest common step is {step}{said}."
+        f"and the greatest common step is {step}{declaration}."
     )

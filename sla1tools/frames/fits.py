@@ -186,10 +186,10 @@ def _decode_first_image(contents: bytes, shape: tuple[int, int]):
 
 def _unlike_shape(found: tuple[int, ...], shape: tuple[int, int]) -> str:
     texts = (" x ".join(map(str, sides)) or "no" for sides in (found, shape))
-    told = "{} pixels, not {} (rows x columns)".format(*texts)
+    message = "{} pixels, not {} (rows x columns)".format(*texts)
     if found in ((2 * shape[0], shape[1]), (shape[0], 2 * shape[1])):
-        told += ": two halves of two gains, as from a camera that saves both? Set its read mode to one gain"
-    return told
+        message += ": two halves of two gains, as from a camera that saves both? Set its read mode to one gain"
+    return message
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ def unpack(contents: bytes, number: int, header: fits.Header, shape: tuple[int, 
         `not_fits`, where the tiles are of a kind that is not read, cannot be decoded, or end the decoder.
     """
     if header.get("ZCMPTYPE") not in SAFE_TILINGS:
-        told = f"tiles packed as {header.get('ZCMPTYPE')!r} are not read: unpack them first"
-        raise FrameError(Reason.NOT_FITS, told)
+        message = f"tiles packed as {header.get('ZCMPTYPE')!r} are not read: unpack them first"
+        raise FrameError(Reason.NOT_FITS, message)
     for name, value in ((header[key], header.get(f"ZVAL{key[5:]}")) for key in header if key.startswith("ZNAME")):
         if value not in SAFE_SETTINGS.get(name, (value,)):
             raise FrameError(Reason.NOT_FITS, f"tiles cannot be packed with {name} {value}")

@@ -297,16 +297,16 @@ class _States:
                 f"no code above {EIGHT_BIT - 1}: 8 bit, where the group's median is {median:.0f} counts",
             )
         if abs(heat - middle) > self.tolerance:
-            told = f"{heat:.2f} C, the group's middle is {middle:.2f} C (limit {self.tolerance:g} K)"
-            return Reason.TEMPERATURE, told
+            text = f"{heat:.2f} C, the group's middle is {middle:.2f} C (limit {self.tolerance:g} K)"
+            return Reason.TEMPERATURE, text
         if scale < IN_PLACE and (move := against.where_hot(self.samples[k], self.shape)):
             return Reason.GEOMETRY, f"{move}: so its hot pixels are the group's, in place they are at {scale:.2f}"
         if abs(level) > level_limit:
-            told = f"level {level:+.1f} sigma of a frame from the group's {median:.0f} counts (limit {level_limit:.3g})"
+            text = f"level {level:+.1f} sigma of a frame from the group's {median:.0f} counts (limit {level_limit:.3g})"
             more = (
                 f", and {hot}" if scale_out else "" if self.level_correction else "; level_correction would take it off"
             )
-            return Reason.LEVEL, told + more
+            return Reason.LEVEL, text + more
         if abs(math.log(noise)) > against.noise_limit:
             nearest = np.nanmin(self.first.spread[k]) / (math.sqrt(2) * against.unit)
             pattern = ": a pattern that moves, for some frames share its own" if nearest < NOISE_LIMIT < noise else ""
@@ -431,8 +431,8 @@ def _garbage_lines(samples, used, against, shape, top_code) -> dict[int, tuple[R
         for k in used:
             odd = np.flatnonzero(share[k] > np.maximum(GARBAGE_SHARE, usual))
             if len(odd):
-                told = f"garbage in {len(odd)} of its {word}, the first at {odd[0]}: over a quarter of the pixels"
-                found.setdefault(int(k), (Reason.ROWS, f"{told} beyond {GARBAGE_SIGMA:g} sigma"))
+                text = f"garbage in {len(odd)} of its {word}, the first at {odd[0]}: over a quarter of the pixels"
+                found.setdefault(int(k), (Reason.ROWS, f"{text} beyond {GARBAGE_SIGMA:g} sigma"))
     return found
 
 

@@ -45,9 +45,9 @@ def completeness_curve(flux: np.ndarray, recovered: np.ndarray, edges: np.ndarra
     injected = np.bincount(place, minlength=len(edges) - 1)
     found = np.bincount(place[recovered], minlength=len(edges) - 1)
     low, high = np.full((2, len(injected)), np.nan)
-    some = injected > 0
-    low[some], high[some] = binom_conf_interval(found[some], injected[some], CONFIDENCE, interval="wilson")
-    share = np.divide(found, injected, out=np.full(len(injected), np.nan), where=some)
+    tried = injected > 0
+    low[tried], high[tried] = binom_conf_interval(found[tried], injected[tried], CONFIDENCE, interval="wilson")
+    share = np.divide(found, injected, out=np.full(len(injected), np.nan), where=tried)
     center = np.sqrt(edges[1:] * edges[:-1])
     columns = {
         "flux": center,
@@ -145,9 +145,9 @@ def flux_limit_over_frames(
     row = np.unique(frame, return_inverse=True)[1]
     injected, found = _by_frame(row, flux, recovered, edges)
     drawn = np.random.default_rng(seed).integers(0, len(injected), (DRAWS, len(injected)))
-    some = injected.sum(axis=0) > 0
-    shares = found[drawn].sum(axis=1)[:, some] / np.maximum(injected[drawn].sum(axis=1)[:, some], 1)
-    centers = np.log(np.sqrt(edges[1:] * edges[:-1]))[some]
+    tried = injected.sum(axis=0) > 0
+    shares = found[drawn].sum(axis=1)[:, tried] / np.maximum(injected[drawn].sum(axis=1)[:, tried], 1)
+    centers = np.log(np.sqrt(edges[1:] * edges[:-1]))[tried]
     spread = np.nan_to_num(crossings(centers, shares, level), nan=np.inf)
     ends = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
     low, high = (float(np.exp(value)) if np.isfinite(value) else None for value in ends)

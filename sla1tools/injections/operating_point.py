@@ -97,10 +97,10 @@ def _passing(criterion: Criterion, rows: dict, axes: list) -> Iterator[np.ndarra
     (name, values), *rest = axes
     terms = [term for term in criterion.terms if (term.bound if isinstance(term.bound, str) else "") == name]
     for value in values:
-        kept = np.ones(len(rows[""]), bool)
+        held = np.ones(len(rows[""]), bool)
         for term in terms:
-            kept &= term.holds(rows, {name: value})
-        yield from _passing(criterion, {key: v[kept] for key, v in (rows if rest else {"": rows[""]}).items()}, rest)
+            held &= term.holds(rows, {name: value})
+        yield from _passing(criterion, {key: v[held] for key, v in (rows if rest else {"": rows[""]}).items()}, rest)
 
 
 def _alarms(criterion: Criterion, own: Table, axes: dict) -> np.ndarray:
@@ -127,11 +127,11 @@ def _found(criterion: Criterion, injections: Injections, flux_bin: np.ndarray, a
 
 
 def _flux_50(found, injected, edges) -> np.ndarray:
-    some = injected > 0
-    if np.count_nonzero(some) < 2:
+    tried = injected > 0
+    if np.count_nonzero(tried) < 2:
         return np.full(len(found), np.nan)
     center = np.log(edges[1:] * edges[:-1]) / 2
-    return np.exp(crossings(center[some], found[:, some] / injected[some], 0.5))
+    return np.exp(crossings(center[tried], found[:, tried] / injected[tried], 0.5))
 
 
 def operating_point(grid: Table, criterion: str, frames: int, budget: float) -> OperatingPoint | None:

@@ -44,7 +44,7 @@ class Job:
 
     `home` is the working folder, from which paths in parameters start; a worker has another.
     `since` is when the batch began: a run of the night that someone else ended later counts as this batch's. `topic`
-    is where the steps of the night are told, and the name of the file by which a worker knows the batch's outputs
+    is where the steps of the night are reported, and the name of the file by which a worker knows the batch's outputs
     (empty: they are not in question).
     """
 
@@ -141,7 +141,7 @@ def run_batch(
     for outcome in clashes:
         tell(outcome)
     with _usable(outputs, topic) as sign, _connect(scheduler, min(workers or _cores(), len(jobs))) as client:
-        _refuse_strangers(client, outputs, sign)
+        _refuse_unfit(client, outputs, sign)
         client.subscribe_topic(topic, lambda event: step(event[1]))
         waiting, losses = list(jobs), Counter[str]()
         while waiting:
@@ -229,7 +229,7 @@ def _connect(scheduler: str | None, workers: int) -> Iterator["Client"]:
         yield client
 
 
-def _refuse_strangers(client: "Client", outputs: Path, sign: Path) -> None:
+def _refuse_unfit(client: "Client", outputs: Path, sign: Path) -> None:
     """Refuse workers that would compute something else, or publish somewhere else."""
     answers = client.run(_introduce, str(sign), on_error="return")
     for address, answer in sorted(answers.items()):
@@ -320,8 +320,8 @@ def _run_counted(job: Job) -> tuple[str, Sequence[str]]:
     deaths = lines.count(job.topic)
     try:
         if deaths >= MOST_DEATHS:
-            told = f"ended the process that ran it {deaths} times; out of memory?"
-            return fail_night(job.parameters, job.outputs, told)
+            reason = f"ended the process that ran it {deaths} times; out of memory?"
+            return fail_night(job.parameters, job.outputs, reason)
         begun.write_text(f"{job.topic}\n" * (deaths + 1), encoding="utf-8")
         return _run_logged(job)
     finally:

@@ -84,11 +84,11 @@ def night_text(capture: Path, pattern: str = "*.fit*") -> str:
         values["scale_due_to_padding"] = float(declared or step)
         origins["scale_due_to_padding"] = "EGAINSAV or ADCBITS" if declared else f"all codes are multiples of {step}"
     lines = to_yaml(validate(values, str(capture)), values).splitlines()
-    told = [f"{line}  # {origins[line.partition(':')[0]]}" for line in lines]
-    told += [f"# {key}: not in the headers ({origin})" for key, value, origin in found if not value]
+    written = [f"{line}  # {origins[line.partition(':')[0]]}" for line in lines]
+    written += [f"# {key}: not in the headers ({origin})" for key, value, origin in found if not value]
     if "scale_due_to_padding" not in values:
-        told.append("# scale_due_to_padding: neither the headers (EGAINSAV, ADCBITS) nor the step of the codes tell")
-    return "\n".join([f"# {len(night.frames)} of {len(headers)} frames would be used.", *told, ""])
+        written.append("# scale_due_to_padding: neither the headers (EGAINSAV, ADCBITS) nor the step of the codes tell")
+    return "\n".join([f"# {len(night.frames)} of {len(headers)} frames would be used.", *written, ""])
 
 
 def _headers(capture: Path, pattern: str, keys: Sequence[str]) -> list[dict[str, str]]:

@@ -607,9 +607,9 @@ def test_a_worker_that_does_not_see_the_outputs_is_refused(tmp_path):
 
     sign = tmp_path / "sign"
     sign.touch()
-    batch_module._refuse_strangers(Client(lambda introduce, sign: introduce(sign)), tmp_path, sign)
+    batch_module._refuse_unfit(Client(lambda introduce, sign: introduce(sign)), tmp_path, sign)
     with pytest.raises(ParametersError, match=r"worker tcp://10.0.0.7:40000: does not see .*: use a folder that all"):
-        batch_module._refuse_strangers(Client(lambda introduce, sign: introduce(sign + "?")), tmp_path, sign)
+        batch_module._refuse_unfit(Client(lambda introduce, sign: introduce(sign + "?")), tmp_path, sign)
     lost = ModuleNotFoundError("No module named 'sla1tools'")
     with pytest.raises(ParametersError, match="cannot run nights: ModuleNotFoundError: No module named 'sla1tools'"):
-        batch_module._refuse_strangers(Client(lambda *_: lost), tmp_path, sign)
+        batch_module._refuse_unfit(Client(lambda *_: lost), tmp_path, sign)
