@@ -136,6 +136,7 @@ def test_two_runs_agree_to_the_byte_and_touch_nothing(measured, parameters):
 
 
 @pytest.mark.parametrize(("threads", "order"), [("1", "0"), ("4", "12345")])
+@pytest.mark.slow
 def test_another_program_with_other_threads_and_hashes_writes_the_same_bytes(
     measured, parameters, tmp_path, threads, order
 ):
@@ -214,6 +215,7 @@ def test_tables_have_the_contracts_columns(measured):
     ],
     ids=lambda changes: next(iter(changes)),
 )
+@pytest.mark.slow
 def test_every_setting_is_measured_as_it_reads(parameters, changes):
     """Candidates of either criterion against plain numpy and the cuts' own words, settings of both applied."""
     measured = measure_night(parameters.model_copy(update={"injections": 200} | changes))

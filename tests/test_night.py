@@ -64,6 +64,7 @@ def files_of(parameters, folder):
     return folder / "camera.yaml", folder / "night.yaml"
 
 
+@pytest.mark.slow
 def test_every_way_to_open_a_night_gives_the_same_numbers(
     night, measured, parameters, published, tmp_path, monkeypatch
 ):
@@ -260,6 +261,7 @@ def test_a_night_says_what_it_is_in_three_lines(night):
     assert repr(night) == str(night)
 
 
+@pytest.mark.slow
 def test_the_explorer_starts_from_the_nights_tables(night):
     assert "candidates" in night.explore().caption
     assert night.explore("injections").caption != night.explore().caption

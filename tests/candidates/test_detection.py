@@ -88,6 +88,7 @@ def test_the_first_look_loses_no_leader_above_the_floor(tmp_path, fwhm, clean):
 @pytest.mark.parametrize("reference", ["leave_one_out", "all"])
 @pytest.mark.parametrize("method", ["median", "average"])
 @pytest.mark.parametrize("frames", [4, 5])
+@pytest.mark.slow
 def test_a_row_says_what_the_definitions_say(tmp_path, frames, method, reference, neighbors):
     night, _ = write_small_night(tmp_path, frames, (128, 100), 5, clean=False, stars=faint_stars(150, 2.0))
     night = with_parameters(night, combination_method=method, neighbors=neighbors, reference=reference)

@@ -137,6 +137,7 @@ def fit_known_slowly(stamp, noise, psf):
 
 
 @pytest.mark.parametrize("flux", [1000, 3000, 30_000, 100_000])
+@pytest.mark.slow
 def test_fit_with_modes_agrees_with_scipy(measured_psf, flux):
     stamps = simulate_known(measured_psf, flux, 40.0, 20, seed=flux)
     fits = fit_stamps(stamps, 40.0, True, measured_psf)
@@ -234,6 +235,7 @@ def test_a_bright_shape_is_named_and_is_no_star(name):
 @pytest.mark.parametrize("masked", [0.0, 0.15])
 @pytest.mark.parametrize("leaders", [False, True], ids=["on the star's pixel", "on the brightest pixel"])
 @pytest.mark.parametrize(("flux", "noise"), [(700, 40), (1000, 37), (2000, 38), (5000, 40), (15000, 37)])
+@pytest.mark.slow
 def test_p_value_of_stars_is_uniform(flux, noise, leaders, masked):
     stamps, _, _ = simulate_stars(flux, noise, 4000, seed=flux + leaders, leaders=leaders)
     valid = mask_pixels(stamps.shape, masked, seed=9) if masked else np.ones(stamps.shape, bool)
@@ -256,6 +258,7 @@ def test_stars_pass(flux, least):
     assert passes(fit_stamps(stamps, 37.0, True, 2.0)).mean() >= least
 
 
+@pytest.mark.slow
 def test_half_of_the_stars_pass_near_740_electrons():
     fluxes = np.arange(640, 860, 20)
     shares = [passes(fit_stamps(simulate_stars(f, 40, 4000, 11, leaders=True)[0], 40.0, True, 2.0)) for f in fluxes]
@@ -456,6 +459,7 @@ def test_input_of_other_types_is_taken_and_left_alone():
     assert_same(fit_stamps(stamps, noise, valid, 2.0), fit_stamps(stamps.astype(float), 38, True, 2.0))
 
 
+@pytest.mark.slow
 def test_what_else_passes_for_a_star():
     rates = contaminant_pass_rates(2.0, 37.0, [700, 1500, 5000], 6.0, 1e-3, trials=1500, seed=22)
     assert rates.colnames == ["kind", "flux", "passed", "trials"]

@@ -27,6 +27,7 @@ def as_rows(leaders):
     residuals, st.sampled_from([-100.0, 0.0, 20.0, 99.0, 100.0, 200.0]), st.sampled_from([0.0, 0.1, 0.3, 1 / 3, 1.0])
 )
 @pytest.mark.parametrize("neighbors", [4, 8])
+@pytest.mark.slow
 def test_leaders_and_candidates_are_the_observers(neighbors, residual, threshold, ratio):
     before = residual.copy()
     leaders = find_leaders(residual, threshold, neighbors)

@@ -383,6 +383,7 @@ def limits_of(night, dark):
     return curves, {name: flux_limit(curve, 0.5) for name, curve in curves.items()}
 
 
+@pytest.mark.slow
 def test_at_their_defaults_the_psf_finds_stars_of_less_than_half_the_flux(gaussian_night):
     night, dark = gaussian_night
     curves, limits = limits_of(night, dark)

@@ -118,6 +118,7 @@ def test_variance_of_a_residual(n, reference, method):
 
 
 @pytest.mark.parametrize("n", [3, 5, 10, 50])
+@pytest.mark.slow
 def test_held_out_ratios_are_standard_at_every_level(n):
     """At N = 3 one degree of freedom is left: the level model carries the noise."""
     shape = (256, 512) if n < 50 else (96, 256)

@@ -400,6 +400,7 @@ def test_the_fake_stays():
 
 
 @pytest.mark.parametrize("neighbors", [4, 8])
+@pytest.mark.slow
 def test_patches_are_searched_as_the_frame_is(neighbors):
     """Patches around every pixel of a frame full of ties and gaps have the leaders and stamps of the frame."""
     rng = np.random.default_rng(neighbors)

@@ -32,6 +32,7 @@ def places(changes):
     return {name: set(map(tuple, getattr(changes, name).tolist())) for name in ("new", "returned", "vanished")}
 
 
+@pytest.mark.slow
 def test_limits_flag_three_in_a_thousand_sound_nights():
     """However many predecessors: together to a fifth, and none of their numbers far off."""
     each = 3000
@@ -160,6 +161,7 @@ def test_recurrent_candidates_become_a_mask(tmp_path):
     assert [(row["x"], row["y"], row["nights"]) for row in rows] == [(5, 6, 2), (39, 31, 2)]
 
 
+@pytest.mark.slow
 def test_a_list_that_is_used_does_not_forget(tmp_path):
     """Nights that left a listed pixel out cannot show it again; a pixel that no night left out is dropped."""
     for number in (0, 1):
@@ -202,6 +204,7 @@ def test_nothing_there_and_nothing_writable(tmp_path):
         write_trends(tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_the_same_page_again_from_the_kept_lists(tmp_path):
     for number in range(3):
         publish(tmp_path, number, bad={(number, 2)}, candidates=[(5, 6)])

@@ -142,6 +142,7 @@ def with_changes(job, **changes):
     return Job(job.parameters.model_copy(update=changes), job.outputs, False, moment(), __version__, "", notebooks=())
 
 
+@pytest.mark.slow
 def test_whatever_a_run_depends_on_makes_it_run_again(job, tmp_path, monkeypatch):
     folder, empty = job.parameters.capture_directory, job.parameters.capture_directory / "00009.fits"
     empty.touch()
@@ -173,6 +174,7 @@ def test_whatever_a_run_depends_on_makes_it_run_again(job, tmp_path, monkeypatch
     assert not is_current(current, outputs)
 
 
+@pytest.mark.slow
 def test_other_known_pixels_make_it_run_again(job, tmp_path):
     from astropy.table import Table
 
@@ -226,6 +228,7 @@ def test_busy_is_told_and_nothing_is_touched(job, monkeypatch):
         (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
     ],
 )
+@pytest.mark.slow
 def test_a_failure_is_an_outcome(job, monkeypatch, trouble, words):
     def fail(*_):
         raise trouble

@@ -26,6 +26,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.slow
 def test_fault_is_named_and_what_ran_is_kept(tmp_path, name):
     target = tmp_path / "executed.ipynb"
     with pytest.raises(NotebookError, match=FAULTS[name]):
@@ -67,6 +68,7 @@ def test_notebook_that_is_not_there(tmp_path):
         execute(tmp_path / "absent.ipynb", tmp_path / "executed.ipynb", {})
 
 
+@pytest.mark.slow
 def test_threads_do_not_mix(tmp_path):
     failures = []
 
@@ -108,6 +110,7 @@ def meddle(folder, told):
     startup.write_text(f"open({str(told)!r}, 'a').write('startup')\n")
 
 
+@pytest.mark.slow
 def test_a_kernel_is_moved_by_nothing_of_its_callers(tmp_path, monkeypatch):
     told, caller = tmp_path / "told", tmp_path / "caller"
     cells = [
