@@ -1,5 +1,6 @@
 """What the notebooks show: small tables and samples, each a selection on a measured night."""
 
+import html
 import re
 from collections.abc import Sequence
 
@@ -30,8 +31,9 @@ def shown(table: Table) -> HTML:
 
 
 def remarks(texts: Sequence[str]) -> HTML:
-    """Show remarks, a row each; what they quote from files and headers is escaped."""
-    return shown(Table({"remark": list(texts) or ["none"]}))
+    """Show remarks as a list, which wraps on a narrow page; what they quote from files and headers is escaped."""
+    items = (f"<li>{html.escape(printable(text))}</li>" for text in texts or ["none"])
+    return HTML(f"<ul>{''.join(items)}</ul>")
 
 
 def candidate_counts(night: Measurement) -> HTML:
