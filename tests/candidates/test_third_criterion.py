@@ -17,6 +17,7 @@ from browser import browser, offline  # noqa: F401
 
 import sla1tools
 
+pytestmark = pytest.mark.slow
 ROOT = Path(sla1tools.__file__).parent.parent
 CRITERION = """    Criterion(
         name="sharpness",

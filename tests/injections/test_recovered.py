@@ -22,6 +22,7 @@ from sla1tools.candidates.detection import Floors
 from sla1tools.darks.model import characterize
 from sla1tools.injections.injection import inject
 
+pytestmark = pytest.mark.slow
 FRAMES = 6
 COUNTED = ("peak", "neighbor_min")  # to the bit; noise and fit are learnt from the starred frames too: within 2 %
 
@@ -86,7 +87,6 @@ def in_frame(criterion, rows, cuts):
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-@pytest.mark.slow
 def test_every_setting_finds_what_a_search_of_the_whole_frame_finds(searched, name):
     night, injections, pairs, floors = searched
     criterion = CRITERIA[name]
@@ -107,7 +107,6 @@ def test_every_setting_finds_what_a_search_of_the_whole_frame_finds(searched, na
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-@pytest.mark.slow
 def test_other_candidates_nearby_matter_only_within_three_pixels(searched, name):
     """The approximation that `Injections.recovered` states: a leader of the frame 2 px from the star's own."""
     night, _, pairs, floors = searched
