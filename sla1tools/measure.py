@@ -281,5 +281,5 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
             "curve": [{name: _finite(row[name]) for name in curve.colnames} for row in curve] if len(trials) else [],
         },
         "between_frames": (chance, shares),
-        "operating_point": None if point is None else asdict(point),
+        "operating_point": None if point is None or "found" in leaders.meta else asdict(point),
     }

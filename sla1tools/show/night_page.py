@@ -97,6 +97,9 @@ def _headline(summary: Mapping, parameters: Mapping) -> str:
     used = _used(summary)
     if found is None or used is None:
         return "False alarms: not tested"
+    alarms = _of(summary, "false_alarms_per_frame", _criterion(parameters))
+    if found and "rate" in alarms and alarms["rate"] is None:
+        return f"More false alarms than can be measured in {counted(used, 'dark')}"
     return f"{counted(found, 'false alarm') if found else 'No false alarm'} in {counted(used, 'dark')}"
 
 

@@ -197,6 +197,7 @@ def test_more_leaders_than_can_be_measured_are_counted_and_the_highest_kept(defe
     assert crowded.summary["reasons"][0].startswith("this is no night of darks, or it drifts: ")
     for rate in crowded.summary["false_alarms_per_frame"].values():
         assert (rate["rate"], rate["low"], rate["high"]) == (None, None, None)
+    assert set(crowded.summary["operating_point"].values()) == {None}
     for frame in night.names:
         own, all_of_it = (m.leaders[m.leaders["frame"] == frame] for m in (crowded, usual))
         assert 0 < len(own) <= 2 * share

@@ -263,6 +263,15 @@ def test_the_first_doubt_gives_the_one_thing_to_do():
     assert verdict["meaning"][0] == "If the padding is 1, your 200 e- are 3,200 e-."
 
 
+def test_a_rate_that_is_not_known_is_no_headline():
+    crowded = {
+        "frames": {"used": ["a", "b", "c"]},
+        "candidates": {"neighbor_ratio": {"held_out": 2574}},
+        "false_alarms_per_frame": {"neighbor_ratio": {"rate": None, "low": None, "high": None}},
+    }
+    assert night_page(crowded, {})["verdict"]["headline"] == "More false alarms than can be measured in 3 darks"
+
+
 def test_quantities_read_well():
     assert quantity(float("nan")) == "not tested"
     assert quantity(12345.6, "e-") == "12,346 e-"
