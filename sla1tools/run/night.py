@@ -115,7 +115,7 @@ def run_night(
             _publish_failure(claimed, manifest, error, exit_status=3)
             raise
         except OSError as error:
-            failure = Sla1Error(f"{error.filename or claimed.staging}: {error.strerror or error}")
+            failure = Sla1Error(f"{error.filename or claimed.outputs / claimed.night}: {error.strerror or error}")
             return NightResult("failed", (str(failure),), _publish_failure(claimed, manifest, failure))
         except Sla1Error as error:
             return NightResult("failed", (str(error),), _publish_failure(claimed, manifest, error))

@@ -1,8 +1,13 @@
 """The page of all nights: limits, pixels that come back, and a page that stays alive and harmless."""
 
+import io
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tracemalloc
 import warnings
 
 import nbformat
@@ -416,3 +421,112 @@ def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monke
     assert (60, 40) not in candidate_pixels(folder / "candidates.ecsv", shape)
     write_trends(outputs)
     assert np.argwhere(fits.getdata(known)).tolist() == [[40, 60]]
+
+
+def in_json(name, *keys, value):
+    """Damage: one value of a file of JSON."""
+
+    def change(folder):
+        whole = json.loads((folder / name).read_text(encoding="utf-8"))
+        part = whole
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = value
+        (folder / name).write_text(json.dumps(whole), encoding="utf-8")
+
+    return change
+
+
+def in_header(key, value):
+    return lambda folder: fits.setval(folder / "master_dark.fits", key, value=value)
+
+
+def replaced_by(name, make):
+    def change(folder):
+        (folder / name).unlink()
+        make(folder / name)
+
+    return change
+
+
+def other_cache(contents):
+    """Damage: the kept list of the night's bad pixels is something else."""
+
+    def change(folder):
+        outputs = folder.parents[2]
+        write_trends(outputs)
+        for path in (outputs / ".trends").glob("*.npy"):
+            path.write_bytes(contents)
+
+    return change
+
+
+def npy(array, allow_pickle=False):
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=allow_pickle)
+    return file.getvalue()
+
+
+ROWS = "# %ECSV 1.0\n# ---\n# datatype:\n# - {name: frame, datatype: string}\nframe x y\n"
+UNREADABLE_BY = {
+    "level of 309 digits": in_json("summary.json", "dark", "level", value=1e308),
+    "interval of 309 digits": in_json(
+        "summary.json", "completeness", "neighbor_ratio", "flux_50", "high", value=-1e308
+    ),
+    "cut of 309 digits": in_json("summary.json", "operating_point", "neighbor_ratio", "cuts", "ratio", value=1e308),
+    "pixels of 400 digits": in_json("summary.json", "pixels", "hot", value=10**400),
+    "text for a number": in_json("summary.json", "dark", "noise", value="<b>"),
+    "list for a mapping": in_json("summary.json", "dark", value=[1]),
+    "summary nested for ever": replaced_by("summary.json", lambda path: path.write_text("[" * 10**6)),
+    "summary a pipe": replaced_by("summary.json", os.mkfifo),
+    "summary a device": replaced_by("summary.json", lambda path: path.symlink_to("/dev/zero")),
+    "summary a folder": replaced_by("summary.json", lambda path: path.mkdir()),
+    "manifest nested for ever": replaced_by("manifest.json", lambda path: path.write_text("[" * 10**6)),
+    "temperature beyond any": in_header("CCD-TEMP", 1e307),
+    "year 1": in_header("DATE-BEG", "0001-01-01T00:00:00"),
+    "year 9999": in_header("DATE-BEG", "9999-12-31T23:59:59"),
+    "no date at all": in_header("DATE-BEG", "yesterday"),
+    "place beyond the frame": lambda folder: (folder / "candidates.ecsv").write_text(ROWS + "a 40 3\n"),
+    "place of 400 digits": lambda folder: (folder / "candidates.ecsv").write_text(ROWS + f"a {10**400} 3\n"),
+    "candidates a pipe": replaced_by("candidates.ecsv", os.mkfifo),
+}
+HARMLESS = {
+    "frames of 4 gigapixels": in_json("manifest.json", "parameters", "frame_shape", value=[65535, 65535]),
+    "frames larger than their file": in_json("manifest.json", "parameters", "frame_shape", value=[16384, 16384]),
+    "master a pipe": replaced_by("master_dark.fits", os.mkfifo),
+    "kept list of floats": other_cache(npy(np.array([[1.5, 2.0]]))),
+    "kept list of programs": other_cache(npy(np.array([[object]]), allow_pickle=True)),
+    "kept list outside": other_cache(npy(np.array([[10**6, 16]], np.int32))),
+    "kept list of one column": other_cache(npy(np.array([3], np.int32))),
+    "kept list a promise": other_cache(npy(np.zeros((2, 2), np.int32)).replace(b"(2, 2)", b"(2000000000, 2)"[:6])),
+    "kept list nothing": other_cache(b""),
+}
+
+
+FIRST = "2024-01-01/03_38_48/Dark30s"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX")
+@pytest.mark.parametrize("damage", [*UNREADABLE_BY, *HARMLESS])
+def test_damaged_files_make_their_night_unreadable_on_a_page_that_is_written(tmp_path, damage):
+    folders = [publish(tmp_path, number, bad=[(1, 2)], candidates=[(5, 6)]) for number in range(2)]
+    (UNREADABLE_BY | HARMLESS)[damage](folders[1])
+    tracemalloc.start()
+    text = write_trends(tmp_path).read_text(encoding="utf-8")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6
+    assert text.count("data-verdict=") == 2
+    assert text.count('data-verdict="unreadable"') == (damage in UNREADABLE_BY)
+    assert not re.search(r"\d{30}", re.sub(r"data:[^\"]*", "", text))
+    assert {record.path: record.values.get("level") for record in read_nights(tmp_path)}[FIRST] == 1300.0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="such names are POSIX")
+def test_a_folder_whose_name_is_no_text_is_left_out_and_named(tmp_path, caplog):
+    folder = publish(tmp_path, 0)
+    shutil.copytree(folder, folder.with_name(os.fsdecode(b"Dark\xff")))
+    text = write_trends(tmp_path).read_text(encoding="utf-8")
+    assert text.count("data-verdict=") == 1
+    assert "left out" in caplog.text
+    assert "Dark\\udcff" in caplog.text
