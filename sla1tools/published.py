@@ -5,6 +5,7 @@ a model of what they may say.
 """
 
 import hashlib
+import io
 import json
 import os
 from dataclasses import fields, is_dataclass
@@ -195,11 +196,16 @@ def store(value: Any, folder: Path) -> None:
     arrays: list[np.ndarray] = []
     tree = _packed(value, arrays)
     folder.mkdir(mode=0o700)
-    paths = [folder / f"{number}.npy" for number in range(len(arrays))]
-    for path, array in zip(paths, arrays, strict=True):
-        np.save(path, array, allow_pickle=False)
-    index = {"name": folder.name, "sha256": [sha256_of(path) for path in paths], "value": tree}
+    digests = [_save(folder / f"{number}.npy", array) for number, array in enumerate(arrays)]
+    index = {"name": folder.name, "sha256": digests, "value": tree}
     (folder / INDEX).write_text(json.dumps(index, default=_json_value), encoding="utf-8")
+
+
+def _save(path: Path, array: np.ndarray) -> str:
+    contents = io.BytesIO()  # numpy, writing a file itself, would not say why a disk refuses
+    np.save(contents, array, allow_pickle=False)
+    path.write_bytes(contents.getbuffer())
+    return hashlib.sha256(contents.getbuffer()).hexdigest()
 
 
 def stored(kind: type[Record], folder: Path) -> Record:
