@@ -16,8 +16,9 @@ from small_nights import parameters_of
 
 import sla1tools.frames.fits
 from sla1tools.errors import NightError, Reason
-from sla1tools.frames.capture import judge_capture
+from sla1tools.frames.capture import judge_capture, readable
 from sla1tools.simulate.night import simulate_counts, write_night
+from sla1tools.text import printable
 
 MOST_MEMORY = 80e6  # bytes: an unpacked file may have 17 MB at this shape, and is held a few times over
 MOST_SECONDS = 5.0
@@ -82,7 +83,7 @@ def test_fault(night_of, counts, name):
     before = digests(directory)
     night = judged_within_bounds(parameters)
     verdicts = verdicts_of(night)
-    name = spoiled.name.encode("utf-8", "backslashreplace").decode()
+    name = readable(spoiled.name)
     assert set(verdicts) == {*os.listdir(directory)} - {spoiled.name} | {name}
     assert verdicts[name] == fault.verdict
     assert fault.remark in remarks_on(night, name)
@@ -258,16 +259,26 @@ def rewrite(path):
     os.utime(path, ns=(later, later))
 
 
+def swap(path):
+    """Put another frame of the same size in its place, with the same time of change."""
+    counts, header, time = fits.getdata(path), fits.getheader(path), path.stat().st_mtime_ns
+    other = path.with_name("other")
+    fits.writeto(other, counts[::-1], header)
+    os.utime(other, ns=(time, time))
+    other.replace(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (rewrite, "changed while it was being used; run again"),
+        (swap, "changed while it was being used; run again"),
         (cut(HEADER + 100), "changed while it was being used; run again"),
         (contents(lambda old: old + bytes(HEADER)), "changed while it was being used; run again"),
         (lambda path: path.unlink(), "can no longer be read: No such file or directory; run again"),
         (replaced(lambda path: path.mkdir()), "can no longer be read: Is a directory; run again"),
     ],
-    ids=["rewritten", "cut", "longer", "deleted", "a folder now"],
+    ids=["rewritten", "another of equal size and time", "cut", "longer", "deleted", "a folder now"],
 )
 def test_file_that_changes_after_its_verdict(night_of, counts, change, message):
     night = judge_capture(night_of())
@@ -348,3 +359,16 @@ def test_hostile_text_in_cards_that_are_read(night_of, name, key):
     expected |= {"GAIN": "gain", "CCD-TEMP": "temperature", "XBINNING": "binning"} if number else {}
     assert verdicts[SPOILED] == expected.get(key, "used")
     assert sum(verdict == "used" for verdict in verdicts.values()) >= 5
+
+
+@pytest.mark.skipif(os.name != "posix", reason="such names are POSIX")
+def test_names_that_print_alike_stay_two(night_of):
+    """One with a line break, one with a backslash and an n."""
+    parameters = night_of()
+    directory = parameters.capture_directory
+    for old, new in (("00001.fits", "a\n.fits"), ("00002.fits", "a\\n.fits")):
+        (directory / old).rename(directory / new)
+    night = judge_capture(parameters)
+    assert len(set(night.names)) == len(night.frames) == 6
+    assert {"a\\n.fits", "a\\\\n.fits"} < set(night.names)
+    assert night.names == [printable(name) for name in night.names]
