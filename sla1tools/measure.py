@@ -98,7 +98,7 @@ class Measurement:
         counts = self.capture.rows(k, 0, self.capture.shape[0])
         return self.dark.residual(counts, reference or self.parameters.reference)
 
-    def stories(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def histories(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Held-out residuals of n pixels in every frame, in units of their noise, (n, N)."""
         where = (np.asarray(y), np.asarray(x))
         scaled = []

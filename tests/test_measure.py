@@ -171,7 +171,7 @@ def test_stars_of_the_night_are_found_by_the_psf_in_their_own_frame(measured):
         assert not (elsewhere & (np.abs(found["y"] - star.y) < 2)).any()
 
 
-def test_residuals_and_stories_are_the_definitions(measured):
+def test_residuals_and_histories_are_the_definitions(measured):
     night = measured.capture
     stack = np.stack([frame.rows(0, 144) for frame in night.frames]).astype(float)
     for reference, others in (("leave_one_out", np.delete(stack, 2, axis=0)), ("all", stack)):
@@ -179,11 +179,11 @@ def test_residuals_and_stories_are_the_definitions(measured):
         np.testing.assert_allclose(measured.residual(2, reference), wanted, atol=1e-9)
     np.testing.assert_array_equal(measured.residual(2), measured.residual(2, "leave_one_out"))
     x, y = np.array([5, 74, 127]), np.array([0, 78, 143])
-    stories = measured.stories(x, y)
-    assert stories.shape == (3, 6)
+    histories = measured.histories(x, y)
+    assert histories.shape == (3, 6)
     sigma = measured.dark.sigma(night.rows(2, 0, 144), np.s_[:, :], "leave_one_out")
-    np.testing.assert_allclose(stories[:, 2], (measured.residual(2) / sigma)[y, x], rtol=1e-5)
-    assert stories[1].argmax() == 2, "the third star is in the third frame"
+    np.testing.assert_allclose(histories[:, 2], (measured.residual(2) / sigma)[y, x], rtol=1e-5)
+    assert histories[1].argmax() == 2, "the third star is in the third frame"
 
 
 def test_tables_have_the_contracts_columns(measured):

@@ -165,8 +165,8 @@ def detect(
         height = residual[y, x] / dark.level_sigma(reference)[y, x]
         best = np.sort(np.argpartition(-height, most)[:most])
         y, x, neighbor_min = y[best], x[best], neighbor_min[best]
-    looked = np.flatnonzero(near[y, x])
-    places = _stamp_places(y[looked], x[looked], counts.shape)
+    promising = np.flatnonzero(near[y, x])
+    places = _stamp_places(y[promising], x[promising], counts.shape)
     columns = {
         "frame": np.full(len(x), frame),
         "x": x,
@@ -176,9 +176,9 @@ def detect(
         "neighbor_min": neighbor_min,
         "dq": dark.classes.dq[y, x] | np.where(counts[y, x] >= parameters.top_code, PixelClass.SATURATED, 0),
     }
-    valid = cut_stamps(first_look.usable, y[looked], x[looked], False) & (counts[places] < parameters.top_code)
+    valid = cut_stamps(first_look.usable, y[promising], x[promising], False) & (counts[places] < parameters.top_code)
     noise = dark.sigma(counts[places], places, reference)
-    leaders = measured(columns, cut_stamps(residual, y, x), looked, noise, valid, floors, psf_of(parameters))
+    leaders = measured(columns, cut_stamps(residual, y, x), promising, noise, valid, floors, psf_of(parameters))
     if found > most:
         leaders.meta["found"] = found
     return leaders
@@ -192,7 +192,7 @@ def _stamp_places(y, x, shape):
     return np.broadcast_arrays(rows, columns)
 
 
-def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, psf: PSF) -> Table:
+def measured(columns: dict, stamps, promising, noise, valid, floors: Floors, psf: PSF) -> Table:
     """Fit the PSF to the bright leaders and keep those above either floor.
 
     Parameters
@@ -201,7 +201,7 @@ def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, psf: P
         `frame`, `x`, `y`, `reference`, `peak`, `neighbor_min`, `dq` and any further columns, (n,) arrays.
     stamps : (n, 5, 5) array
         Residuals in electrons.
-    looked : (m,) int array
+    promising : (m,) int array
         Which leaders may reach the floor in snr; no others are fitted.
     noise, valid : (m, 5, 5) arrays
         Of these leaders, as `fit.fit_stamps` takes them.
@@ -210,14 +210,14 @@ def measured(columns: dict, stamps, looked, noise, valid, floors: Floors, psf: P
     psf : PSF
         The star's image.
     """
-    bright = greatest_snr(stamps[looked], noise, valid, psf) > grid_share(psf) * floors.snr
-    looked = looked[bright]
-    places = columns["x"][looked], columns["y"][looked]
-    fit = fit_stamps(stamps[looked], noise[bright], valid[bright], psf, rival_templates(), places)
+    bright = greatest_snr(stamps[promising], noise, valid, psf) > grid_share(psf) * floors.snr
+    promising = promising[bright]
+    places = columns["x"][promising], columns["y"][promising]
+    fit = fit_stamps(stamps[promising], noise[bright], valid[bright], psf, rival_templates(), places)
     row_of_fit = np.full(len(stamps), -1)
-    row_of_fit[looked] = np.arange(len(looked))
+    row_of_fit[promising] = np.arange(len(promising))
     snr = np.full(len(stamps), np.nan)
-    snr[looked] = fit["snr"]
+    snr[promising] = fit["snr"]
     kept = np.flatnonzero(floors.keep(columns["peak"], snr))
     fitted = snr[kept] > floors.snr
     source = row_of_fit[kept[fitted]]

@@ -19,7 +19,7 @@ from traitlets.config import Config
 from sla1tools.errors import Sla1Error
 from sla1tools.places import HOME, working_folder
 
-GLANCE = "glance"  # tag of the cells whose figures the index page shows
+NIGHT_PAGE = "night-page"  # tag of the cells whose figures the night's page shows
 OPENS_NIGHT = "opens-night"  # tag of the cell that needs the measurement
 INLINE = "module://matplotlib_inline.backend_inline"
 INJECTED = "injected-parameters"  # tag of the cell that papermill adds
@@ -175,12 +175,12 @@ def title_of(path: Path) -> str:
 
 
 def tagged_figures(path: Path) -> dict[str, bytes]:
-    """Return the PNG figures of an executed notebook's cells tagged `glance`, by the heading above each."""
+    """Return the PNG figures of an executed notebook's cells tagged `night-page`, by the heading above each."""
     figures, heading = {}, path.stem
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
             heading = next((line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")), heading)
-        elif GLANCE in cell.metadata.get("tags", []):
+        elif NIGHT_PAGE in cell.metadata.get("tags", []):
             for output in cell.outputs:
                 if "image/png" in output.get("data", {}):
                     figures[heading] = base64.b64decode(output["data"]["image/png"])

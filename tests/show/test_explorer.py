@@ -9,7 +9,7 @@ import pytest
 from browser import browser, offline  # noqa: F401
 from live_numbers import live_numbers
 from nbformat import v4
-from night_tables import frame_names, make_injections, make_leaders, make_stories, parameters
+from night_tables import frame_names, make_histories, make_injections, make_leaders, parameters
 
 from sla1tools.candidates import criteria
 from sla1tools.candidates.detection import Floors
@@ -88,7 +88,7 @@ def ties(leaders):
 
 def test_browser_counts_what_python_counts(opened, leaders, injections):
     """Every setting of a grid: candidates of both references, completeness of the flux bin, 50 % flux."""
-    watched = opened(Explorer(leaders, injections, parameters(), FRAMES, make_stories))
+    watched = opened(Explorer(leaders, injections, parameters(), FRAMES, make_histories))
     page = watched.page
     labels = page.locator(".sla1-sliders label").all_text_contents()
     assert labels == ["threshold (e-)", "ratio", "S/N ≥", "p ≥"], "in the criteria's order"
@@ -208,17 +208,17 @@ def test_gallery_filters_sorts_and_turns_pages(opened, leaders, injections):
     assert f"x={best['x']}, y={best['y']}" in page.locator(".sla1-cutout").first.inner_text()
 
 
-def test_a_cutout_tells_the_pixels_story(opened, leaders, injections):
-    watched = opened(Explorer(leaders, injections, parameters(), FRAMES, make_stories))
+def test_a_cutout_tells_the_pixels_history(opened, leaders, injections):
+    watched = opened(Explorer(leaders, injections, parameters(), FRAMES, make_histories))
     page = watched.page
     cutout = page.locator(".sla1-cutout").first
     cutout.press("Enter")
-    story = page.locator(".sla1-story")
-    assert story.is_visible()
-    assert "σ in this frame" in story.inner_text()
-    assert story.locator("svg circle").count() == 1 + len(FRAMES)
-    story.get_by_role("button", name="Close").click()
-    assert not story.is_visible()
+    history = page.locator(".sla1-history")
+    assert history.is_visible()
+    assert "σ in this frame" in history.inner_text()
+    assert history.locator("svg circle").count() == 1 + len(FRAMES)
+    history.get_by_role("button", name="Close").click()
+    assert not history.is_visible()
     assert cutout.evaluate("node => node === document.activeElement")
     assert watched.complaints == []
 
@@ -260,11 +260,11 @@ def test_hostile_frame_names_stay_text(opened, injections):
     leaders = make_leaders(500, parameters())
     leaders["frame"] = np.where(leaders["frame"] == FRAMES[0], hostile, leaders["frame"])
     names = [hostile, *FRAMES[1:]]
-    watched = opened(Explorer(leaders, injections, parameters(ratio=0.0), names, make_stories))
+    watched = opened(Explorer(leaders, injections, parameters(ratio=0.0), names, make_histories))
     page = watched.page
     page.get_by_label("frame", exact=True).select_option(label=hostile)
     page.locator(".sla1-cutout").first.click()
-    assert hostile in page.locator(".sla1-story h4").inner_text()
+    assert hostile in page.locator(".sla1-history h4").inner_text()
     assert page.locator(".sla1-explorer img").count() == 0
     assert watched.complaints == []
     assert watched.requests == []
@@ -427,7 +427,7 @@ def test_static_mode_is_a_contact_sheet(opened, leaders, injections):
 
 @pytest.mark.parametrize("width", [390, 1100])
 def test_nothing_sticks_out(opened, leaders, injections, width):
-    page = opened(Explorer(leaders, injections, parameters(), FRAMES, make_stories), width=width).page
+    page = opened(Explorer(leaders, injections, parameters(), FRAMES, make_histories), width=width).page
     page.locator(".sla1-cutout").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     edges = page.evaluate(
@@ -505,7 +505,7 @@ def test_sliders_setting_becomes_parameters(leaders, injections):
 def test_tables_are_left_alone(leaders, injections):
     tables = leaders, injections.trials, injections.leaders
     before = [table.copy() for table in tables]
-    Explorer(leaders, injections, parameters(), FRAMES, make_stories)._repr_mimebundle_()
+    Explorer(leaders, injections, parameters(), FRAMES, make_histories)._repr_mimebundle_()
     for table, copy in zip(tables, before, strict=True):
         assert table.colnames == copy.colnames
         for name in table.colnames:

@@ -17,14 +17,14 @@ CARRIED = 100  # cutouts
 TABLES = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
-from night_tables import frame_names, make_leaders, make_stories, make_injections, parameters
+from night_tables import frame_names, make_leaders, make_histories, make_injections, parameters
 from sla1tools.show.explorer import payload
 from sla1tools.show.explorer.widget import Explorer
 payload.CUTOUTS = {CARRIED}
 tables = make_leaders({LEADERS}, parameters()), make_injections(20_000, parameters())
 """
 CUTS = {"threshold": 183.37, "p_min": 0.0017}  # on no slider's step
-SHOW = f"explorer = Explorer(*tables, parameters(**{CUTS}), frame_names(10), make_stories)\nexplorer"
+SHOW = f"explorer = Explorer(*tables, parameters(**{CUTS}), frame_names(10), make_histories)\nexplorer"
 LATENCY = """
 async (key) => {
     const handle = document.activeElement, times = [];
@@ -151,10 +151,10 @@ def test_further_cutouts_come_from_the_kernel(shown):
     candidates(shown, expected())
 
 
-def test_story_opens_in_lab(shown):
+def test_history_opens_in_lab(shown):
     shown.locator(".sla1-cutout").first.click()
-    assert "σ in this frame" in shown.locator(".sla1-story").inner_text()
-    shown.locator(".sla1-story").get_by_role("button", name="Close").click()
+    assert "σ in this frame" in shown.locator(".sla1-history").inner_text()
+    shown.locator(".sla1-history").get_by_role("button", name="Close").click()
     assert shown.errors == []
 
 

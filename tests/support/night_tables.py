@@ -121,6 +121,6 @@ def make_injections(n, parameters, seed=2) -> Injections:
     return injections
 
 
-def make_stories(x, y):
+def make_histories(x, y):
     rng = np.random.default_rng(3)
     return rng.normal(size=(len(x), 10)) + 8 * (rng.uniform(size=(len(x), 10)) < 0.1)

@@ -1,4 +1,4 @@
-// How the explorer draws: cutouts on canvases, the trade-off, a pixel's story and its place as SVG.
+// How the explorer draws: cutouts on canvases, the trade-off, a pixel's history and its place as SVG.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -71,7 +71,7 @@ function drawTradeoff(svg, night, curves, now) {
   if (now.flux_50 !== null) draw(svg, "circle", { cx: X(now.flux_50), cy: Y(now.limit), r: 5.5, class: "sla1-here" });
 }
 
-function drawStory(svg, night, sigmas, frame) {
+function drawHistory(svg, night, sigmas, frame) {
   svg.replaceChildren();
   const W = 460, H = 170, left = 44, right = 450, top = 12, bottom = 132;
   const finite = sigmas.filter(Number.isFinite), low = Math.min(-3, ...finite), high = Math.max(5, ...finite);

@@ -193,30 +193,30 @@ function tradeoffCurves(night, s) {
   }));
 }
 
-function storyPanel(night) {
+function historyPanel(night) {
   const canvas = make("canvas", { width: 5, height: 5, "aria-hidden": "true" }), words = make("div", { class: "sla1-words" });
   const chip = document.createElementNS(SVG, "svg"), chart = document.createElementNS(SVG, "svg");
   chart.setAttribute("viewBox", "0 0 460 170");
   for (const [svg, text] of [[chip, "Place on the chip"], [chart, "Held-out residual in every frame, in sigma"]]) { svg.setAttribute("role", "img"); svg.setAttribute("aria-label", text); }
   chip.setAttribute("class", "sla1-map");
   const heading = make("h4", { tabindex: "-1" });
-  const panel = make("section", { class: "sla1-story", "aria-label": "The pixel's story" });
+  const panel = make("section", { class: "sla1-history", "aria-label": "The pixel's history" });
   panel.hidden = true;
   let opener = null;
-  panel.append(button("Close", () => { panel.hidden = true; opener?.focus(); }), heading, make("div", { class: "sla1-told" }, canvas, words, chip, chart));
+  panel.append(button("Close", () => { panel.hidden = true; opener?.focus(); }), heading, make("div", { class: "sla1-known" }, canvas, words, chip, chart));
   return [panel, (i, from) => {
     opener = from;
     const t = night.shown, k = night.cutoutOf.get(i), n = night.frames.length, names = classNames(t.dq[i], night.classes);
     heading.textContent = `${night.frames[t.frame[i]] ?? ""}, pixel (x=${t.x[i]}, y=${t.y[i]})`;
     const lines = [around(night, i), measures(night, i), names.length ? `pixel classes: ${names.join(", ")}` : "in no pixel class: a good pixel in every test"];
-    const told = night.stories && k < night.stories.told;
-    const sigmas = told ? night.stories.sigmas.subarray(k * n, (k + 1) * n) : null;
-    if (told) lines.push(`${number(sigmas[t.frame[i]])} σ in this frame, beyond 4 σ in ${sigmas.filter((v) => v > 4).length} of ${n}`);
+    const known = night.histories && k < night.histories.shown;
+    const sigmas = known ? night.histories.sigmas.subarray(k * n, (k + 1) * n) : null;
+    if (known) lines.push(`${number(sigmas[t.frame[i]])} σ in this frame, beyond 4 σ in ${sigmas.filter((v) => v > 4).length} of ${n}`);
     words.replaceChildren(...lines.map((line) => make("p", {}, line)));
     paint(canvas, night.cutouts.shades, k);
     drawChip(chip, night.shape, t.x[i], t.y[i]);
-    chart.style.display = told ? "" : "none";
-    if (told) drawStory(chart, night, sigmas, t.frame[i]);
+    chart.style.display = known ? "" : "none";
+    if (known) drawHistory(chart, night, sigmas, t.frame[i]);
     panel.hidden = false;
     heading.focus();
   }];
@@ -255,7 +255,7 @@ function carriedWords({ rows, total, complete, floors }) {
 }
 
 function galleryView(night, rerender, fetchCutouts) {
-  const [story, tell] = storyPanel(night);
+  const [history, tell] = historyPanel(night);
   const pool = Array.from({ length: PAGE }, () => cutout((row) => tell(row, document.activeElement)));
   const grid = make("div", { class: "sla1-grid-of-cutouts" }, ...pool.map((c) => c.node));
   const filter = { frame: 0, sort: 0, show: 0, page: 0 };
@@ -304,7 +304,7 @@ function galleryView(night, rerender, fetchCutouts) {
     back.disabled = filter.page === 0;
     on.disabled = filter.page >= pages - 1;
   };
-  return [[toolbar, empty, grid, scale, story], show, () => { filter.page = 0; }];
+  return [[toolbar, empty, grid, scale, history], show, () => { filter.page = 0; }];
 }
 
 async function start({ model, el, ownControls }) {

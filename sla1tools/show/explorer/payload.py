@@ -26,7 +26,7 @@ from sla1tools.text import printable
 
 ROWS = 50_000  # leaders carried: about 1 MB, and a selection in under 5 ms
 CUTOUTS = 8_000  # a quarter of a megabyte
-STORY_VALUES = 200_000
+HISTORY_VALUES = 200_000
 LIMITS_LISTED = 200  # exact limits to this count, Wilson-Hilferty beyond
 HELD_OUT = "leave_one_out"
 INFINITE, UNKNOWN = 2**31 - 1, -(2**31)  # how the integer columns spell infinity and NaN
@@ -44,7 +44,7 @@ def payload(
     parameters: Parameters,
     frames: Sequence[str],
     floors: Floors,
-    stories: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    histories: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     show: str = "candidates",
 ) -> dict[str, Any]:
     """Pack both tables and the cutouts for the front end; plain JSON, no NaN.
@@ -61,8 +61,8 @@ def payload(
         Names of all frames searched, in order.
     floors : Floors
         What the leaders exceed: the sliders' minima.
-    stories : callable, optional
-        ``stories(x, y)`` gives (n, N) held-out residuals of n pixels in every frame, in units of their noise.
+    histories : callable, optional
+        ``histories(x, y)`` gives (n, N) held-out residuals of n pixels in every frame, in units of their noise.
     show : {'candidates', 'injections'}
         Whose cutouts are shown.
 
@@ -97,7 +97,7 @@ def payload(
         "leaders": _pack_leaders(leaders, parameters, frames),
         "trials": _pack_trials(injections, parameters, frames),
         "cutouts": _pack_cutouts(pictured, carried_cutouts) | {"possible": len(chosen)},
-        "stories": _pack_stories(pictured, carried_cutouts, stories, len(frames)),
+        "histories": _pack_histories(pictured, carried_cutouts, histories, len(frames)),
         "classes": dq_classes(),
         "limits": [round(rates.poisson_rate(n, 1).high, 6) for n in range(LIMITS_LISTED)],
     }
@@ -350,10 +350,10 @@ def _pack_cutouts(table: Table | None, chosen: np.ndarray) -> dict[str, Any]:
     return scale | {"rows": pack_column(chosen), "shades": pack_column(shades(stamps, scale).ravel())}
 
 
-def _pack_stories(table, chosen, stories, n_frames) -> dict[str, Any] | None:
-    if stories is None or table is None or len(chosen) == 0 or n_frames == 0:
+def _pack_histories(table, chosen, histories, n_frames) -> dict[str, Any] | None:
+    if histories is None or table is None or len(chosen) == 0 or n_frames == 0:
         return None
-    told = chosen[: max(STORY_VALUES // n_frames, 1)]
-    sigmas = np.asarray(stories(np.asarray(table["x"])[told], np.asarray(table["y"])[told]), np.float64)
+    shown = chosen[: max(HISTORY_VALUES // n_frames, 1)]
+    sigmas = np.asarray(histories(np.asarray(table["x"])[shown], np.asarray(table["y"])[shown]), np.float64)
     tenths = np.rint(np.clip(sigmas, -1e6, 1e6) * 10)
-    return {"told": len(told), "sigmas": pack_column(tenths.ravel() * 0.1, 0.1)}
+    return {"shown": len(shown), "sigmas": pack_column(tenths.ravel() * 0.1, 0.1)}

@@ -174,9 +174,9 @@ function starRows({ n, frame, flux, leader, leaders }) {
 }
 
 async function loadNight(payload) {
-  const [leaders, trials, cutouts, stories] = await Promise.all(
-    [payload.leaders, payload.trials, payload.cutouts, payload.stories].map(unpackAll));
-  const night = { ...payload, leaders, trials, cutouts, stories };
+  const [leaders, trials, cutouts, histories] = await Promise.all(
+    [payload.leaders, payload.trials, payload.cutouts, payload.histories].map(unpackAll));
+  const night = { ...payload, leaders, trials, cutouts, histories };
   night.rivals = night.criteria.map(({ best }) => best && findRivals(leaders, best, night.same_star));
   if (trials) {
     night.injected = new Uint32Array(trials.edges.length - 1);

@@ -38,9 +38,9 @@ class Explorer:
         Where the sliders start. With ``interactive: false`` a contact sheet for printing is shown instead.
     frames : sequence of str
         Names of all frames searched, in order.
-    stories : callable, optional
-        ``stories(x, y)`` gives (n, N) held-out residuals of n pixels in every frame, in units of their noise. Without
-        it a cutout's story has no chart.
+    histories : callable, optional
+        ``histories(x, y)`` gives (n, N) held-out residuals of n pixels in every frame, in units of their noise. Without
+        it a cutout's history has no chart.
     show : {'candidates', 'injections'}
         Whose cutouts: the camera's candidates, or the injected stars, found and missed.
     floors : Floors, optional
@@ -57,7 +57,7 @@ class Explorer:
         injections: Injections | None,
         parameters: Parameters,
         frames: Sequence[str],
-        stories: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        histories: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
         show: str = "candidates",
         floors: Floors | None = None,
     ):
@@ -67,14 +67,14 @@ class Explorer:
         self.payload: dict[str, Any] = {"interactive": False}
         if parameters.interactive:
             floors = floors or Floors.of(parameters)
-            self.payload = gallery.payload(leaders, injections, parameters, frames, floors, stories, show)
+            self.payload = gallery.payload(leaders, injections, parameters, frames, floors, histories, show)
             self._more_cutouts = gallery.more_cutouts(leaders, injections, parameters, floors, self.payload)
 
     @classmethod
     def of(cls, night, show: str = "candidates") -> "Explorer":
         """Explore a `measure.Measurement`."""
         return cls(
-            night.leaders, night.injections, night.parameters, night.capture.names, night.stories, show, night.floors
+            night.leaders, night.injections, night.parameters, night.capture.names, night.histories, show, night.floors
         )
 
     @functools.cached_property
