@@ -142,11 +142,11 @@ def test_fit_with_modes_agrees_with_scipy(measured_psf, flux):
     stamps = simulate_known(measured_psf, flux, 40.0, 20, seed=flux)
     fits = fit_stamps(stamps, 40.0, True, measured_psf)
     slow = np.array([fit_known_slowly(stamp, 40.0, measured_psf) for stamp in stamps])
-    np.testing.assert_allclose(fits["chi2"], slow[:, 0], rtol=3e-3, atol=0.02)
+    np.testing.assert_allclose(fits["chi2"], slow[:, 0], rtol=3e-3, atol=0.05)
     np.testing.assert_allclose(fits["flux"], slow[:, 1], rtol=2e-3)
     np.testing.assert_allclose(fits["background"], slow[:, 2], atol=0.2 + 1e-4 * flux)
-    np.testing.assert_allclose(fits["x_fit"], slow[:, 3], atol=0.002)
-    np.testing.assert_allclose(fits["y_fit"], slow[:, 4], atol=0.002)
+    np.testing.assert_allclose(fits["x_fit"], slow[:, 3], atol=0.01)
+    np.testing.assert_allclose(fits["y_fit"], slow[:, 4], atol=0.01)
 
 
 @pytest.mark.parametrize("flux", [700, 2000, 10_000, 30_000, 100_000])
