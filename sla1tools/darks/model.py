@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from sla1tools.darks.classes import Evidence, PixelClasses, classify
-from sla1tools.darks.noise import NoiseModel, fit_noise_model, join_statistics, pixel_statistics, residual_factor
+from sla1tools.darks.noise import (
+    NoiseModel,
+    combined_variance,
+    fit_noise_model,
+    join_statistics,
+    pixel_statistics,
+    residual_factor,
+)
 from sla1tools.darks.reference import BAND_ROWS, DarkReference, Reference, middle_counts
 
 
@@ -46,6 +53,13 @@ class DarkModel:
     def noise(self) -> np.ndarray:
         """1-sigma of a held-out residual, from all frames, (ny, nx) float32 electrons."""
         return self.noise_model.noise_map(self.variance, self.prior, self.scale)
+
+    @property
+    def uncertainty(self) -> np.ndarray:
+        """1-sigma of the master itself, (ny, nx) float32 electrons."""
+        frames, method = self.reference.frames, self.reference.method
+        share = combined_variance(frames, method) / residual_factor(frames, method)
+        return self.noise * np.float32(np.sqrt(share))
 
     def residual(self, counts: np.ndarray, reference: Reference, where=np.s_[:, :], own=None) -> np.ndarray:
         """Subtract the reference from a frame, in float64 electrons; parameters as for `DarkReference.residual`."""

@@ -16,8 +16,8 @@ from astropy.table import Column, MaskedColumn, Table
 from astropy.time import Time
 
 from sla1tools.candidates.criteria import CRITERIA
-from sla1tools.darks.classes import BLOCKING, PixelClass
-from sla1tools.darks.noise import median_variance, residual_factor
+from sla1tools.darks.classes import BLOCKING, PixelClass, name_of
+from sla1tools.darks.model import DarkModel
 from sla1tools.frames.capture import Capture
 from sla1tools.measure import Measurement
 from sla1tools.text import json_text, printable
@@ -112,64 +112,37 @@ def write_products(measurement: Measurement, directory: Path) -> None:
         An existing folder.
     """
     dark, cards = measurement.dark, provenance(measurement.capture)
-    frames, method = dark.reference.frames, dark.reference.method
-    spread = median_variance(frames) if method == "median" else 1 / frames
-    write_master(
-        directory / "master_dark.fits",
-        master=dark.master,
-        noise=dark.noise,
-        uncertainty=dark.noise * np.float32(np.sqrt(spread / residual_factor(frames, method))),
-        dq=dark.classes.dq,
-        planes={str(flag.name).lower(): int(flag) for flag in PixelClass},
-        cards=cards,
-        unusable=int(BLOCKING),
-    )
+    write_master(directory / "master_dark.fits", dark, cards)
     write_table(directory / "leaders.fits", measurement.leaders, "LEADERS", LEADER_COLUMNS, cards)
     write_table(directory / "injections.fits", measurement.trials, "INJECTIONS", TRIAL_COLUMNS, cards)
     write_candidates(directory, measurement.candidates())
     write_summary(directory / "summary.json", measurement.summary)
 
 
-def write_master(
-    path: Path,
-    master: np.ndarray,
-    noise: np.ndarray,
-    uncertainty: np.ndarray,
-    dq: np.ndarray,
-    planes: Mapping[str, int],
-    cards: Mapping[str, Any],
-    unusable: int = 0xFFFF,
-) -> None:
+def write_master(path: Path, dark: DarkModel, cards: Mapping[str, Any]) -> None:
     """Write the master dark.
 
     Parameters
     ----------
     path : Path
         FITS file to write.
-    master : (ny, nx) array
-        Master dark, electrons; HDU MASTER.
-    noise : (ny, nx) array
-        1-sigma noise of a frame minus a held-out reference, electrons; HDU NOISE.
-    uncertainty : (ny, nx) array
-        1-sigma noise of the master itself, electrons; HDU UNCERT, which `CCDData.read` takes for its uncertainty.
-    dq : (ny, nx) uint16 array
-        Bit planes; HDU DQ.
-    planes : mapping of str to int
-        Name and value of every bit plane.
+    dark : DarkModel
+        Its `master`, `noise` and `uncertainty` go to the HDUs MASTER, NOISE and UNCERT, in electrons; its bit planes to
+        DQ, with their names in the header; and MASK is 1 where a class blocks. `CCDData.read` takes MASTER, UNCERT and
+        MASK for its data, uncertainty and mask.
     cards : mapping
         Provenance for the first header.
-    unusable : int
-        Planes that mask a pixel; HDU MASK (1 masked), which `CCDData.read` takes for its mask.
     """
-    first = fits.PrimaryHDU(np.asarray(master, np.float32))
+    dq = np.asarray(dark.classes.dq, np.uint16)
+    first = fits.PrimaryHDU(np.asarray(dark.master, np.float32))
     first.name = "MASTER"
     _add_cards(first.header, cards)
     hdus = [
         first,
-        fits.ImageHDU(np.asarray(noise, np.float32), name="NOISE"),
-        fits.ImageHDU(np.asarray(dq, np.uint16), name="DQ"),
-        fits.ImageHDU(np.asarray(uncertainty, np.float32), name="UNCERT"),
-        fits.ImageHDU((np.asarray(dq) & unusable != 0).astype(np.uint8), name="MASK"),
+        fits.ImageHDU(np.asarray(dark.noise, np.float32), name="NOISE"),
+        fits.ImageHDU(dq, name="DQ"),
+        fits.ImageHDU(np.asarray(dark.uncertainty, np.float32), name="UNCERT"),
+        fits.ImageHDU((dq & BLOCKING != 0).astype(np.uint8), name="MASK"),
     ]
     for hdu, meaning in zip(
         hdus, ("master dark", "1-sigma of a held-out residual", None, "1-sigma of MASTER"), strict=False
@@ -177,8 +150,8 @@ def write_master(
         if meaning:
             hdu.header["BUNIT"] = ("electron", meaning)
     hdus[3].header["UTYPE"] = "StdDevUncertainty"
-    for name, value in sorted(planes.items(), key=lambda item: item[1]):
-        hdus[2].header[f"DQBIT{value.bit_length() - 1}"] = (name, f"plane of value {value}")
+    for flag in PixelClass:
+        hdus[2].header[f"DQBIT{flag.bit_length() - 1}"] = (name_of(flag), f"plane of value {int(flag)}")
     _write_hdus(path, hdus)
 
 

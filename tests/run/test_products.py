@@ -4,6 +4,7 @@ import json
 import math
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import MaskedColumn, Table
 from regions import Regions
 
+from sla1tools.darks.classes import PixelClass
 from sla1tools.errors import Reason
 from sla1tools.frames.capture import Capture, Frame, Rejected, judged_files
 from sla1tools.parameters import Parameters
@@ -23,7 +25,6 @@ from sla1tools.text import printable
 
 HOSTILE = "A{b}\"c'\n\x1b[31m#;é<script>.fits"
 ELECTRON_IS_NO_FITS_UNIT = "ignore:'electron' did not parse as fits unit"
-PLANES = {"hot": 16, "saturated": 256, "metadata": 1}
 SHAPE = (12, 17)
 
 
@@ -72,15 +73,19 @@ def some_night(names=("00001.fits", HOSTILE)):
     return Capture(Parameters(frame_shape=SHAPE), frames, rejected, ("truth.ecsv",), (), np.zeros(65536, np.int64))
 
 
+def some_dark(master, noise, uncertainty, dq):
+    return SimpleNamespace(master=master, noise=noise, uncertainty=uncertainty, classes=SimpleNamespace(dq=dq))
+
+
 @pytest.fixture
 def master(tmp_path):
     rng = np.random.default_rng(3)
     maps = {"master": rng.normal(1300, 20, SHAPE).astype("f4"), "noise": np.full(SHAPE, 37, "f4")}
     maps |= {"uncertainty": maps["noise"] / 3, "dq": np.zeros(SHAPE, np.uint16)}
-    maps["dq"][3, 4], maps["dq"][5, 6] = 16, 65535
+    maps["dq"][3, 4], maps["dq"][5, 6], maps["dq"][7, 8] = PixelClass.HOT, 65535, PixelClass.WARM
     before = {name: values.copy() for name, values in maps.items()}
     path = tmp_path / "master_dark.fits"
-    products.write_master(path, **maps, planes=PLANES, cards=products.provenance(some_night()), unusable=16 | 256)
+    products.write_master(path, some_dark(**maps), products.provenance(some_night()))
     for name, values in before.items():
         np.testing.assert_array_equal(maps[name], values)
     return path, maps
@@ -106,7 +111,8 @@ def test_master_dark_units_planes_and_checksums(master):
         assert hdus["DQ"].data.dtype == np.uint16
         np.testing.assert_array_equal(hdus["DQ"].data, maps["dq"])
         header = hdus["DQ"].header
-        assert {header[f"DQBIT{bit}"]: 2**bit for bit in (0, 4, 8)} == {"metadata": 1, "hot": 16, "saturated": 256}
+        names = {int(card.removeprefix("DQBIT")): header[card] for card in header if card.startswith("DQBIT")}
+        assert {name: 1 << bit for bit, name in names.items()} == {flag.name.lower(): flag for flag in PixelClass}
         assert all("CHECKSUM" in hdu.header and "DATASUM" in hdu.header for hdu in hdus)
         first = hdus[0].header
         assert first["NCOMBINE"] == 2
@@ -175,7 +181,7 @@ def test_same_content_is_the_same_bytes(tmp_path, monkeypatch):
         folder.mkdir()
         cards = products.provenance(some_night())
         flat = np.ones(SHAPE, "f4")
-        products.write_master(folder / "m.fits", flat, flat, flat, flat.astype("u2"), PLANES, cards)
+        products.write_master(folder / "m.fits", some_dark(flat, flat, flat, flat.astype("u2")), cards)
         products.write_table(folder / "l.fits", some_leaders(), "LEADERS", LEADER_COLUMNS, cards)
         products.write_candidates(folder, some_leaders())
         return {path.name: path.read_bytes() for path in folder.iterdir()}
