@@ -394,7 +394,7 @@ def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force
     Example:
       sla1 batch -f params/qhy42pro.yaml --sessions "D:/2024 SLA Sessions"
     """
-    from sla1tools.run.terminal import nights_of, run_and_tell
+    from sla1tools.run.batch import nights_of, run_and_tell
 
     if workers and scheduler:
         raise click.UsageError("--workers and --scheduler exclude one another: the scheduler has its own workers")

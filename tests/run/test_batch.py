@@ -27,8 +27,9 @@ from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.run import batch as batch_module
 from sla1tools.run import night as night_module
 from sla1tools.run import publishing as publish
-from sla1tools.run.batch import BATCH, LOGS, Job, Outcome, run_one
+from sla1tools.run import workers
 from sla1tools.run.resuming import finished_since, is_current
+from sla1tools.run.workers import BATCH, LOGS, Job, Outcome, run_one
 from sla1tools.simulate.night import simulate_night
 from sla1tools.text import moment
 
@@ -126,6 +127,7 @@ def job(tmp_path, monkeypatch):
         frame_shape=SHAPE,
         injections=50,
     )
+    publish.take_outputs(tmp_path / "outputs")  # as the batch does, before any worker
     return Job(parameters, tmp_path / "outputs", False, moment(), __version__, "", notebooks=())
 
 
@@ -246,7 +248,7 @@ def test_a_disk_too_full_for_its_log(job, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(batch_module, "_QuietFile", full)
+    monkeypatch.setattr(workers, "_QuietFile", full)
     assert run_one(job).verdict == "ok"
 
 
@@ -277,7 +279,7 @@ def dry_batch(monkeypatch):
             tell(outcome)
         return outcomes
 
-    monkeypatch.setattr("sla1tools.run.terminal.run_batch", run_batch)
+    monkeypatch.setattr("sla1tools.run.batch.run_batch", run_batch)
 
     def run(*arguments):
         return CliRunner().invoke(cli.main, ["batch", *map(str, arguments)]), seen
@@ -344,7 +346,7 @@ def test_two_different_nights_for_one_place_are_not_mixed(tmp_path):
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_module, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(workers, "CONNECT_SECONDS", 0.3)
     for address in ("tcp://127.0.0.1:9", "nonsense", "gopher://127.0.0.1:1"):
         with pytest.raises(ParametersError, match="no dask scheduler can be reached"):
             batch_module.run_batch([Parameters()], tmp_path, scheduler=address)
@@ -425,9 +427,9 @@ def test_commands_import_nothing_from_the_current_folder(site, tmp_path, monkeyp
 
 def test_the_workers_orders_change_nothing_here():
     """Pytest imports every module below tests for its examples: that of the workers must be harmless."""
-    before = batch_module.run_night, night_module.measure_night, publish.os
+    before = workers.run_night, night_module.measure_night, publish.os
     importlib.reload(importlib.import_module("fast_worker"))
-    assert (batch_module.run_night, night_module.measure_night, publish.os) == before
+    assert (workers.run_night, night_module.measure_night, publish.os) == before
 
 
 MATRIX = [
@@ -610,9 +612,9 @@ def test_a_worker_that_does_not_see_the_outputs_is_refused(tmp_path):
 
     sign = tmp_path / "sign"
     sign.touch()
-    batch_module._refuse_unfit(Client(lambda introduce, sign: introduce(sign)), tmp_path, sign)
+    workers.refuse_unfit(Client(lambda introduce, sign: introduce(sign)), tmp_path, sign)
     with pytest.raises(ParametersError, match=r"worker tcp://10.0.0.7:40000: does not see .*: use a folder that all"):
-        batch_module._refuse_unfit(Client(lambda introduce, sign: introduce(sign + "?")), tmp_path, sign)
+        workers.refuse_unfit(Client(lambda introduce, sign: introduce(sign + "?")), tmp_path, sign)
     lost = ModuleNotFoundError("No module named 'sla1tools'")
     with pytest.raises(ParametersError, match="cannot run nights: ModuleNotFoundError: No module named 'sla1tools'"):
-        batch_module._refuse_unfit(Client(lambda *_: lost), tmp_path, sign)
+        workers.refuse_unfit(Client(lambda *_: lost), tmp_path, sign)

@@ -19,8 +19,8 @@ from sla1tools import __version__
 from sla1tools.frames.fits import HEADER_KEYS, READ_KEYS
 from sla1tools.parameters import to_yaml
 from sla1tools.published import LOCKS, night_path
-from sla1tools.run.batch import LOGS, Job, run_one
 from sla1tools.run.products import LEADER_COLUMNS
+from sla1tools.run.workers import LOGS, Job, run_one
 from sla1tools.simulate.night import parse_star, simulate_night
 from sla1tools.text import printable
 

@@ -12,9 +12,9 @@ import pytest
 from sla1tools import __version__
 from sla1tools.parameters import Parameters
 from sla1tools.published import MARK, night_path
+from sla1tools.run import batch as batch_module
 from sla1tools.run import night as night_module
-from sla1tools.run import terminal
-from sla1tools.run.batch import Job, Outcome, run_one
+from sla1tools.run.workers import Job, Outcome, run_one
 from sla1tools.simulate.night import simulate_night
 from sla1tools.text import moment
 
@@ -45,10 +45,10 @@ def batch(monkeypatch, tmp_path, capsys):
                 step(f"{night_path(night).as_posix()}: \x1b[31mframes judged")
                 tell(outcome)
 
-        monkeypatch.setattr(terminal, "run_batch", run_batch)
+        monkeypatch.setattr(batch_module, "run_batch", run_batch)
         if screen:
             monkeypatch.setattr(sys, "stderr", screen)
-        status = terminal.run_and_tell(nights_in(tmp_path, len(outcomes)), tmp_path / "outputs")
+        status = batch_module.run_and_tell(nights_in(tmp_path, len(outcomes)), tmp_path / "outputs")
         captured = capsys.readouterr()
         return status, captured.out, screen.getvalue() if screen else captured.err
 
@@ -116,7 +116,7 @@ def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
             full = True
 
     monkeypatch.setattr(night_module, "write_products", write)
-    monkeypatch.setattr(terminal, "run_batch", run_batch)
+    monkeypatch.setattr(batch_module, "run_batch", run_batch)
     outputs.mkdir()
     (outputs / MARK).touch()
     (outputs / "index.html").write_text("as it was")
@@ -128,7 +128,7 @@ def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
         replace(old, new)
 
     monkeypatch.setattr("sla1tools.published.os.replace", no_page)
-    assert terminal.run_and_tell(nights, outputs) == 1
+    assert batch_module.run_and_tell(nights, outputs) == 1
     output, complaints = capsys.readouterr()
     assert [line.split()[0] for line in output.splitlines()] == ["ok", "failed", "failed"]
     assert output.count("No space left on device") == 2

@@ -19,7 +19,7 @@ import psutil
 
 import sla1tools
 from sla1tools.measure import measure_night
-from sla1tools.run import batch, night
+from sla1tools.run import night, workers
 from sla1tools.run import publishing as publish
 from sla1tools.run.notebooks import execute
 
@@ -29,7 +29,7 @@ WHOM, WHEN, ONCE = os.environ.get("SLA1_TEST_KILL", "nobody never -").split(maxs
 
 def dask_setup(worker):
     sla1tools.__version__ = os.environ.get("SLA1_TEST_VERSION", sla1tools.__version__)
-    batch.run_night = with_light_notebooks
+    workers.run_night = with_light_notebooks
     night.measure_night, night.execute, publish.os = counted, killed_midway, Renaming()
 
 
