@@ -202,10 +202,14 @@ def store(value: Any, folder: Path) -> None:
 
 
 def _save(path: Path, array: np.ndarray) -> str:
-    contents = io.BytesIO()  # numpy, writing a file itself, would not say why a disk refuses
-    np.save(contents, array, allow_pickle=False)
-    path.write_bytes(contents.getbuffer())
-    return hashlib.sha256(contents.getbuffer()).hexdigest()
+    array, header = np.ascontiguousarray(array), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:  # numpy, writing it itself, would not say why a disk refuses
+        for part in (header.getvalue(), array.reshape(-1).view(np.uint8).data):
+            file.write(part)
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def stored(kind: type[Record], folder: Path) -> Record:
