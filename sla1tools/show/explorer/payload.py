@@ -189,7 +189,7 @@ def _pictured(leaders: Table, parameters: Parameters, bounds: Mapping[str, Seque
     rows = np.flatnonzero(reachable(leaders, parameters, bounds))
     near = np.max([_nearness(criterion, leaders[rows], parameters) for criterion in CRITERIA.values()], axis=0)
     near[criteria.candidates(leaders, parameters)[rows]] = np.inf
-    return rows[np.argsort(-near, kind="stable")]
+    return rows[np.lexsort((-np.asarray(leaders["peak"])[rows], -near))]  # as the gallery begins: the brightest first
 
 
 def _nearness(criterion: Criterion, rows: Table, parameters: Parameters) -> np.ndarray:
