@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -21,6 +22,19 @@ def real_sessions():
     if not sessions.is_dir():
         pytest.skip("the real night is not beside this checkout")
     return sessions
+
+
+@pytest.fixture
+def measured_psf():
+    """A PSF as it is measured: neither round nor Gaussian, and not the same all over the frame."""
+    from sla1tools.candidates.psf import PSF
+
+    coefficients = np.zeros((3, 5, 5))
+    coefficients[0, 0, 0] = 1.0
+    coefficients[0, [2, 0, 1, 3], [0, 2, 1, 0]] = 0.06, 0.02, 0.03, 0.02
+    coefficients[0, [4, 2, 0], [0, 2, 4]] = 0.09, 0.06, 0.08
+    coefficients[1, 2, 0], coefficients[2, 1, 1], coefficients[2, 0, 2] = 0.04, -0.03, 0.02
+    return PSF(2.0, coefficients, 0.03, 0.06, 0.03, (64, 64))
 
 
 def pytest_collection_modifyitems(items):
