@@ -253,9 +253,14 @@ def _finite(value) -> float | None:
 def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
     parameters = capture.parameters
     passing = leaders[candidates(leaders, parameters, criterion)]
-    held_out = passing[passing["reference"] == "leave_one_out"]
-    configured = passing[passing["reference"] == parameters.reference]
-    rate = poisson_rate(len(configured), len(capture.frames))
+    counts = {
+        reference: [int(np.count_nonzero(own["frame"] == name)) for name in capture.names]
+        for reference in ("leave_one_out", "all")
+        for own in [passing[passing["reference"] == reference]]
+    }
+    for reference, frames in leaders.meta.get("counted", {}).items():
+        counts[reference] = [counted[criterion] for counted in frames]
+    rate = poisson_rate(sum(counts[parameters.reference]), len(capture.frames))
     flux, recovered = np.asarray(trials["flux_true"]), np.asarray(trials[f"recovered_{criterion}"])
     frame, edges = np.asarray(trials["frame"]), flux_bins(parameters.injection_flux_range)
     curve = completeness_curve(flux, recovered, edges)
@@ -266,9 +271,9 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
     point = operating_point(grid, criterion, len(capture.frames), parameters.false_alarm_budget)
     return {
         "candidates": {
-            "held_out": len(held_out),
-            "in_sample": len(passing) - len(held_out),
-            "per_frame": [int(np.count_nonzero(configured["frame"] == name)) for name in capture.names],
+            "held_out": sum(counts["leave_one_out"]),
+            "in_sample": sum(counts["all"]),
+            "per_frame": counts[parameters.reference],
         },
         "false_alarms": {
             **{end: None if "found" in leaders.meta else getattr(rate, end) for end in ("rate", "low", "high")},

@@ -152,7 +152,7 @@ def judge_crowd(found: int | None, kept: int) -> Opinion:
         return Opinion()
     doubt = Doubt(
         f"this is no night of darks, or it drifts: {found:,} leaders, of which the {kept:,} highest were measured",
-        "counts of candidates are those of the measured leaders, and no rate is known",
+        "no rate is known; a criterion that fits the PSF is counted among the measured leaders alone",
         "look at the frames in notebook 02: flats and stars do not belong here, and a drift needs level_correction",
     )
     return Opinion((doubt,))

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 from scipy.spatial import cKDTree
 
-from sla1tools.candidates.criteria import CRITERIA, CUTS
+from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates
 from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.hits import cosmic_rays
 from sla1tools.candidates.leaders import STAMP_RADIUS, cut_stamps, leading_pixels
@@ -155,16 +155,24 @@ def detect(
     -------
     leaders : Table
         `LEADER_COLUMNS` and `stamp`, (n, 5, 5) float32 electrons; PSF columns masked where snr is not above its floor.
-        Where more than `most` were found, `meta["found"]` is their number.
+        Where more than `most` were found, `meta["found"]` is their number and `meta["counted"]` how many of them are
+        candidates, by criterion, as far as that is known without a fit.
     """
     residual = dark.residual(counts, reference)
     near = first_look.near(residual.astype(np.float32), floors.snr)
     y, x, neighbor_min = leading_pixels(residual, near | (residual > floors.peak), parameters.neighbors)
     found = len(y)
+    plain = {
+        "peak": residual[y, x],
+        "neighbor_min": neighbor_min,
+        "dq": dark.classes.dq[y, x] | np.where(counts[y, x] >= parameters.top_code, PixelClass.SATURATED, 0),
+    }
+    told = {}
     if found > most:
-        height = residual[y, x] / dark.level_sigma(reference)[y, x]
+        told = {"found": found, "counted": _count_plain(plain, parameters)}
+        height = plain["peak"] / dark.level_sigma(reference)[y, x]
         best = np.sort(np.argpartition(-height, most)[:most])
-        y, x, neighbor_min = y[best], x[best], neighbor_min[best]
+        y, x, plain = y[best], x[best], {name: values[best] for name, values in plain.items()}
     promising = np.flatnonzero(near[y, x])
     places = _stamp_places(y[promising], x[promising], counts.shape)
     columns = {
@@ -172,16 +180,29 @@ def detect(
         "x": x,
         "y": y,
         "reference": np.full(len(x), reference),
-        "peak": residual[y, x],
-        "neighbor_min": neighbor_min,
-        "dq": dark.classes.dq[y, x] | np.where(counts[y, x] >= parameters.top_code, PixelClass.SATURATED, 0),
+        **plain,
     }
     valid = cut_stamps(first_look.usable, y[promising], x[promising], False) & (counts[places] < parameters.top_code)
     noise = dark.sigma(counts[places], places, reference)
     leaders = measured(columns, cut_stamps(residual, y, x), promising, noise, valid, floors, psf_of(parameters))
-    if found > most:
-        leaders.meta["found"] = found
+    leaders.meta.update(told)
     return leaders
+
+
+def _count_plain(rows: dict, parameters: Parameters) -> dict[str, int]:
+    """Count the candidates of each criterion that needs none but these columns."""
+    return {
+        name: int(np.count_nonzero(criterion.passes(rows, criterion.configured(parameters))))
+        for name, criterion in CRITERIA.items()
+        if criterion.best is None and {term.column for term in criterion.terms} <= rows.keys()
+    }
+
+
+def _count(table: Table, parameters: Parameters) -> dict[str, int]:
+    """Count a frame's candidates by criterion: as counted before rows were left out, else those among its rows."""
+    counted = table.meta.get("counted", {})
+    own = {name: int(np.count_nonzero(candidates(table, parameters, name))) for name in CRITERIA.keys() - counted}
+    return own | counted
 
 
 def _stamp_places(y, x, shape):
@@ -278,7 +299,8 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
         The floors that hold for all rows. Where more than `MOST_ROWS` rows stand above the usual floors, they are
         raised, but never above the configured cuts. Where more than `MOST_KEPT` stand above those, or more than a
         frame's share of them in one frame, the highest over their noise are kept, and ``leaders.meta["found"]`` is the
-        number that were found.
+        number that were found, ``leaders.meta["counted"]`` the candidates of each frame by criterion, by reference; of
+        a criterion that needs a fit, at least so many.
     """
     parameters = capture.parameters
     floors, share = Floors.of(parameters), MOST_KEPT // (2 * len(capture.names))
@@ -300,12 +322,15 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
                 tables[:] = [_above(table, floors) for table in tables]
         if sum(len(table) for tables in parts.values() for table in tables) > MOST_KEPT:
             for tables in parts.values():
-                tables[:] = [_highest(table, share) for table in tables]
+                tables[:] = [_highest(table, share, parameters) for table in tables]
     every = [*parts["leave_one_out"], *parts["all"]]
     leaders = vstack(every, metadata_conflicts="silent")
-    leaders.meta.pop("found", None)
+    leaders.meta.clear()
     if any("found" in table.meta for table in every):
         leaders.meta["found"] = sum(table.meta.get("found", len(table)) for table in every)
+        leaders.meta["counted"] = {
+            reference: [_count(table, parameters) for table in tables] for reference, tables in parts.items()
+        }
     return leaders, vstack(hits, metadata_conflicts="silent"), floors
 
 
@@ -318,13 +343,13 @@ def _above(table: Table, floors: Floors) -> Table:
     return table
 
 
-def _highest(table: Table, most: int) -> Table:
-    """Keep the rows of the highest peaks, in order, and the number that were found."""
+def _highest(table: Table, most: int, parameters: Parameters) -> Table:
+    """Keep the rows of the highest peaks, in order, and how many leaders and candidates there were."""
     if len(table) <= most:
         return table
     best = np.sort(np.argpartition(-np.asarray(table["peak"]), most)[:most])
     kept = table[best]
-    kept.meta["found"] = table.meta.get("found", len(table))
+    kept.meta |= {"found": table.meta.get("found", len(table)), "counted": _count(table, parameters)}
     return kept
 
 

@@ -15,6 +15,7 @@ _STATES = {
     "degraded": "The night is usable, with reservations",
     "failed": "The night failed",
 }
+_CROWDED = "No rate can be told from this night"
 
 
 def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
         "state": state if state in _STATES else "failed",
         "verdict": {
             "headline": _headline(summary, parameters),
-            "state": _STATES.get(state, state),
+            "state": _CROWDED if _crowded(summary, parameters) else _STATES.get(state, state),
             "reasons": [str(reason) for reason in summary.get("reasons") or []],
             "meaning": [*_doubts(manifest, "meaning"), *_meaning(summary, parameters)],
             "actions": [*_doubts(manifest, "cure"), *_actions(summary, parameters)],
@@ -97,10 +98,16 @@ def _headline(summary: Mapping, parameters: Mapping) -> str:
     used = _used(summary)
     if found is None or used is None:
         return "False alarms: not tested"
-    alarms = _of(summary, "false_alarms_per_frame", _criterion(parameters))
-    if found and "rate" in alarms and alarms["rate"] is None:
+    if _crowded(summary, parameters):
         return f"More false alarms than can be measured in {counted(used, 'dark')}"
     return f"{counted(found, 'false alarm') if found else 'No false alarm'} in {counted(used, 'dark')}"
+
+
+def _crowded(summary: Mapping, parameters: Mapping) -> bool:
+    """Whether candidates were found and their rate is withheld."""
+    alarms = _of(summary, "false_alarms_per_frame", _criterion(parameters))
+    found = _of(summary, "candidates", _criterion(parameters)).get("held_out")
+    return bool(found) and "rate" in alarms and alarms["rate"] is None
 
 
 def _meaning(summary: Mapping, parameters: Mapping) -> list[str]:

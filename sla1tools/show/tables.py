@@ -102,24 +102,23 @@ def kinds(leaders: Table) -> np.ndarray:
 
 
 def false_alarms(night: Measurement) -> HTML:
-    """False alarms of the configured criterion by kind: per frame, per night, per square degree."""
+    """False alarms of the configured criterion by kind: per frame, per night, per square degree.
+
+    Of a night with more leaders than were measured no rate is known: kinds are those of the measured leaders.
+    """
     frames, nightly = len(night.capture.frames), night.parameters.frames_per_night
     area = frame_area(night.capture.shape, night.parameters.pixel_scale)
-    chosen = night.candidates()
-    kind = kinds(chosen)
+    criterion = night.parameters.criterion
+    told = night.summary["false_alarms_per_frame"][criterion]["rate"] is not None
+    kind = kinds(night.candidates())
+    seen = {name: int(np.count_nonzero(kind == name)) for name in ("one-off", "recurrent pixel", "cosmic-ray-like")}
+    seen["all"] = sum(night.summary["candidates"][criterion]["per_frame"])
     rows = []
-    for name in ("one-off", "recurrent pixel", "cosmic-ray-like", "all"):
-        rate = poisson_rate(len(kind) if name == "all" else int(np.count_nonzero(kind == name)), frames)
-        night_rate = f"{rate.rate * nightly:.0f} (< {rate.high * nightly:.0f})"
-        rows.append(
-            (
-                name,
-                rate.count,
-                f"{rate.rate:.2g} (< {rate.high:.2g})",
-                night_rate,
-                f"{rate.rate / area:.2g} (< {rate.high / area:.2g})",
-            )
-        )
+    for name, count in seen.items():
+        rate = poisson_rate(count, frames)
+        rates = [f"{rate.rate * per:.2g} (< {rate.high * per:.2g})" for per in (1, 1 / area)]
+        rates.insert(1, f"{rate.rate * nightly:.0f} (< {rate.high * nightly:.0f})")
+        rows.append((name, count, *(rates if told else ["not known"] * 3)))
     names = (
         "kind",
         "seen",

@@ -14,6 +14,7 @@ from sla1tools.candidates.psf import gaussian, psf_of
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import characterize
 from sla1tools.measure import measure_night
+from sla1tools.show import tables
 from sla1tools.simulate.night import Star
 
 FITTED = ("snr", "flux", "x_fit", "y_fit", "chi2", "dof", "p_value")
@@ -198,6 +199,12 @@ def test_more_leaders_than_can_be_measured_are_counted_and_the_highest_kept(defe
     for rate in crowded.summary["false_alarms_per_frame"].values():
         assert (rate["rate"], rate["low"], rate["high"]) == (None, None, None)
     assert set(crowded.summary["operating_point"].values()) == {None}
+    told, whole = (m.summary["candidates"]["neighbor_ratio"] for m in (crowded, usual))
+    assert told == whole, "counted before the table was cut"
+    assert whole["held_out"] > np.count_nonzero(candidates(crowded.leaders, night.parameters))
+    html = tables.false_alarms(crowded).data
+    assert f">{sum(whole['per_frame'])}<" in html
+    assert "&lt;" not in html.split("<td>one-off")[1], "no limit, no rate"
     for frame in night.names:
         own, all_of_it = (m.leaders[m.leaders["frame"] == frame] for m in (crowded, usual))
         assert 0 < len(own) <= 2 * share

@@ -269,7 +269,9 @@ def test_a_rate_that_is_not_known_is_no_headline():
         "candidates": {"neighbor_ratio": {"held_out": 2574}},
         "false_alarms_per_frame": {"neighbor_ratio": {"rate": None, "low": None, "high": None}},
     }
-    assert night_page(crowded, {})["verdict"]["headline"] == "More false alarms than can be measured in 3 darks"
+    verdict = night_page(crowded | {"verdict": "degraded"}, {})["verdict"]
+    assert verdict["headline"] == "More false alarms than can be measured in 3 darks"
+    assert verdict["state"] == "No rate can be told from this night", "it is not usable, with reservations"
 
 
 def test_quantities_read_well():
