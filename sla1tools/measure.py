@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from astropy.table import Table
 
+from sla1tools import verdict
 from sla1tools.candidates.criteria import CRITERIA, candidates
 from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.rates import poisson_rate
@@ -13,28 +14,11 @@ from sla1tools.darks.reference import Reference
 from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import Capture, judge_capture
 from sla1tools.frames.codes import CountsAudit, audit_capture
-from sla1tools.injections.completeness import (
-    completeness_curve,
-    flux_bins,
-    flux_limit,
-    flux_limit_over_frames,
-    frames_differ,
-)
+from sla1tools.injections import completeness
 from sla1tools.injections.injection import Injections, holds_a_stamp, inject
 from sla1tools.injections.operating_point import operating_point, tradeoff
 from sla1tools.parameters import Parameters, validate
-from sla1tools.verdict import (
-    SOUND_NIGHTS,
-    Doubt,
-    Opinion,
-    count_events,
-    judge_alarms,
-    judge_completeness,
-    judge_crowd,
-    judge_frames,
-    judge_power,
-    judge_scale,
-)
+from sla1tools.verdict import Doubt, Opinion
 
 
 @dataclass(frozen=True)
@@ -107,6 +91,11 @@ class Measurement:
             residual = self.dark.residual(counts, "leave_one_out", where)
             scaled.append(residual / self.dark.sigma(counts, where, "leave_one_out"))
         return np.stack(scaled, axis=1)
+
+    def per_frame(self, rows: Table) -> np.ndarray:
+        """Count the rows of a table in each used frame, (N,) int, in file order."""
+        frames = np.asarray(rows["frame"])
+        return np.array([np.count_nonzero(frames == name) for name in self.capture.names])
 
     def candidates(self, criterion: str | None = None, reference: str | None = None, **cuts: float) -> Table:
         """Select the leaders that pass a criterion, at any cuts; nothing is measured again.
@@ -223,17 +212,16 @@ def _judge(capture, dark, leaders, audit, numbers) -> Opinion:
     parameters = capture.parameters
     found = leaders[candidates(leaders, parameters) & (leaders["reference"] == parameters.reference)]
     own = {name: found[found["frame"] == name] for name in capture.names}
-    per_frame = {name: count_events(np.asarray(rows["x"]), np.asarray(rows["y"])) for name, rows in own.items()}
+    per_frame = {name: verdict.count_events(np.asarray(rows["x"]), np.asarray(rows["y"])) for name, rows in own.items()}
     noise, (chance, shares) = float(np.median(dark.noise)), numbers["between_frames"]
+    frames, fits = len(capture.frames), holds_a_stamp(capture.shape)
     return (
-        judge_crowd(leaders.meta.get("found"), len(leaders))
-        + judge_scale(capture, audit, dark.noise_model.photon_transfer)
-        + judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, noise)
-        + judge_completeness(chance, shares, numbers["completeness"]["flux_50"]["flux"])
-        + judge_frames(capture)
-        + judge_power(
-            dark.classes.tested, len(capture.frames), bool(holds_a_stamp(capture.shape)), parameters.injections
-        )
+        verdict.judge_crowd(leaders.meta.get("found"), len(leaders))
+        + verdict.judge_scale(capture, audit, dark.noise_model.photon_transfer)
+        + verdict.judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, noise)
+        + verdict.judge_completeness(chance, shares, numbers["completeness"]["flux_50"]["flux"])
+        + verdict.judge_frames(capture)
+        + verdict.judge_power(dark.classes.tested, frames, fits, parameters.injections)
     )
 
 
@@ -262,12 +250,12 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
         counts[reference] = [counted[criterion] for counted in frames]
     rate = poisson_rate(sum(counts[parameters.reference]), len(capture.frames))
     flux, recovered = np.asarray(trials["flux_true"]), np.asarray(trials[f"recovered_{criterion}"])
-    frame, edges = np.asarray(trials["frame"]), flux_bins(parameters.injection_flux_range)
-    curve = completeness_curve(flux, recovered, edges)
-    limits = {level: flux_limit(curve, level) for level in (0.5, 0.9)}
-    chance, shares = frames_differ(frame, flux, recovered, edges)
-    if chance < SOUND_NIGHTS:
-        limits = {level: flux_limit_over_frames(frame, flux, recovered, edges, level) for level in limits}
+    frame, edges = np.asarray(trials["frame"]), completeness.flux_bins(parameters.injection_flux_range)
+    curve = completeness.completeness_curve(flux, recovered, edges)
+    limits = {level: completeness.flux_limit(curve, level) for level in (0.5, 0.9)}
+    chance, shares = completeness.frames_differ(frame, flux, recovered, edges)
+    if chance < verdict.SOUND_NIGHTS:
+        limits = {level: completeness.flux_limit_over_frames(frame, flux, recovered, edges, level) for level in limits}
     point = operating_point(grid, criterion, len(capture.frames), parameters.false_alarm_budget)
     return {
         "candidates": {

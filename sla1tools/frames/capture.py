@@ -201,10 +201,7 @@ def judge_capture(parameters: Parameters) -> Capture:
         [frame.name for frame in frames],
         [seen[frame.name].sample for frame in frames],
         [frame.temperature for frame in frames],
-        parameters.frame_shape,
-        parameters.temperature_tolerance,
-        parameters.level_correction,
-        parameters.top_code,
+        parameters,
     )
     misfits = [Rejected(frames[k].name, *why, frames[k].sha256) for k, why in agreement.misfits.items()]
     frames = [frame for k, frame in enumerate(frames) if k not in agreement.misfits]
@@ -216,17 +213,9 @@ def judge_capture(parameters: Parameters) -> Capture:
     if clipped_at is not None:
         notes.append(f"pixels are clipped at {clipped_at:,} counts, below top_code {parameters.top_code:,}: saturated")
         parameters = parameters.model_copy(update={"top_code": clipped_at})
-    listed = tuple(map(readable, ignored))
-    return Capture(
-        parameters,
-        tuple(frames),
-        tuple(rejected),
-        listed,
-        tuple(notes),
-        _sum_histograms(used),
-        known,
-        tuple(agreement.doubts),
-    )
+    histogram, listed = _sum_histograms(used), tuple(map(readable, ignored))
+    doubts = tuple(agreement.doubts)
+    return Capture(parameters, tuple(frames), tuple(rejected), listed, tuple(notes), histogram, known, doubts)
 
 
 @dataclass(frozen=True)

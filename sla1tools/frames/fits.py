@@ -352,6 +352,10 @@ def _value(part: _Part, key: str):
 def _unruly_text(header: str, key: str) -> str:
     """Return the text of a card that breaks the standard: control or non-ASCII characters, no quotes."""
     card = next((card for card in _cards(header) if card[:8].rstrip() == key), "")
-    value = card[9:].encode("latin-1").decode("utf-8", "replace")
+    return card_text(card[9:].encode("latin-1").decode("utf-8", "replace"))
+
+
+def card_text(value: str) -> str:
+    """Return what stands after a card's ``=``, without quotes and comment."""
     quoted = re.match(r"\s*'((?:[^']|'')*)'", value)
     return (quoted[1].replace("''", "'") if quoted else value.partition("/")[0]).strip()

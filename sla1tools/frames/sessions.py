@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
-from sla1tools.parameters import Parameters, validate
+from sla1tools.frames.fits import card_text
+from sla1tools.parameters import NIGHT_KEYS, Parameters, validate
 from sla1tools.published import MANIFEST
 from sla1tools.text import printable
 
@@ -64,14 +65,9 @@ def night_in(folder: Path, base: Parameters) -> Parameters:
     ParametersError
         If the path has fewer names, or one of them cannot name a folder of the outputs.
     """
-    date, time, name = ("", "", "", *folder.parts[1:])[-3:]
-    keys = {
-        "sessions_directory": str(folder.parent.parent.parent),
-        "capture_date": date,
-        "capture_time": time,
-        "object_name": name,
-    }
-    return validate(base.model_dump() | keys, str(folder))
+    names = ("", "", "", *folder.parts[1:])[-3:]
+    night = dict(zip(NIGHT_KEYS, (str(folder.parent.parent.parent), *names), strict=True))
+    return validate(base.model_dump() | night, str(folder))
 
 
 def cards(path: Path, keys: Iterable[str]) -> dict[str, str]:
@@ -91,8 +87,7 @@ def cards(path: Path, keys: Iterable[str]) -> dict[str, str]:
         key, equals, value = start[at : at + 80].decode("latin-1").partition("= ")
         key = key.rstrip()
         if equals and key in wanted and key not in values:
-            quoted = re.match(r"\s*'((?:[^']|'')*)'", value)
-            values[key] = (quoted[1].replace("''", "'") if quoted else value.partition("/")[0]).strip()
+            values[key] = card_text(value)
     return values
 
 

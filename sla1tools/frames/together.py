@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 
 from sla1tools.errors import Reason
+from sla1tools.parameters import Parameters
 
 LEAST_AGREEING = 3
 SAMPLED = 32_768  # pixels of a frame that are compared
@@ -136,10 +137,7 @@ def judge_together(
     names: Sequence[str],
     samples: Sequence[Sample],
     temperatures: Sequence[float | None],
-    shape: tuple[int, int],
-    temperature_tolerance: float,
-    level_correction: bool = False,
-    top_code: int = 65535,
+    parameters: Parameters,
 ) -> Agreement:
     """Find the largest group of frames that agree, and what each other frame differs by.
 
@@ -151,14 +149,10 @@ def judge_together(
         Of all frames.
     temperatures : sequence of float or None
         In degrees Celsius; None where unknown, which agrees with any.
-    shape : (ny, nx)
-        Of the frames.
-    temperature_tolerance : float
-        Kelvin from the middle of the group, halfway between its coldest and its warmest.
-    level_correction : bool
-        Whether each frame's offset will be taken off: levels may then differ by a quarter.
-    top_code : int
-        Code of saturated pixels, which are no garbage.
+    parameters : Parameters
+        `frame_shape`; `temperature_tolerance`, kelvin from the middle of the group, halfway between its coldest and its
+        warmest; with `level_correction` each frame's offset will be taken off, and levels may differ by a quarter;
+        pixels at `top_code` are saturated, and no garbage.
 
     Notes
     -----
@@ -168,21 +162,21 @@ def judge_together(
     """
     if len(samples) < LEAST_AGREEING:
         return Agreement({}, [], [])
-    states = _States(samples, temperatures, shape, temperature_tolerance, level_correction)
+    states = _States(samples, temperatures, parameters)
     everyone = np.arange(len(samples))
     group = states.largest_group(everyone)
     if len(group) < (2 if len(samples) == LEAST_AGREEING else LEAST_AGREEING):
         doubt = "no three frames agree in level, noise, hot pixels, codes and temperature: none could be rejected"
         return Agreement({}, [], [doubt])
     against = _AgainstGroup(states, group)
-    misfits = states.misfits(group, against)
+    misfits = {k: why for k in range(len(samples)) if (why := states.why(k, group, against))}
     used = np.array([k for k in everyone if k not in misfits])
     notes = states.drift(used)
     others = np.array([k for k in everyone if k in misfits], int)
     second = states.largest_group(others) if len(others) else others
     if len(second) >= LEAST_AGREEING:
         notes.append(_describe_second(names, used, second, misfits))
-    misfits |= _garbage_lines(samples, used, against, shape, top_code)
+    misfits |= _garbage_lines(samples, used, against, parameters)
     return Agreement(misfits, notes, [])
 
 
@@ -206,12 +200,9 @@ class _Comparison:
     def __init__(self, dithered, references):
         self.references = references
         mean = np.mean([dithered[r] for r in references], axis=0)
-        self.spread = np.array(
-            [
-                [_spread(frame - dithered[r]) if k != r else np.nan for r in references]
-                for k, frame in enumerate(dithered)
-            ]
-        )
+        self.spread = np.full((len(dithered), len(references)), np.nan)
+        for k, i in np.argwhere(np.arange(len(dithered))[:, None] != references):
+            self.spread[k, i] = _spread(dithered[k] - dithered[references[i]])
         self.unit = math.sqrt(np.nanmedian(self.spread[references] ** 2) / 2)
         self.level = np.array([np.median(frame - mean) for frame in dithered]) / self.unit
 
@@ -219,8 +210,8 @@ class _Comparison:
 class _States:
     """The state of every frame, as far as pixels, codes and temperature tell it."""
 
-    def __init__(self, samples, temperatures, shape, temperature_tolerance, level_correction):
-        self.samples, self.shape, self.tolerance = samples, shape, temperature_tolerance
+    def __init__(self, samples, temperatures, parameters):
+        self.samples, self.shape, self.tolerance = samples, parameters.frame_shape, parameters.temperature_tolerance
         self.temperatures = np.array([np.nan if value is None else value for value in temperatures], float)
         # Whole counts that repeat have quartiles of 0 and a median that jumps: spread each over its step.
         self.dithered = [
@@ -231,7 +222,7 @@ class _States:
         self.medians = np.array([np.median(sample.pixels) for sample in samples])
         self.steps = np.array([sample.step for sample in samples])
         self.shallow = np.array([sample.pixels.max() < EIGHT_BIT for sample in samples])
-        self.level_correction = level_correction
+        self.level_correction = parameters.level_correction
         self.first = _Comparison(self.dithered, _evenly(np.arange(len(samples)), REFERENCES))
         self.chance = 1.166 / math.sqrt(len(samples[0].pixels))  # relative 1 sigma of a spread from quartiles
         self.distances = self._distances()
@@ -279,12 +270,7 @@ class _States:
         keys = [(np.flatnonzero(members)[0], distance[members].sum()) for members, distance in sets]
         return frames[sets[min(range(len(sets)), key=keys.__getitem__)][0]]
 
-    def misfits(self, group, against) -> dict[int, tuple[Reason, str]]:
-        """Frames beyond a limit when measured against the group alone, and why."""
-        verdicts = {k: self._why(k, group, against) for k in range(len(self.samples))}
-        return {k: why for k, why in verdicts.items() if why}
-
-    def _why(self, k: int, group, against) -> tuple[Reason, str] | None:
+    def why(self, k: int, group, against) -> tuple[Reason, str] | None:
         """Why frame k is not of the group: the first number that is beyond its limit."""
         median, middle, heat = float(np.median(self.medians[group])), against.temperature, self.temperatures[k]
         level, noise, scale = against.level[k], against.noise[k], against.scale[k]
@@ -292,10 +278,8 @@ class _States:
         scale_out = abs(scale - 1) > against.scale_limit[k]
         hot = f"hot pixels at {scale:.2f} of the group's (limit 1 ± {against.scale_limit[k]:.2f})"
         if self.shallow[k] and median > DEEPER:
-            return (
-                Reason.CODES,
-                f"no code above {EIGHT_BIT - 1}: 8 bit, where the group's median is {median:.0f} counts",
-            )
+            text = f"no code above {EIGHT_BIT - 1}: 8 bit, where the group's median is {median:.0f} counts"
+            return Reason.CODES, text
         if abs(heat - middle) > self.tolerance:
             text = f"{heat:.2f} C, the group's middle is {middle:.2f} C (limit {self.tolerance:g} K)"
             return Reason.TEMPERATURE, text
@@ -303,10 +287,8 @@ class _States:
             return Reason.GEOMETRY, f"{move}: so its hot pixels are the group's, in place they are at {scale:.2f}"
         if abs(level) > level_limit:
             text = f"level {level:+.1f} sigma of a frame from the group's {median:.0f} counts (limit {level_limit:.3g})"
-            more = (
-                f", and {hot}" if scale_out else "" if self.level_correction else "; level_correction would take it off"
-            )
-            return Reason.LEVEL, text + more
+            cure = "" if self.level_correction else "; level_correction would take it off"
+            return Reason.LEVEL, text + (f", and {hot}" if scale_out else cure)
         if abs(math.log(noise)) > against.noise_limit:
             nearest = np.nanmin(self.first.spread[k]) / (math.sqrt(2) * against.unit)
             pattern = ": a pattern that moves, for some frames share its own" if nearest < NOISE_LIMIT < noise else ""
@@ -409,7 +391,7 @@ def _hot_map(samples, least: float):
     return places[mean > least], mean[mean > least]
 
 
-def _garbage_lines(samples, used, against, shape, top_code) -> dict[int, tuple[Reason, str]]:
+def _garbage_lines(samples, used, against, parameters) -> dict[int, tuple[Reason, str]]:
     """Used frames with rows or columns a quarter of which is beyond 5 sigma of the median of five frames."""
     found: dict[int, tuple[Reason, str]] = {}
     five = _evenly(used, 5)
@@ -417,13 +399,14 @@ def _garbage_lines(samples, used, against, shape, top_code) -> dict[int, tuple[R
     for word, name, axis in (("rows", "in_rows", 0), ("columns", "in_columns", 1)):
         lines = [getattr(sample, name) for sample in samples]
         middle = np.median([lines[k] - offset[k] for k in five], axis=0)
-        across = _sampled_places(shape)[2 - axis]
+        across = _sampled_places(parameters.frame_shape)[2 - axis]
         if len(across) < LEAST_IN_LINE:
             continue
-        ends = (across < METADATA_REACH) | (across >= shape[1 - axis] - METADATA_REACH)
+        ends = (across < METADATA_REACH) | (across >= parameters.frame_shape[1 - axis] - METADATA_REACH)
         share = {}
         for k in used:
-            wild = (np.abs(lines[k] - offset[k] - middle) > GARBAGE_SIGMA * against.unit) & (lines[k] < top_code)
+            wild = np.abs(lines[k] - offset[k] - middle) > GARBAGE_SIGMA * against.unit
+            wild &= lines[k] < parameters.top_code
             wild[np.ix_([0, -1], ends)] = False  # metadata, like saturated pixels, is flagged pixel by pixel
             share[k] = wild.mean(axis=1)
         # A line that is wild in most frames is a bad line of the chip.

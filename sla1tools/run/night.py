@@ -100,13 +100,8 @@ def run_night(
     with claim(outputs, night_path(parameters)) as claimed:
         manifest = _begun(parameters)
         try:
-            run = _NotebookRun(
-                night_notebooks() if notebooks is None else notebooks,
-                parameters,
-                claimed,
-                timeout,
-                side_by_side,
-            )
+            sources = night_notebooks() if notebooks is None else notebooks
+            run = _NotebookRun(sources, parameters, claimed, timeout, side_by_side)
             _build(parameters, claimed.staging, run, manifest, progress or (lambda step: None))
             directory = claimed.publish()
         except NightError as error:
@@ -155,20 +150,16 @@ def _build(parameters, staging, run, manifest, progress) -> None:
             progress(word)
 
         measurement = measure_night(parameters, step)
-        manifest |= {"inputs": judged_files(measurement.capture), "camera": measurement.capture.camera}
+        capture = measurement.capture
+        manifest |= {"inputs": judged_files(capture), "camera": capture.camera}
         links = {
             "The night at a glance": "index.html",
             **{title_of(path): path.with_suffix(".html").name for path in run.opened},
             "All nights": "../../../index.html",
             "Manifest": "manifest.json",
         }
-        run.heading = Heading(
-            night_path(parameters).as_posix(),
-            measurement.capture.camera,
-            len(measurement.capture.frames),
-            parameters.dark_exposure,
-            links,
-        )
+        night, exposure = night_path(parameters).as_posix(), parameters.dark_exposure
+        run.heading = Heading(night, capture.camera, len(capture.frames), exposure, links)
         store(measurement, run.handed_over)
         run.start()
         run.open(*list(run.opened)[:1])  # the longest: the others would only take its core now
@@ -179,8 +170,7 @@ def _build(parameters, staging, run, manifest, progress) -> None:
     from sla1tools.show.pages import write_index
 
     manifest |= {key: measurement.summary[key] for key in ("verdict", "reasons")}
-    manifest |= {"doubts": [asdict(doubt) for doubt in measurement.doubts]}
-    manifest |= {"end": moment(), "exit_status": 0}
+    manifest |= {"doubts": [asdict(doubt) for doubt in measurement.doubts], "end": moment(), "exit_status": 0}
     figures = {title: png for path in run.opened for title, png in tagged_figures(path).items()}
     links |= {name: name for name in PRODUCTS}
     write_index(staging / "index.html", measurement.summary, manifest, figures, links)
@@ -195,12 +185,7 @@ class _NotebookRun:
     """
 
     def __init__(
-        self,
-        notebooks: Sequence[Path],
-        parameters: Parameters,
-        claimed: Claim,
-        timeout: int | None,
-        side_by_side: bool,
+        self, notebooks: Sequence[Path], parameters: Parameters, claimed: Claim, timeout: int | None, side_by_side: bool
     ):
         staging = claimed.staging
         self.handed_over = claimed.run / secrets.token_hex(16)  # a name that nobody else can know beforehand

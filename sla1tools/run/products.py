@@ -50,19 +50,8 @@ TRIAL_COLUMNS = LEADER_COLUMNS | {
     "miss_reason": ("U", None, "why the configured criterion missed it"),
 }
 SUMMARY_KEYS = (
-    "night",
-    "verdict",
-    "reasons",
-    "notes",
-    "floors",
-    "frames",
-    "counts",
-    "dark",
-    "pixels",
-    "candidates",
-    "false_alarms_per_frame",
-    "completeness",
-    "operating_point",
+    *("night", "verdict", "reasons", "notes", "floors", "frames", "counts", "dark", "pixels"),
+    *("candidates", "false_alarms_per_frame", "completeness", "operating_point"),
 )
 NULL = -1  # of masked integers, which are all places, counts or bit planes
 REGION_RADIUS = 4  # pixels
@@ -203,9 +192,8 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
         If its keys are not the published ones.
     """
     if set(summary) != set(SUMMARY_KEYS):
-        raise ValueError(
-            f"summary.json: keys differ from the published ones: {sorted(set(summary) ^ set(SUMMARY_KEYS))}"
-        )
+        odd = sorted(set(summary) ^ set(SUMMARY_KEYS))
+        raise ValueError(f"summary.json: keys differ from the published ones: {odd}")
     path.write_text(json_text({key: summary[key] for key in SUMMARY_KEYS}), encoding="utf-8")
 
 

@@ -10,10 +10,8 @@ from sla1tools.errors import ParametersError
 from sla1tools.parameters import NIGHT_KEYS, Parameters, named_by, to_yaml, validate
 from sla1tools.places import SHIPPED_FOLDERS, shipped, working_folder
 
-SHAPES = (
-    ("ZNAXIS2", "ZNAXIS1"),
-    ("NAXIS2", "NAXIS1"),
-)  # of a packed frame, which has others of its own; of a plain one
+# Of a packed frame, whose NAXISn are those of its table; of a plain one.
+SHAPES = (("ZNAXIS2", "ZNAXIS1"), ("NAXIS2", "NAXIS1"))
 
 
 def make_working_folder(directory: Path) -> list[Path]:

@@ -83,24 +83,14 @@ def drift(night: Measurement) -> Table:
     master = night.dark.reference.master[some].ravel()
     table = frame_drift(sample, master)
     scale = night.dark.scale
-    return Table(
-        {
-            "frame": night.capture.names,
-            "level": np.asarray(table["level"]) * scale,
-            "offset": np.asarray(table["offset"]) * scale,
-            "error": np.asarray(table["offset_error"]) * scale,
-            "noise": np.asarray(table["noise"]) * scale,
-            "minutes": _minutes([frame.start for frame in night.capture.frames]),
-            "temperature": [np.nan if f.temperature is None else f.temperature for f in night.capture.frames],
-        },
-        units={
-            "level": "electron",
-            "offset": "electron",
-            "error": "electron",
-            "noise": "electron",
-            "temperature": "deg_C",
-        },
-    )
+    counts = {"level": "level", "offset": "offset", "error": "offset_error", "noise": "noise"}
+    electrons = {name: np.asarray(table[source]) * scale for name, source in counts.items()}
+    times = {
+        "minutes": _minutes([frame.start for frame in night.capture.frames]),
+        "temperature": [np.nan if f.temperature is None else f.temperature for f in night.capture.frames],
+    }
+    units = dict.fromkeys(electrons, "electron") | {"temperature": "deg_C"}
+    return Table({"frame": night.capture.names} | electrons | times, units=units)
 
 
 def _minutes(starts) -> list[float]:
@@ -161,12 +151,8 @@ def truth_scores(night: Measurement) -> HTML:
 
 def hits_per_frame(night: Measurement) -> dict[str, np.ndarray]:
     """Particle hits of each frame, all and tracks alone, in file order."""
-    hits = night.hits
-    tracks = hits[np.asarray(hits["track"], bool)]
-    return {
-        label: np.array([np.count_nonzero(rows["frame"] == name) for name in night.capture.names])
-        for label, rows in (("all hits", hits), ("tracks", tracks))
-    }
+    tracks = night.hits[np.asarray(night.hits["track"], bool)]
+    return {"all hits": night.per_frame(night.hits), "tracks": night.per_frame(tracks)}
 
 
 def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> HTML:

@@ -295,15 +295,6 @@ def _tally(files: list[dict[str, str]]) -> str:
 
 def _provenance(manifest: Mapping) -> list[str]:
     versions = manifest.get("versions") or {}
-    parts = [f"{name} {version}" for name, version in versions.items()]
-    parts += [
-        f"{label} {manifest[key]}"
-        for key, label in (
-            ("git_commit", "commit"),
-            ("random_seed", "random seed"),
-            ("start", "started"),
-            ("end", "ended"),
-        )
-        if manifest.get(key) is not None
-    ]
-    return parts
+    labels = {"git_commit": "commit", "random_seed": "random seed", "start": "started", "end": "ended"}
+    told = [f"{label} {manifest[key]}" for key, label in labels.items() if manifest.get(key) is not None]
+    return [f"{name} {version}" for name, version in versions.items()] + told

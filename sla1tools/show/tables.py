@@ -49,10 +49,7 @@ def candidate_counts(night: Measurement) -> HTML:
 def per_frame(night: Measurement) -> dict[str, np.ndarray]:
     """Candidates of the configured criterion in each frame: held out and in sample."""
     return {
-        label: np.array(
-            [np.count_nonzero(night.candidates(reference=reference)["frame"] == name) for name in night.capture.names]
-        )
-        for reference, label in REFERENCE_NAMES.items()
+        label: night.per_frame(night.candidates(reference=reference)) for reference, label in REFERENCE_NAMES.items()
     }
 
 
@@ -119,13 +116,7 @@ def false_alarms(night: Measurement) -> HTML:
         rates = [f"{rate.rate * per:.2g} (< {rate.high * per:.2g})" for per in (1, 1 / area)]
         rates.insert(1, f"{rate.rate * nightly:.0f} (< {rate.high * nightly:.0f})")
         rows.append((name, count, *(rates if told else ["not known"] * 3)))
-    names = (
-        "kind",
-        "seen",
-        "per frame (95 % limit)",
-        f"per night of {nightly}",
-        "per frame and square degree",
-    )
+    names = ("kind", "seen", "per frame (95 % limit)", f"per night of {nightly}", "per frame and square degree")
     return shown(Table(rows=rows, names=names))
 
 
@@ -238,15 +229,9 @@ def operating_points(night: Measurement) -> HTML:
             rows.append((name, "not tested", "", "", ""))
             continue
         quoted = point["quoted_on"]
-        rows.append(
-            (
-                name,
-                in_words(point["cuts"]),
-                f"{point['flux_50']:.0f}",
-                f"{quoted['rate']:.2g} (< {quoted['high']:.2g})",
-                "yes" if point["keeps_budget"] else "too few frames to tell",
-            )
-        )
+        alarms = f"{quoted['rate']:.2g} (< {quoted['high']:.2g})"
+        kept = "yes" if point["keeps_budget"] else "too few frames to tell"
+        rows.append((name, in_words(point["cuts"]), f"{point['flux_50']:.0f}", alarms, kept))
     names = ("criterion", "recommended", "50 % flux [e-]", "false alarms per frame (95 % limit)", "budget kept")
     return shown(Table(rows=rows, names=names))
 

@@ -12,6 +12,7 @@ from sla1tools.errors import NightError
 from sla1tools.frames.capture import judge_capture
 from sla1tools.frames.codes import code_histogram
 from sla1tools.frames.together import judge_together, sample_frame
+from sla1tools.parameters import Parameters
 from sla1tools.simulate.night import SimulatedNight, simulate_counts, write_night
 
 SHAPE = (256, 320)
@@ -31,7 +32,8 @@ def as_counts(values):
 def judged(stack, temperatures=None, names=None, **options):
     samples = [sample_frame(counts, code_histogram(counts)) for counts in stack]
     names = names or [f"{k + 1:05d}.fits" for k in range(len(stack))]
-    return judge_together(names, samples, temperatures or [None] * len(stack), stack.shape[1:], 1.5, **options)
+    parameters = Parameters(frame_shape=stack.shape[1:], **options)
+    return judge_together(names, samples, temperatures or [None] * len(stack), parameters)
 
 
 def reasons(agreement) -> dict[int, str]:
