@@ -4,9 +4,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sla1tools.darks.variance import LEAST_GROUPS, fit_curve, sample_rows
+from sla1tools.darks.variance import LEAST_GROUPS, Curve, fit_curve, sample_rows, variance_ratio_ppf
 
 GAIN_PRECISION = 0.2  # relative 1-sigma above which a gain is not quoted
+LEAST_SPAN = 0.5  # counts between the groups' levels, below which they are one level
+HOT = 8.0  # robust sigma by which a pixel stands above its row neighbours
+STANDING_OUT = 6.0  # and by this many temporal sigma of its surroundings
+JUMPING = 6.0  # excess squared over variance: of a pixel that jumps between two levels it is about 4
+LEAST_HOT = 100
+HOT_FACTOR = 1.3  # either way: hot pixels flicker, and three frames tell a median variance to 15 %
+HOT_SIGMAS = 4.0
 Z_95 = 1.959964
 
 
@@ -27,13 +34,15 @@ class PhotonTransfer:
     read_noise : float
         Electrons, if the pedestal is zero; NaN where the intercept is negative: then there must be a pedestal.
     can_tell : bool
-        The levels reach far enough for the gain to be known better than 20 %.
+        The levels reach far enough for the gain to be known better than 20 %, and the hot pixels do not deny it.
+    dark_signal : bool
+        The hot pixels, whose excess is dark signal, confirm the gain; without them it holds if the level is.
     reason : str
         One sentence, with the numbers.
     level, variance, error : (bins,) arrays
         Raw counts; counts squared and 1 sigma: median level and robust variance of each group of pixels.
     slope, slope_error, intercept : float
-        The line through them, counts squared per count and counts squared.
+        The line through them, counts squared per count and counts squared; NaN where there is but one level.
     """
 
     gain: float
@@ -42,6 +51,7 @@ class PhotonTransfer:
     pedestal_error: float
     read_noise: float
     can_tell: bool
+    dark_signal: bool
     reason: str
     level: np.ndarray = field(repr=False)
     variance: np.ndarray = field(repr=False)
@@ -65,8 +75,9 @@ class PhotonTransfer:
             return f"Not tested: {self.reason}."
         agrees = "agrees" if self.agrees_with(configured) else "disagrees"
         pedestal, error = self.pedestal * configured, self.pedestal_error * configured
+        measured = "The measured gain" if self.dark_signal else "If the level is dark signal, the measured gain"
         return (
-            f"The measured gain is {self.gain:.4f} ± {self.gain_error:.4f} e- per count; it {agrees} with the "
+            f"{measured} is {self.gain:.4f} ± {self.gain_error:.4f} e- per count; it {agrees} with the "
             f"configured {configured:.4f} (at 95 %). If there is no read noise the pedestal is {pedestal:.0f} ± "
             f"{error:.0f} e-."
         )
@@ -88,8 +99,13 @@ def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTr
     -----
     Pixels are grouped by the median level of their four neighbours along the row, not by their own: grouping by one's
     own noisy level flattens the slope, and it would gather the hot pixels, whose flicker is not shot noise, in the
-    highest groups. Fixed patterns do not matter, for the variance is temporal. A group's variance is its median over
-    the median of chi-square: unstable pixels do not move it. Errors grow with the scatter about the line.
+    highest groups. A group's variance is its median over the median of chi-square: unstable pixels do not move it.
+    Errors grow with the scatter about the line.
+
+    A bias pattern whose noise differs from place to place has a slope too, and no gain. So the smooth slope is compared
+    with that of the hot pixels: the median of excess variance over excess level, both above the row neighbours, with
+    each column's median taken off, of pixels that do not jump. More than a factor of 1.3 apart, beyond four errors, no
+    gain is given.
 
     A glow that changes during the night counts as variance, most where the glow is: believe the gain where
     `structure.frame_drift` is flat.
@@ -97,12 +113,24 @@ def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTr
     own, spread, around = sample_rows(level, variance)
     curve = fit_curve(around, own, spread, n - 1)
     slope, slope_error = curve.slope, curve.slope_error
-    can_tell = bool(slope_error < GAIN_PRECISION * slope)
+    one_level = len(curve.level) < LEAST_GROUPS or np.ptp(curve.level) < LEAST_SPAN
+    if one_level:
+        slope = slope_error = np.nan
+    precise = bool(slope_error < GAIN_PRECISION * slope)
+    hot, hot_error, pixels = _hot_slope(own - around, spread, around, curve, level.shape[1], n)
+    margin = HOT_SIGMAS * np.hypot(hot_error, slope_error)
+    denied = precise and (hot + margin < slope / HOT_FACTOR or hot - margin > slope * HOT_FACTOR)
+    can_tell = precise and not denied
     gain, gain_error = (1 / slope, slope_error / slope**2) if can_tell else (np.nan, np.nan)
     intercept = curve.middle - slope * curve.centre
     pedestal_error = np.hypot(curve.middle_error, slope_error * curve.middle / slope) / slope if can_tell else np.nan
-    if len(curve.level) < LEAST_GROUPS:
-        reason = f"the level has only {len(curve.level)} distinguishable values: no gain from these darks"
+    if one_level:
+        reason = "the level has too few distinguishable values: no gain from these darks"
+    elif denied:
+        reason = (
+            f"the smooth level gives a slope of {slope:.3g} ± {slope_error:.2g} counts²/count, {pixels:,} hot pixels "
+            f"{hot:.3g} ± {hot_error:.2g}: the level is not dark signal alone, no gain from these darks"
+        )
     else:
         reason = f"levels of {curve.level[0]:.0f} to {curve.level[-1]:.0f} counts give "
         reason += (
@@ -117,6 +145,7 @@ def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTr
         pedestal_error=float(pedestal_error),
         read_noise=gain * float(np.sqrt(intercept)) if intercept >= 0 else np.nan,
         can_tell=can_tell,
+        dark_signal=can_tell and hot_error < GAIN_PRECISION * hot,
         reason=reason,
         level=curve.level,
         variance=curve.variance,
@@ -125,3 +154,23 @@ def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTr
         slope_error=slope_error,
         intercept=intercept,
     )
+
+
+def _hot_slope(excess, variance, around, curve: Curve, columns: int, n: int) -> tuple[float, float, int]:
+    """Slope of variance against level of the hot pixels alone, its error, and how many they are; NaN of too few."""
+    if columns < 5:
+        return np.nan, np.nan, 0
+    rows = excess.reshape(-1, columns - 4)
+    excess = (rows - np.median(rows, axis=0)).ravel()  # else an offset column is hot
+    hot = np.flatnonzero(excess > max(HOT * 1.4826 * np.median(np.abs(excess)), 1.0))
+    smooth = np.interp(around[hot], curve.level, curve.variance)
+    stands_out = excess[hot] ** 2 > STANDING_OUT**2 * smooth
+    steady = stands_out & (excess[hot] ** 2 > JUMPING * variance[hot])
+    hot, smooth = hot[steady], smooth[steady]
+    pixels = len(hot)
+    if pixels < LEAST_HOT:
+        return np.nan, np.nan, pixels
+    slopes = (variance[hot] / variance_ratio_ppf(0.5, n - 1) - smooth) / excess[hot]
+    slope = float(np.median(slopes))
+    spread = 1.4826 * float(np.median(np.abs(slopes - slope)))
+    return slope, float(np.sqrt(np.pi / 2)) * spread / np.sqrt(pixels), pixels

@@ -6,6 +6,7 @@ from scipy import stats
 
 from sla1tools.darks.transfer import photon_transfer
 from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_ppf
+from sla1tools.simulate.night import simulate_counts
 
 GAIN = 1.39 / 16
 
@@ -95,6 +96,7 @@ def test_cannot_tell_from_constant_frames():
     transfer = photon_transfer(np.full((64, 64), 15000.0), np.zeros((64, 64)), 5)
     assert not transfer.can_tell
     assert "distinguishable" in transfer.reason
+    assert np.isnan([transfer.slope, transfer.slope_error, transfer.intercept]).all()
 
 
 def test_cannot_tell_from_levels_that_all_but_agree():
@@ -104,7 +106,9 @@ def test_cannot_tell_from_levels_that_all_but_agree():
     transfer = transfer_of(counts)
     assert not transfer.can_tell
     level = 14952 + 1e-3 * np.random.default_rng(11).random((160, 160))
-    assert not photon_transfer(level, counts.var(axis=0, ddof=1), 60).can_tell
+    alike = photon_transfer(level, counts.var(axis=0, ddof=1), 60)
+    assert not alike.can_tell
+    assert np.isnan(alike.slope), "thousandths of a count are no lever: no slope of 1e13"
 
 
 def test_coarse_counts_make_no_difference():
@@ -141,7 +145,50 @@ def test_levels_in_steps_bias_nothing():
 
 def test_the_verdict_says_what_was_measured_beside_the_configured_gain():
     transfer = transfer_of(glowing_night(1, 10, (256, 256)))
+    assert transfer.verdict(GAIN).startswith("If the level is dark signal, the measured gain is ")  # no hot pixels
     assert f"is {transfer.gain:.4f} ± {transfer.gain_error:.4f} e- per count; it agrees with" in transfer.verdict(GAIN)
     assert "it disagrees with the configured 1.3900" in transfer.verdict(1.39)
     flat = transfer_of(glowing_night(1, 10, (128, 128), glow=0.0, dsnu=0.0))
     assert flat.verdict(GAIN) == f"Not tested: {flat.reason}."
+
+
+def patterned_night(seed, n, steeper, gain=2.5, glow=0.0, shape=(256, 256)):
+    """A level of bias pattern, whose read noise rises with it by some share, and hot pixels of known gain."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]] / np.array(shape)[:, None, None]
+    bump = np.exp(-(y**2 + x**2) / 0.2)
+    dark = 20 * rng.gamma(1, 1, shape) + glow * bump
+    hot = rng.random(shape) < 0.02
+    dark[hot] += rng.exponential(800, hot.sum())
+    noise = 8 * (1 + steeper * bump)
+    counts = (rng.poisson(dark, (n, *shape)) + rng.standard_normal((n, *shape)) * noise) / gain
+    return np.rint(counts + 1000 + (300 * bump if steeper else 0)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("n", [3, 5, 20])
+@pytest.mark.parametrize("steeper", [0.5, 1.0, 6.0])
+def test_a_bias_pattern_gives_no_gain(n, steeper):
+    """Its slope alone would give 24, 11 or 1.1 electrons per count, each to a few per cent, where 2.5 are true."""
+    transfer = transfer_of(patterned_night(n, n, steeper))
+    assert transfer.slope_error < 0.1 * transfer.slope, "a confident slope"
+    assert abs(1 / transfer.slope - 2.5) > 0.4 * 2.5, "and a wrong one"
+    assert not transfer.can_tell
+    assert np.isnan(transfer.gain)
+    assert "not dark signal alone" in transfer.reason
+    assert transfer.verdict(2.5).startswith("Not tested: ")
+
+
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_a_glow_of_dark_signal_keeps_its_gain_and_the_hot_pixels_confirm_it(n):
+    transfer = transfer_of(patterned_night(n, n, 0.0, glow=1500.0))
+    assert transfer.gain == pytest.approx(2.5, rel=0.05)
+    assert transfer.dark_signal
+    assert transfer.verdict(2.5).startswith("The measured gain is ")
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_the_defects_of_a_simulated_night_deny_no_gain(n):
+    """Telegraph, noisy and stuck pixels, muons and columns are no hot pixels of another gain."""
+    for seed in (1, 2, 3):
+        transfer = transfer_of(simulate_counts(n, (256, 256), seed, glow=1100.0).counts)
+        assert transfer.can_tell, transfer.reason
