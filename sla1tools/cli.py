@@ -53,26 +53,18 @@ class _Commands(click.Group):
             ctx.exit(1)
 
 
-class _ManyStars(click.Command):
-    """Let one --stars take several values, as in --stars 3000@2.0 800@2.0."""
+class _Command(click.Command):
+    """Let -p take KEY=VALUE as well as KEY VALUE, and one --stars several values, as in --stars 3000@2.0 800@2.0."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         spread: list[str] = []
         for before, argument in zip(["", *args], args, strict=False):
-            if re.fullmatch(r"[\d.eE+]+@[\d.eE+]+", argument) and before != "--stars":
-                spread.append("--stars")
-            spread.append(argument)
-        return super().parse_args(ctx, spread)
-
-
-class _WithOverrides(click.Command):
-    """Let -p take KEY=VALUE as well as KEY VALUE."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        for before, argument in zip(["", *args], args, strict=False):
-            key, equals, value = argument.partition("=")
-            spread += [key, value] if before == "-p" and equals else [argument]
+            if before == "-p" and "=" in argument:
+                spread += argument.split("=", 1)
+            elif "--stars" in args and before != "--stars" and re.fullmatch(r"[\d.eE+]+@[\d.eE+]+", argument):
+                spread += ["--stars", argument]
+            else:
+                spread.append(argument)
         return super().parse_args(ctx, spread)
 
 
@@ -174,7 +166,7 @@ def params(capture, target) -> None:
     click.echo(write_night(capture, target))
 
 
-@main.command(cls=_WithOverrides)
+@main.command(cls=_Command)
 @NIGHT
 @FILES
 @OVERRIDES
@@ -207,7 +199,7 @@ def check(nights, files, overrides) -> None:
     night.require_usable()
 
 
-@main.command(cls=_WithOverrides)
+@main.command(cls=_Command)
 @NIGHT
 @FILES
 @OVERRIDES
@@ -246,7 +238,7 @@ def _adopt(parameters: Parameters, directory: Path) -> Path:
     return save_parameters(parameters.model_copy(update=point["cuts"]), name, ["criterion", *point["cuts"]], ADOPTED)
 
 
-@main.command(cls=_ManyStars)
+@main.command(cls=_Command)
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--frames", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--shape", type=click.IntRange(min=1), nargs=2, default=(2048, 2048), metavar="NY NX", show_default=True)
@@ -285,7 +277,7 @@ def demo() -> None:
     _run_and_tell(parameters, working_folder() / "outputs", timeout=None)
 
 
-@main.command()
+@main.command(cls=_Command)
 @click.argument("frames", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FRAME...")
 @click.option("-f", "files", multiple=True, required=True, help="The night whose darks are of the frames' exposure.")
 @OVERRIDES
@@ -375,7 +367,7 @@ def _write_trends(outputs: Path) -> None:
         click.echo(f"sla1: {error}", err=True)
 
 
-@main.command(cls=_WithOverrides)
+@main.command(cls=_Command)
 @click.argument("nights", nargs=-1, type=click.Path(), metavar="[NIGHT]...")
 @click.option("--sessions", type=click.Path(path_type=Path), metavar="DIR", help="Find every night of darks below DIR.")
 @FILES

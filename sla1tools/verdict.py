@@ -172,15 +172,14 @@ def judge_alarms(low: float | None, per_frame: dict[str, int], capture: Capture,
     noise : float
         Median noise of a residual, in electrons.
     """
-    parameters, doubts = capture.parameters, []
+    parameters, doubts, cure = capture.parameters, [], _cure_of_drift(capture, noise)
     if low is not None and low > BEYOND_BUDGET * parameters.false_alarm_budget:
         doubts.append(
             Doubt(
                 f"false alarms of {parameters.criterion}: more than {low:,.3g} a frame, and the budget is "
                 f"{parameters.false_alarm_budget:g}",
                 "a flash in a science frame means nothing at this setting",
-                _cure_of_drift(capture, noise)
-                or "choose a setting that keeps the budget with the sliders of notebook 02",
+                cure or "choose a setting that keeps the budget with the sliders of notebook 02",
             )
         )
     total, frames = sum(per_frame.values()), len(per_frame)
@@ -193,8 +192,7 @@ def judge_alarms(low: float | None, per_frame: dict[str, int], capture: Capture,
                 f"candidates of {parameters.criterion} stand out in {len(odd)} of {frames} frames: {counts}; "
                 f"{total - sum(per_frame[name] for name in odd):,} in all others together",
                 "a rate per frame describes neither these frames nor the others",
-                _cure_of_drift(capture, noise)
-                or f"look at {odd[0]}, and move it away if it is no dark like the others",
+                cure or f"look at {odd[0]}, and move it away if it is no dark like the others",
             )
         )
     return Opinion(tuple(doubts))
@@ -231,15 +229,12 @@ def judge_completeness(chance: float, shares: dict[str, float], flux: float | No
         return Opinion()
     least, most = (choose(shares, key=lambda name: shares[name]) for choose in (min, max))
     told = "the 50 % flux" if flux is None else f"the 50 % flux of {flux:,.0f} e-"
-    return Opinion(
-        (
-            Doubt(
-                f"of the same stars {most} finds {shares[most] / shares[least]:.2f} times as many as {least}",
-                f"{told} is an average over unlike frames, and its interval is that of a draw of frames",
-                f"compare {least} with the others: its level, its noise, and what came before it",
-            ),
-        )
+    doubt = Doubt(
+        f"of the same stars {most} finds {shares[most] / shares[least]:.2f} times as many as {least}",
+        f"{told} is an average over unlike frames, and its interval is that of a draw of frames",
+        f"compare {least} with the others: its level, its noise, and what came before it",
     )
+    return Opinion((doubt,))
 
 
 def judge_power(tested: dict[str, bool], frames: int, holds_a_stamp: bool, injections: int) -> Opinion:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from itertools import pairwise
@@ -339,10 +339,11 @@ def _unlike_majority(frames: list[Frame]) -> dict[str, Rejected]:
     outliers = {}
     for reason, key in ((Reason.GAIN, "gain"), (Reason.BINNING, "binning")):
         stated = Counter(getattr(frame, key) for frame in frames if getattr(frame, key) is not None)
+        usual = stated.most_common(1)[0][0] if stated else None
         for frame in frames:
             value = getattr(frame, key)
-            if value is not None and value != stated.most_common(1)[0][0]:
-                detail = f"{key} {value}, most frames have {stated.most_common(1)[0][0]}"
+            if value not in (None, usual):
+                detail = f"{key} {value}, most frames have {usual}"
                 outliers[frame.name] = Rejected(frame.name, reason, detail, frame.sha256)
     return outliers
 
@@ -411,15 +412,6 @@ def judged_files(capture) -> list[dict[str, Any]]:
         {"name": frame.name, "verdict": "used", "detail": "; ".join(frame.notes), "sha256": frame.sha256}
         for frame in capture.frames
     ]
-    rows += [
-        {
-            "name": item.name,
-            "verdict": "rejected",
-            "reason": item.reason.value,
-            "detail": item.detail,
-            "sha256": item.sha256,
-        }
-        for item in capture.rejected
-    ]
+    rows += [{"name": item.name, "verdict": "rejected"} | asdict(item) for item in capture.rejected]
     rows += [{"name": name, "verdict": "ignored"} for name in capture.ignored]
     return sorted(rows, key=lambda row: row["name"])

@@ -49,15 +49,8 @@ def completeness_curve(flux: np.ndarray, recovered: np.ndarray, edges: np.ndarra
     low[tried], high[tried] = binom_conf_interval(found[tried], injected[tried], CONFIDENCE, interval="wilson")
     share = np.divide(found, injected, out=np.full(len(injected), np.nan), where=tried)
     center = np.sqrt(edges[1:] * edges[:-1])
-    columns = {
-        "flux": center,
-        "injected": injected,
-        "recovered": found,
-        "completeness": share,
-        "low": low,
-        "high": high,
-    }
-    return Table(columns, units={"flux": "electron"})
+    names = ("flux", "injected", "recovered", "completeness", "low", "high")
+    return Table([center, injected, found, share, low, high], names=names, units={"flux": "electron"})
 
 
 @dataclass(frozen=True)
@@ -94,10 +87,17 @@ def flux_limit(curve: Table, level: float, seed: int = 0) -> FluxLimit:
         return FluxLimit(None, None, float(flux[0]))
     crossing = crossings(np.log(flux), (found / injected)[None], level)[0]
     draws = np.random.default_rng(seed).binomial(injected, (found + 0.5) / (injected + 1), (DRAWS, len(flux)))
-    spread = np.nan_to_num(crossings(np.log(flux), draws / injected, level), nan=np.inf)
-    low, high = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
-    flux_or_none = [float(np.exp(value)) if np.isfinite(value) else None for value in (crossing, low, high)]
-    return FluxLimit(*flux_or_none)
+    return FluxLimit(_flux(crossing), *_interval(crossings(np.log(flux), draws / injected, level)))
+
+
+def _flux(log_flux: float) -> float | None:
+    return float(np.exp(log_flux)) if np.isfinite(log_flux) else None
+
+
+def _interval(drawn: np.ndarray) -> list[float | None]:
+    """Ends of the 95 % interval of drawn crossings; those that never cross lie above all others."""
+    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    return [_flux(end) for end in np.quantile(np.nan_to_num(drawn, nan=np.inf), ends, method="nearest")]
 
 
 def frames_differ(frame: np.ndarray, flux: np.ndarray, recovered: np.ndarray, edges: np.ndarray):
@@ -148,10 +148,7 @@ def flux_limit_over_frames(
     tried = injected.sum(axis=0) > 0
     shares = found[drawn].sum(axis=1)[:, tried] / np.maximum(injected[drawn].sum(axis=1)[:, tried], 1)
     centers = np.log(np.sqrt(edges[1:] * edges[:-1]))[tried]
-    spread = np.nan_to_num(crossings(centers, shares, level), nan=np.inf)
-    ends = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
-    low, high = (float(np.exp(value)) if np.isfinite(value) else None for value in ends)
-    return limit if limit.flux is None else FluxLimit(limit.flux, low, high)
+    return limit if limit.flux is None else FluxLimit(limit.flux, *_interval(crossings(centers, shares, level)))
 
 
 def _by_frame(row, flux, recovered, edges):

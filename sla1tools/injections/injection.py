@@ -6,6 +6,7 @@ own frame. In sample it does, and the reference of those pixels is combined anew
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table, vstack
@@ -121,14 +122,10 @@ def random_stars(parameters, frames: int, shape: tuple[int, int]) -> Table:
     low, high = np.log(parameters.injection_flux_range)
     flux = np.exp(low + (high - low) * (np.arange(n) + rng.random(n)) / max(n, 1))
     psf = psf_of(parameters)
-    stars = Table(
-        {
-            "frame_number": rng.permutation(np.arange(n) % frames),
-            "x_true": rng.random(n) * shape[1] - 0.5,
-            "y_true": rng.random(n) * shape[0] - 0.5,
-            "flux_true": flux,
-        }
-    )
+    stars = Table({"frame_number": rng.permutation(np.arange(n) % frames)})
+    for axis, size in (("x_true", shape[1]), ("y_true", shape[0])):
+        stars[axis] = rng.random(n) * size - 0.5
+    stars["flux_true"] = flux
     stars["modes"] = psf.draw_modes(n, rng)
     stars["fwhm_true"] = psf.fwhm * (1 + stars["modes"][:, 0])
     return stars
@@ -294,11 +291,10 @@ def _empty_trials(stars: Table) -> Table:
     n = len(stars)
     trials = Table(masked=False)
     trials["frame"] = np.full(n, "", dtype="U80")
+    kinds: dict[str, Any] = {"reference": "U13", "best_rival": "U12"} | dict.fromkeys(("x", "y", "dof", "dq"), np.int32)
     for name in LEADER_COLUMNS[1:]:
-        kind = {"reference": "U13", "best_rival": "U12"}.get(
-            name, np.int32 if name in ("x", "y", "dof", "dq") else float
-        )
-        trials[name] = MaskedColumn(np.zeros(n, kind), mask=np.ones(n, bool), unit=UNITS.get(name))
+        values = np.zeros(n, kinds.get(name, float))
+        trials[name] = MaskedColumn(values, mask=np.ones(n, bool), unit=UNITS.get(name))
     for name, unit in (("x_true", "pix"), ("y_true", "pix"), ("flux_true", "electron"), ("fwhm_true", "pix")):
         trials[name] = Column(np.array(stars[name], float), unit=unit)
     for name in CRITERIA:

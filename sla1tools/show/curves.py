@@ -40,13 +40,8 @@ def transfer(photon_transfer, gain_configured: float) -> Drawing:
             ax.plot(x, fitted, color=HELD_OUT, lw=1, label="fitted line")
         weight = photon_transfer.error**-2.0
         middle, height = (np.average(values, weights=weight) for values in (level, variance))
-        ax.plot(
-            x,
-            height + (x - middle) / gain_configured,
-            color=IN_SAMPLE,
-            ls="--",
-            label=f"slope of the configured {gain_configured:.4f} e-/count",
-        )
+        told = f"slope of the configured {gain_configured:.4f} e-/count"
+        ax.plot(x, height + (x - middle) / gain_configured, color=IN_SAMPLE, ls="--", label=told)
         ax.legend(frameon=False)
     ax.set(xlabel="dark level [counts]", ylabel="variance [counts²]", title="Dark photon transfer")
     return figure

@@ -55,6 +55,14 @@ def blank_axes(width: float, height: float, alt: str, **kwargs):
     return figure, axes
 
 
+def nothing(text: str) -> Drawing:
+    """Say that there is nothing to draw."""
+    figure, ax = blank_axes(6, 1.2, text)
+    ax.text(0.5, 0.5, text, ha="center", va="center", parse_math=False)
+    ax.axis("off")
+    return figure
+
+
 def percentile_limits(values: np.ndarray, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:
     """Percentiles of the finite values, never equal to one another; (0, 1) where nothing is finite."""
     finite = values[np.isfinite(values)]
@@ -107,10 +115,7 @@ def class_map(dq: np.ndarray, classes: dict[str, int]) -> Drawing:
     """
     present = {name: bit for name, bit in classes.items() if (dq & bit).any()}
     if not present:
-        figure, ax = blank_axes(6, 1.2, "No pixel is flagged")
-        ax.text(0.5, 0.5, "no pixel is flagged", ha="center", va="center")
-        ax.axis("off")
-        return figure
+        return nothing("no pixel is flagged")
     columns = min(4, len(present))
     rows = math.ceil(len(present) / columns)
     alt = "Where flagged pixels lie, class by class"
@@ -211,10 +216,7 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
     """
     shown = min(len(stamps), most)
     if shown == 0:
-        figure, ax = blank_axes(6, 1.2, f"{title}: none")
-        ax.text(0.5, 0.5, f"{title}: none" if title else "none", ha="center", va="center", parse_math=False)
-        ax.axis("off")
-        return figure
+        return nothing(f"{title}: none" if title else "none")
     columns = min(columns, shown)
     rows = math.ceil(shown / columns)
     cell = STAMP_SIZE + 2  # with the caption
@@ -289,15 +291,8 @@ def leader_scatter(leaders: Table, threshold: float, ratio: float) -> Drawing:
             linewidths=0.2,
         )
         figure.colorbar(cells, ax=ax, label=f"leaders in a cell ({len(leaders):,} in all)")
-        ax.scatter(
-            found["peak"],
-            found["neighbor_ratio"],
-            s=36,
-            color=HELD_OUT,
-            edgecolors="white",
-            linewidths=0.6,
-            label=counted(len(found), "candidate"),
-        )
+        dots = {"s": 36, "color": HELD_OUT, "edgecolors": "white", "linewidths": 0.6}
+        ax.scatter(found["peak"], found["neighbor_ratio"], label=counted(len(found), "candidate"), **dots)
         ax.legend(frameon=False, loc="lower right")
     ax.axvline(threshold, color=IN_SAMPLE, lw=1.2)
     ax.axhline(ratio, color=IN_SAMPLE, lw=1.2)

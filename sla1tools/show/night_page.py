@@ -34,7 +34,7 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
     """
     parameters = manifest.get("parameters") or {}
     state = summary.get("verdict") or "failed"
-    files = _files(manifest, summary)
+    files = _files(manifest)
     return {
         "title": "The night at a glance",
         "folder": _folder(summary, parameters),
@@ -90,7 +90,7 @@ def _folder(summary: Mapping, parameters: Mapping) -> str:
 
 def _used(summary: Mapping) -> int | None:
     used = (summary.get("frames") or {}).get("used")
-    return len(used) if isinstance(used, list | tuple) else used
+    return None if used is None else len(used)
 
 
 def _headline(summary: Mapping, parameters: Mapping) -> str:
@@ -264,18 +264,10 @@ def _rejected(frames: Mapping) -> int:
     return sum(len(names) for names in (frames.get("rejected") or {}).values())
 
 
-def _files(manifest: Mapping, summary: Mapping) -> list[dict[str, str]]:
-    """One row a file: from the manifest, else what the summary knows."""
-    inputs = manifest.get("inputs")
-    if not inputs:
-        frames = summary.get("frames") or {}
-        used = frames.get("used")
-        inputs = [{"name": name, "verdict": "used"} for name in (used if isinstance(used, list | tuple) else [])]
-        for reason, names in (frames.get("rejected") or {}).items():
-            inputs += [{"name": name, "verdict": "rejected", "reason": reason} for name in names]
-        inputs += [{"name": name, "verdict": "ignored"} for name in frames.get("ignored") or []]
+def _files(manifest: Mapping) -> list[dict[str, str]]:
+    """One row a file of the capture folder."""
     rows = []
-    for item in inputs:
+    for item in manifest.get("inputs") or []:
         verdict, reason = str(item.get("verdict") or NOT_TESTED), item.get("reason")
         rows.append(
             {

@@ -205,6 +205,7 @@ def test_every_printed_page_names_the_night(exported, offline):  # noqa: F811
 def test_index_says_verdict_meaning_and_action(tmp_path, offline):  # noqa: F811
     path = tmp_path / "index.html"
     manifest = {"parameters": Parameters().model_dump(mode="json"), "versions": {"sla1tools": "0.1.0"}}
+    manifest["inputs"] = [{"name": "3.fits", "verdict": "rejected", "reason": "level", "detail": "", "sha256": None}]
     links = {"Candidates": "02_candidate_finding.html", "evil": "javascript:alert(1)"}
     write_index(path, SUMMARY, manifest, {f"Noise {HOSTILE}": PNG}, links)
     watched = offline(width=390)

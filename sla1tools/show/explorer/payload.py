@@ -18,7 +18,7 @@ from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.selection import SAME_STAR, Criterion
-from sla1tools.darks.classes import PixelClass
+from sla1tools.darks.classes import PixelClass, name_of
 from sla1tools.injections import completeness
 from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters
@@ -167,7 +167,7 @@ def filled(column) -> np.ndarray:
 
 def dq_classes() -> list[list]:
     """Bits and names of the pixel classes, [[bit, name], ...]."""
-    return [[int(flag), str(flag.name).lower()] for flag in PixelClass]
+    return [[int(flag), name_of(flag)] for flag in PixelClass]
 
 
 def reachable(leaders: Table, parameters: Parameters, bounds: Mapping[str, Sequence[float]]) -> np.ndarray:
