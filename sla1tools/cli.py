@@ -254,10 +254,11 @@ def simulate(directory, frames, shape, seed, noise, stars, clean) -> None:
       sla1 simulate /tmp/darks/2024-05-08/03_38_48/Dark30s --frames 5 --shape 512 512 --stars 3000@2.0
     """
     from sla1tools.simulate.night import parse_star, simulate_night
+    from sla1tools.text import counted
 
     found = [parse_star(text) for text in stars]
     paths = simulate_night(directory, frames=frames, shape=shape, seed=seed, noise=noise, stars=found, clean=clean)
-    click.echo(f"{len(paths)} frames in {directory}")
+    click.echo(f"{counted(len(paths), 'frame')} in {directory}")
 
 
 @main.command()

@@ -16,6 +16,7 @@ from sla1tools.text import is_text, printable, read_regular
 
 MOST_SIDE, MOST_PIXELS = 32768, 2**28  # of a frame: half again as many as the largest sensor
 MOST_YAML = 2**20  # bytes
+LONGEST_BIAS = 0.01  # seconds
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
 
 
@@ -50,7 +51,7 @@ class Parameters(BaseModel):
     object_name: str = "Dark30s"
     file_pattern: str = "*.fit*"
     frame_shape: tuple[int, int] = (2048, 2048)
-    dark_exposure: float = Field(default=30.0, gt=0, le=1e6)
+    dark_exposure: float = Field(default=30.0, ge=0, le=1e6)
     exposure_tolerance: float = Field(default=0.005, ge=0, lt=1)
     temperature_tolerance: float = Field(default=1.5, gt=0, le=1000)
     filter_name: str | None = None
@@ -153,9 +154,9 @@ class Parameters(BaseModel):
         return self.scale_due_to_gain / self.scale_due_to_padding
 
     @property
-    def frames_per_night(self) -> int:
-        """Frames that a night of science takes, one exposure after the other."""
-        return round(self.night_hours * 3600 / self.dark_exposure)
+    def frames_per_night(self) -> int | None:
+        """Frames that a night of science takes, one exposure after the other; None for biases."""
+        return frames_per_night(self.night_hours, self.dark_exposure)
 
     @property
     def fwhm(self) -> float:
@@ -177,6 +178,17 @@ class Parameters(BaseModel):
             Where a value is of the wrong type or out of range.
         """
         return validate({name: namespace[name] for name in cls.model_fields if name in namespace}, "notebook")
+
+
+def frames_per_night(hours: float, exposure: float) -> int | None:
+    """Exposures of so many seconds in so many hours, one after the other.
+
+    None below 0.01 s: those are biases, of which reading out, not exposing, fills a night.
+
+    >>> frames_per_night(8.0, 30.0), frames_per_night(8.0, 0.000114), frames_per_night(8.0, 0.0)
+    (960, None, None)
+    """
+    return None if exposure < LONGEST_BIAS else round(hours * 3600 / exposure)
 
 
 def require_capture(parameters: Parameters) -> None:

@@ -9,6 +9,7 @@ import sys
 import night_tables
 import numpy as np
 import pytest
+from astropy.io import fits
 from observers_rule import find_candidates
 from small_nights import parameters_of, write_small_night
 
@@ -18,6 +19,7 @@ from sla1tools.candidates.rates import gaussian_expectation, poisson_rate
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.measure import measure_night
 from sla1tools.run.products import write_products
+from sla1tools.show import tables
 from sla1tools.simulate.night import Star
 
 SHAPE = {
@@ -279,3 +281,17 @@ def test_two_frames_are_not_tested(tmp_path):
         measure_night(night.parameters)
     with pytest.raises(ParametersError, match="there is no nowhere in"):
         measure_night(parameters_of(tmp_path / "nowhere", (32, 32)))
+
+
+def test_a_night_of_biases_is_measured(tmp_path):
+    """EXPTIME 0, IMAGETYP 'Bias Frame' and dark_exposure 0: read, measured and shown without a rate per night."""
+    night, _ = write_small_night(tmp_path, 5, (64, 64), 3, noise=9.0, level=90.0, changes={"dark_exposure": 0.0})
+    assert not night.frames, "darks of 30 s are no biases"
+    for path in night.parameters.capture_directory.glob("*.fits"):
+        fits.setval(path, "EXPTIME", value=0.0)
+        fits.setval(path, "IMAGETYP", value="Bias Frame")
+    measured = measure_night(night.parameters)
+    assert len(measured.capture.frames) == 5
+    html = tables.false_alarms(measured).data
+    assert html.count("not defined") == 4
+    assert "per night of biases" in html

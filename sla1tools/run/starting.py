@@ -99,14 +99,14 @@ def _headers(capture: Path, pattern: str, keys: Sequence[str]) -> list[dict[str,
 
 
 def _commonest(headers: Sequence[dict[str, str]], *keys: str) -> tuple[float, ...] | None:
-    """Return the values that most headers have; None where none has all of them as positive numbers."""
+    """Return the values that most headers have; None where none has all as positive numbers (exposures may be 0)."""
     found: Counter[tuple[float, ...]] = Counter()
     for header in headers:
         try:
             values = tuple(float(header[key]) for key in keys)
         except (KeyError, ValueError):
             continue
-        if min(values) > 0:
+        if min(values) > 0 or (min(values) == 0 and "EXP" in keys[0]):
             found[values] += 1
     return found.most_common(1)[0][0] if found else None
 

@@ -266,6 +266,7 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     ax.set(xlabel="frame number (file order)", ylabel=ylabel, title=title)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_ylim(0, max(1, ax.get_ylim()[1]))
     ax.legend(frameon=False)
     return figure
 

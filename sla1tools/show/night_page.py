@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
+from sla1tools.parameters import Parameters, frames_per_night
 from sla1tools.text import counted, shown
 
 NOT_TESTED = "not tested"
@@ -74,6 +75,12 @@ def _setting(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def _own(parameters: Mapping, key: str) -> float:
+    """Return a parameter, or its default where an older manifest has none."""
+    value = parameters.get(key)
+    return Parameters.model_fields[key].default if value is None else value
+
+
 def _criterion(parameters: Mapping) -> str:
     return parameters.get("criterion") or next(iter(CRITERIA))
 
@@ -116,22 +123,26 @@ def _meaning(summary: Mapping, parameters: Mapping) -> list[str]:
     rate, high = alarms.get("rate"), alarms.get("high")
     if rate is None or high is None:
         return [f"The criterion {criterion} could not be tested on this night: this is not the same as none found."]
-    exposure = parameters.get("dark_exposure") or 30.0
-    hours = parameters.get("night_hours") or 8.0
-    frames = round(hours * 3600 / exposure)
+    hours, exposure = (_own(parameters, key) for key in ("night_hours", "dark_exposure"))
+    frames = frames_per_night(hours, exposure)
     percent = f"{100 * (alarms.get('confidence') or 0.95):g} %"
-    night = f"a night of {hours:g} h, {frames:,} frames of {exposure:g} s"
+    night = f"a night of {hours:g} h, {counted(frames or 0, 'frame')} of {exposure:g} s"
     if rate == 0:
         first = (
             f"None seen is not none: at {percent} confidence {criterion} raises fewer than {quantity(high)} false "
-            f"alarms a frame, which still allows {high * frames:,.0f} in {night}."
+            "alarms a frame"
         )
     else:
         first = (
             f"A dark holds no stars, so whatever {criterion} finds here is a false alarm: {quantity(rate)} a frame, at "
-            f"most {quantity(high)} ({percent}). "
-            f"Expect {rate * frames:,.0f} in {night}, and up to {high * frames:,.0f}."
+            f"most {quantity(high)} ({percent})"
         )
+    if frames is None:
+        first += f". Frames of {exposure:g} s are biases: a number in a night is not defined."
+    elif rate == 0:
+        first += f", which still allows {high * frames:,.0f} in {night}."
+    else:
+        first += f". Expect {rate * frames:,.0f} in {night}, and up to {high * frames:,.0f}."
     sentences = [first]
     gaussian = alarms.get("gaussian_expectation")
     if gaussian is not None:
@@ -252,7 +263,7 @@ def _published(dark: Mapping, parameters: Mapping) -> list[tuple[str, str, str]]
     if (noise := given.get("read_noise")) is not None:
         rows.append(("read noise, published", quantity(noise, "e-"), source))
     if (current := given.get("dark_current")) is not None:
-        exposure = parameters.get("dark_exposure") or 30.0
+        exposure = _own(parameters, "dark_exposure")
         told = f"{source}: {quantity(current, 'e-/s')}{'' if heat is None else f' at {heat:g} C'}"
         rows.append(("dark signal, published", quantity(current * exposure, "e-"), told))
     if (gain := given.get("gain")) is not None:

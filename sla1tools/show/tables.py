@@ -114,9 +114,10 @@ def false_alarms(night: Measurement) -> HTML:
     for name, count in seen.items():
         rate = poisson_rate(count, frames)
         rates = [f"{rate.rate * per:.2g} (< {rate.high * per:.2g})" for per in (1, 1 / area)]
-        rates.insert(1, f"{rate.rate * nightly:.0f} (< {rate.high * nightly:.0f})")
+        rates.insert(1, f"{rate.rate * nightly:.0f} (< {rate.high * nightly:.0f})" if nightly else "not defined")
         rows.append((name, count, *(rates if told else ["not known"] * 3)))
-    names = ("kind", "seen", "per frame (95 % limit)", f"per night of {nightly}", "per frame and square degree")
+    of = f"per night of {nightly or 'biases'}"
+    names = ("kind", "seen", "per frame (95 % limit)", of, "per frame and square degree")
     return shown(Table(rows=rows, names=names))
 
 

@@ -281,3 +281,17 @@ def test_quantities_read_well():
     assert quantity(0.000017) == "1.7e-05"
     assert quantity(0) == "0"
     assert quantity(None, "e-") == "not tested"
+
+
+@pytest.mark.parametrize("exposure", [0.0, 0.000114])
+@pytest.mark.parametrize("rate", [0.0, 2.0])
+def test_biases_have_no_number_in_a_night(exposure, rate):
+    """Eight hours of exposures of 0.000114 s would be 252,631,579 frames; of 0 s, a division by zero."""
+    alarms = {"neighbor_ratio": {"rate": rate, "low": rate / 2, "high": rate + 0.3, "confidence": 0.95}}
+    parameters = Parameters(dark_exposure=exposure).model_dump(mode="json")
+    page = night_page(SUMMARY | {"false_alarms_per_frame": alarms}, {"parameters": parameters})
+    told = " ".join(page["verdict"]["meaning"])
+    assert f"Frames of {exposure:g} s are biases: a number in a night is not defined." in told
+    assert "in a night of" not in told
+    assert Parameters(dark_exposure=exposure).frames_per_night is None
+    assert Parameters().frames_per_night == 960

@@ -156,7 +156,7 @@ function endWords(night, s) {
 function livePanel(night) {
   const list = make("dl", { class: "sla1-numbers" });
   const cells = Object.fromEntries(["Setting", "Candidates", "False alarms a frame", "In a night", "Completeness", "50 % flux"].map((name) => [name, fact(list, name)]));
-  const frames = Math.round((night.hours * 3600) / night.exposure), ends = make("p", { class: "sla1-end" });
+  const frames = night.frames_per_night, ends = make("p", { class: "sla1-end" });
   return [[list, ends], (now, s) => {
     ends.textContent = endWords(night, s);
     cells.Setting.textContent = `${night.criteria[s.criterion].name}: ${cutWords(night, s)}`;
@@ -164,7 +164,7 @@ function livePanel(night) {
     const tested = now.limit !== null;
     const keeps = now.limit <= night.budget ? "within" : "over";
     cells["False alarms a frame"].textContent = tested ? `${number(now.rate)}, at most ${number(now.limit)} (95 %): ${keeps} the budget of ${number(night.budget)}` : "not tested";
-    cells["In a night"].textContent = tested ? `${number(now.rate * frames)}, at most ${number(now.limit * frames)}, in ${number(night.hours)} h, ${number(frames)} frames` : "not tested";
+    cells["In a night"].textContent = frames === null ? "not defined for biases" : tested ? `${number(now.rate * frames)}, at most ${number(now.limit * frames)}, in ${number(night.hours)} h, ${number(frames)} frames` : "not tested";
     const edges = night.trials?.edges;
     cells.Completeness.textContent = now.injected ? `${percent(now.completeness)} (${Math.round(100 * now.low)}–${percent(now.high)}): ${number(now.found)} of ${plural(now.injected, "star")} of ${number(edges[now.bin])}–${number(edges[now.bin + 1])} e-`
       : night.trials ? `no star was injected near ${number(s.flux)} e-` : "not tested";
