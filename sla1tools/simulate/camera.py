@@ -60,7 +60,11 @@ class Star:
 
 @dataclass(frozen=True)
 class Camera:
-    """The fixed part of a simulated night, and how each frame is drawn from it."""
+    """The fixed part of a simulated night, and how each frame is drawn from it.
+
+    `level_map` is the smooth level (pedestal, dark and glow) without pixel structure, `noise_map` the 1-sigma of one
+    raw frame at that level, (ny, nx) float32 electrons; `mean` and `sigma` are those with the defects.
+    """
 
     seed: int
     scale: float
@@ -94,7 +98,18 @@ class Camera:
         return counts
 
     def truth(self, frames: int) -> Table:
-        """Assemble the truth table of `SimulatedNight`."""
+        """Tell what is true of a night of so many frames, one row a defective pixel, struck pixel or star.
+
+        Returns
+        -------
+        truth : Table
+            `x`, `y` (int32, the pixel), `x_true`, `y_true` (sub-pixel for stars, else the pixel), `kind`, `frame`
+            (0-based; -1: every frame), `value` (electrons), `fwhm` (px, stars), `duty` (share of frames up, rts),
+            `track` (muons; -1 elsewhere). NaN where a column does not apply. `value` means, by kind: hot, warm, column:
+            mean excess over `level_map`; noisy: 1-sigma of one frame; rts: height of the upper state; stuck, saturated:
+            the constant reading; metadata: the reading in the first frame; muon: electrons deposited; star: expected
+            flux. `meta` holds frames, seed and scale.
+        """
         tracks = [rows for k in range(frames) for rows in self._muons(k)]
         for number, rows in enumerate(tracks):
             rows["track"] = number
@@ -122,7 +137,50 @@ class Camera:
 def make_camera(
     frames, shape, seed, noise, stars, clean, level=1300.0, glow=1100.0, pedestal=0.0, scale=1.39 / 16
 ) -> Camera:
-    """Draw a night's fixed defects and place its stars; parameters and errors as for `simulate.simulate_counts`."""
+    """Draw a night's fixed defects and place its stars.
+
+    Parameters
+    ----------
+    frames : int
+        Number of frames.
+    shape : (ny, nx)
+        Rows and columns.
+    seed : int
+        The same seed gives the same pixels, and a shorter night is the start of a longer one (stars without a `frame`
+        excepted: they are spread over the frames there are).
+    noise : float
+        1-sigma of one raw frame where the level is `level`, in electrons.
+    stars : sequence of Star
+        Transients to add, each in one frame.
+    clean : bool
+        Level, noise and stars alone: no pixel structure, no muons, no metadata pixels.
+    level : float
+        Signal away from the glow, pedestal included, in electrons.
+    glow : float
+        Excess at the last pixel of the last row, in electrons; falls off as a Gaussian of 0.15 of each side.
+    pedestal : float
+        Part of `level` that carries no shot noise, in electrons.
+    scale : float
+        Electrons per raw count.
+
+    Raises
+    ------
+    ParametersError
+        Where a number is out of range, or a star lies outside the night.
+
+    Notes
+    -----
+    Variance is (signal - pedestal) + read noise^2, with read noise^2 = noise^2 - (level - pedestal). Where that would
+    be negative the read noise is 0 and the shot noise is scaled to give `noise`: the photon transfer's slope is then
+    noise^2 / (level - pedestal), not 1. The dark's noise is Gaussian, which at 1300 e- differs from Poisson (skewness
+    0.03) only in the far tail. Stars, muons and RTS steps are truly Poisson. Readings are rounded to whole counts and
+    clipped to 0..65535; every low bit is used, as in the printed frames.
+
+    Defects scale with the area, at least one of each kind where there is room. Muons are Poisson, 2.5 a frame of
+    2048 x 2048, except that the first frame has at least one. Row 0 begins with the 44 bytes that a QHY GPS camera
+    writes there: a big-endian frame number and a counter modulo 8, read as little-endian pixels, give the values that
+    the observers printed. A muon or star leaves no mark on a stuck, saturated or metadata pixel.
+    """
     _check(frames, shape, seed, noise, level, glow, pedestal, scale)
     ny, nx = shape
     glow_y, glow_x = (np.exp(-((np.arange(n)[::-1] / (n * GLOW_WIDTH)) ** 2) / 2) for n in (ny, nx))

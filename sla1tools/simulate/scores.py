@@ -26,7 +26,7 @@ def truth_scores(dq: np.ndarray, truth: Table) -> Table:
     dq : (ny, nx) uint16 array
         Bit planes.
     truth : Table
-        `SimulatedNight.truth`: columns `x`, `y`, `kind`.
+        `simulate.camera.Camera.truth`: columns `x`, `y`, `kind`.
 
     Returns
     -------

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from simulated import simulate_counts
 
 from sla1tools.candidates.hits import cosmic_rays, expected_muons
 from sla1tools.darks.classes import PixelClass
-from sla1tools.simulate.night import simulate_counts
 
 SCALE = 1.39 / 16
 NONE = np.zeros((64, 64), np.uint16)

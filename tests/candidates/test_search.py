@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from simulated import simulate_counts
 from small_nights import with_parameters, write_small_night
 
 from sla1tools import Darks, neighbor_ratio, psf_chi2
@@ -11,7 +12,7 @@ from sla1tools.darks.classes import PixelClass
 from sla1tools.darks.model import characterize
 from sla1tools.darks.structure import smooth_level
 from sla1tools.errors import ParametersError
-from sla1tools.simulate.night import Star, simulate_counts
+from sla1tools.simulate.night import Star
 
 SCALE = 1.39 / 16
 

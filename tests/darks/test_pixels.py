@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from simulated import simulate_counts
 
 from sla1tools.darks.classes import BLOCKING, MEANINGS, Evidence, PixelClass, classify
 from sla1tools.darks.noise import fit_noise_model, pixel_statistics
 from sla1tools.darks.telegraph import two_levels
-from sla1tools.simulate.night import Star, simulate_counts
+from sla1tools.simulate.night import Star
 from sla1tools.simulate.scores import truth_scores
 
 SCALE = 1.39 / 16

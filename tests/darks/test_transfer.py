@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from scipy import stats
+from simulated import simulate_counts
 
 from sla1tools.darks.transfer import photon_transfer
 from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_ppf
-from sla1tools.simulate.night import simulate_counts
 
 GAIN = 1.39 / 16
 

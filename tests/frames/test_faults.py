@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from fault_table import FAULTS, HEADER, PIXELS, SHAPE, SPOILED, contents, cut, raw_card, replaced
+from simulated import simulate_counts, write_night
 from small_nights import parameters_of
 
 import sla1tools.frames.fits
 from sla1tools.errors import NightError, Reason
 from sla1tools.frames.capture import judge_capture, readable
-from sla1tools.simulate.night import simulate_counts, write_night
 from sla1tools.text import printable
 
 MOST_MEMORY = 80e6  # bytes: an unpacked file may have 17 MB at this shape, and is held a few times over

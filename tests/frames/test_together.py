@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from simulated import SimulatedNight, simulate_counts, write_night
 from small_nights import parameters_of
 
 from sla1tools.errors import NightError
@@ -13,7 +14,6 @@ from sla1tools.frames.capture import judge_capture
 from sla1tools.frames.codes import code_histogram
 from sla1tools.frames.together import judge_together, sample_frame
 from sla1tools.parameters import Parameters
-from sla1tools.simulate.night import SimulatedNight, simulate_counts, write_night
 
 SHAPE = (256, 320)
 SCALE = 1.39 / 16

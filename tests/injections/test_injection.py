@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from astropy.table import Table
+from simulated import simulate_counts, write_night
 from small_nights import parameters_of, with_counts, with_parameters, write_small_night
 from starred_frames import (
     awkward_stars,
@@ -30,7 +31,6 @@ from sla1tools.injections import injection
 from sla1tools.injections.injection import add_stars, inject, put_fake, random_stars
 from sla1tools.measure import measure_night
 from sla1tools.parameters import Parameters, validate
-from sla1tools.simulate.night import simulate_counts, write_night
 
 
 @pytest.fixture(scope="module")

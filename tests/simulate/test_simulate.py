@@ -8,10 +8,11 @@ from astropy.io import fits
 from astropy.table import Table
 from photutils.psf import CircularGaussianPRF
 from scipy import stats
+from simulated import simulate_counts, write_night
 
 from sla1tools.errors import ParametersError
 from sla1tools.simulate.camera import make_camera
-from sla1tools.simulate.night import TRUTH_NAME, Star, parse_star, simulate_counts, simulate_night, write_night
+from sla1tools.simulate.night import TRUTH_NAME, Star, parse_star, simulate_night
 
 SCALE = 1.39 / 16
 KINDS = {"hot", "warm", "noisy", "rts", "column", "stuck", "saturated", "metadata", "muon"}

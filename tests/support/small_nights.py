@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from simulated import simulate_counts, write_night
+
 from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import Parameters
-from sla1tools.simulate.night import simulate_counts, write_night
 
 
 def parameters_of(directory, shape, **changes) -> Parameters:

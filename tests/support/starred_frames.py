@@ -2,13 +2,13 @@
 
 import numpy as np
 from astropy.table import Table
+from simulated import simulate_counts, write_night
 from small_nights import parameters_of
 
 from sla1tools.candidates.detection import FirstLook, detect
 from sla1tools.candidates.psf import psf_of
 from sla1tools.frames.capture import judge_capture
 from sla1tools.injections import injection
-from sla1tools.simulate.night import simulate_counts, write_night
 
 
 def stars_at(rows):
