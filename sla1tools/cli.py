@@ -20,6 +20,7 @@ from sla1tools import __version__
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters, read_parameters, save_parameters
 from sla1tools.places import HOME, missing, own_or_shipped, working_folder
+from sla1tools.text import printable
 
 if TYPE_CHECKING:
     from sla1tools.run.night import NightResult
@@ -35,16 +36,12 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except Sla1Error as error:
-            from sla1tools.text import printable
-
             lines = [printable(line) for line in str(error).splitlines()]
             click.echo("sla1: " + "\n      ".join(lines), err=True)
             ctx.exit(next((code for kind, code in EXIT_STATUS.items() if isinstance(error, kind)), 1))
         except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt, BrokenPipeError):
             raise
         except Exception as error:
-            from sla1tools.text import printable
-
             with tempfile.NamedTemporaryFile(
                 "w", prefix="sla1-", suffix=".txt", delete=False, encoding="utf-8"
             ) as file:
@@ -182,7 +179,6 @@ def check(nights, files, overrides) -> None:
     """
     from sla1tools.frames.capture import judge_capture, judged_files
     from sla1tools.frames.codes import audit_capture
-    from sla1tools.text import printable
     from sla1tools.verdict import Opinion, judge_scale
 
     night = judge_capture(read_parameters([*files, *nights], overrides))
@@ -344,7 +340,6 @@ def _become(command: list[str], environment: dict[str, str]) -> None:
 
 def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) -> "NightResult":
     from sla1tools.run.night import run_night
-    from sla1tools.text import printable
 
     click.echo(printable(parameters.capture_directory), err=True)
     result = run_night(parameters, outputs, timeout=timeout, progress=lambda step: click.echo(step, err=True))

@@ -70,35 +70,14 @@ def leading_pixels(residual: np.ndarray, asked: np.ndarray, neighbors: int = 4):
         Rows and columns of the leaders, in the order of rows, then columns.
     neighbor_min : (n,) float64 array
         The lowest neighbour; infinite where none counts.
+
+    Notes
+    -----
+    A NaN pixel never leads.
     """
     # numpy lists the places of a flat array many times faster than those of a plane
     y, x = np.divmod(np.flatnonzero(asked), residual.shape[1])
-    leads, neighbor_min = compare_neighbors(residual, y, x, residual[y, x], neighbors)
-    return y[leads], x[leads], neighbor_min[leads]
-
-
-def compare_neighbors(residual, y, x, peak, neighbors: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Tell for some pixels whether they lead, and how low their lowest neighbour is.
-
-    Parameters
-    ----------
-    residual : (ny, nx) array
-        Dark minus its reference.
-    y, x : (n,) integer arrays
-        Rows and columns of the pixels.
-    peak : (n,) array
-        Their own values.
-    neighbors : {4, 8}
-        Edge neighbours, or edge and corner neighbours.
-
-    Returns
-    -------
-    leads : (n,) bool array
-        No neighbour is strictly greater; False for a NaN peak.
-    neighbor_min : (n,) float64 array
-        The lowest neighbour; infinite where none counts.
-    """
-    ny, nx = residual.shape
+    (ny, nx), peak = residual.shape, residual[y, x]
     leads = ~np.isnan(peak)
     neighbor_min = np.full(len(peak), np.inf)
     for dy, dx in OFFSETS[neighbors]:
@@ -106,7 +85,7 @@ def compare_neighbors(residual, y, x, peak, neighbors: int = 4) -> tuple[np.ndar
         value = residual[np.where(inside, y + dy, 0), np.where(inside, x + dx, 0)]
         leads &= ~(inside & (value > peak))
         np.fmin(neighbor_min, value, out=neighbor_min, where=inside)
-    return leads, neighbor_min
+    return y[leads], x[leads], neighbor_min[leads]
 
 
 def cut_stamps(image: np.ndarray, y, x, fill=np.nan, radius: int = STAMP_RADIUS) -> np.ndarray:

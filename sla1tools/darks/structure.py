@@ -53,27 +53,6 @@ def _between(size: int, block: int, count: int) -> np.ndarray:
     return weight.astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Profiles:
-    """Medians along the rows and along the columns.
-
-    Attributes
-    ----------
-    row : (ny,) float64 array
-        Median of every row.
-    column : (nx,) float64 array
-        Median of every column.
-    """
-
-    row: np.ndarray
-    column: np.ndarray
-
-
-def profiles(level: np.ndarray) -> Profiles:
-    """Row and column profiles of a (ny, nx) map, in its unit."""
-    return Profiles(row=line_medians(level, 1), column=line_medians(level, 0))
-
-
 def line_medians(level: np.ndarray, axis: int) -> np.ndarray:
     """Do as ``np.median(level, axis)``, float64; integer maps are several times faster."""
     return _fast_median(np.ascontiguousarray(np.moveaxis(level, axis, -1))).astype(np.float64)

@@ -4,12 +4,14 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import NIGHT_KEYS, Parameters, named_by, to_yaml, validate
 from sla1tools.places import SHIPPED_FOLDERS, shipped, working_folder
 
+PATTERN = "*.fit*"
 # Of a packed frame, whose NAXISn are those of its table; of a plain one.
 SHAPES = (("ZNAXIS2", "ZNAXIS1"), ("NAXIS2", "NAXIS1"))
 
@@ -43,7 +45,7 @@ def make_working_folder(directory: Path) -> list[Path]:
     return kept
 
 
-def night_text(capture: Path, pattern: str = "*.fit*") -> str:
+def night_text(capture: Path) -> str:
     """Write the parameters of a night from its headers and codes, each with its origin.
 
     What the headers do not say is left out, and named in a comment: it stays the camera file's matter.
@@ -58,11 +60,11 @@ def night_text(capture: Path, pattern: str = "*.fit*") -> str:
     from sla1tools.frames.headers import EXPOSURE_NAMES
 
     keys = [*(key for pair in SHAPES for key in pair), *EXPOSURE_NAMES, "EGAIN", "XPIXSZ"]
-    headers = _headers(capture, pattern, keys)
+    headers = _headers(capture, keys)
     shape = next((shape for pair in SHAPES if (shape := _commonest(headers, *pair))), None)
     clock = next((name for name in EXPOSURE_NAMES if _commonest(headers, name)), EXPOSURE_NAMES[0])
     if not shape:
-        raise ParametersError(f"{capture}: no frame of {pattern} has a header that can be read")
+        raise ParametersError(f"{capture}: no frame of {PATTERN} has a header that can be read")
     values: dict = dict(named_by(capture))
     origins = dict.fromkeys(NIGHT_KEYS, "the folder's path")
     values["frame_shape"], origins["frame_shape"] = [int(side) for side in shape], "NAXIS2, NAXIS1"
@@ -89,12 +91,10 @@ def night_text(capture: Path, pattern: str = "*.fit*") -> str:
     return "\n".join([f"# {len(night.frames)} of {len(headers)} frames would be used.", *written, ""])
 
 
-def _headers(capture: Path, pattern: str, keys: Sequence[str]) -> list[dict[str, str]]:
-    from fnmatch import fnmatch
-
+def _headers(capture: Path, keys: Sequence[str]) -> list[dict[str, str]]:
     from sla1tools.frames.sessions import cards
 
-    names = sorted(name for name in os.listdir(capture) if not name.startswith(".") and fnmatch(name.lower(), pattern))
+    names = sorted(name for name in os.listdir(capture) if not name.startswith(".") and fnmatch(name.lower(), PATTERN))
     return [header for name in names if (header := cards(capture / name, keys))]
 
 

@@ -6,8 +6,8 @@ from IPython.display import HTML
 from scipy import ndimage, special
 
 from sla1tools.candidates.psf import psf_of
+from sla1tools.darks import structure
 from sla1tools.darks.classes import MEANINGS, PixelClass, name_of
-from sla1tools.darks.structure import deviation_histogram, frame_drift, profiles, smooth_level, spatial_variances, trend
 from sla1tools.measure import Measurement
 from sla1tools.show.tables import shown
 from sla1tools.simulate.night import TRUTH_NAME
@@ -81,7 +81,7 @@ def drift(night: Measurement) -> Table:
     some = slice(None, None, max(1, ny // 128))
     sample = np.stack([frame.rows(0, ny)[some].ravel() for frame in night.capture.frames])
     master = night.dark.reference.master[some].ravel()
-    table = frame_drift(sample, master)
+    table = structure.frame_drift(sample, master)
     scale = night.dark.scale
     counts = {"level": "level", "offset": "offset", "error": "offset_error", "noise": "noise"}
     electrons = {name: np.asarray(table[source]) * scale for name, source in counts.items()}
@@ -103,7 +103,7 @@ def trends(drift: Table) -> HTML:
     against = {"frame": np.arange(len(drift)), "minute": drift["minutes"], "degree Celsius": drift["temperature"]}
     rows = []
     for quantity in ("level", "noise"):
-        slopes = [trend(x, drift["offset" if quantity == "level" else quantity]) for x in against.values()]
+        slopes = [structure.trend(x, drift["offset" if quantity == "level" else quantity]) for x in against.values()]
         told = [f"{s.slope:+.3f} ± {s.error:.3f}" if np.isfinite(s.slope) else "not tested" for s in slopes]
         rows.append((f"{quantity} [e-]", *told))
     return shown(Table(rows=rows, names=("slope of", *(f"per {name}" for name in against))))
@@ -112,7 +112,7 @@ def trends(drift: Table) -> HTML:
 def deviations(night: Measurement):
     """Histogram of each pixel's level above the smooth level around it, in electrons, for `curves.deviations`."""
     master = night.dark.master
-    return deviation_histogram(master - smooth_level(master))
+    return structure.deviation_histogram(master - structure.smooth_level(master))
 
 
 def classes(night: Measurement) -> HTML:
@@ -189,8 +189,8 @@ def nonuniformity(night: Measurement) -> HTML:
     dark, scale = night.dark, night.dark.scale
     usable = dark.classes.dq & (PixelClass.METADATA | PixelClass.SATURATED) == 0
     rows = []
-    for told, level in (("as it is", dark.mean), ("without the glow", dark.mean - smooth_level(dark.mean))):
-        split = spatial_variances(level, dark.variance, len(night.capture.frames), usable)
+    for told, level in (("as it is", dark.mean), ("without the glow", dark.mean - structure.smooth_level(dark.mean))):
+        split = structure.spatial_variances(level, dark.variance, len(night.capture.frames), usable)
         sigma = [np.sqrt(max(getattr(split, name), 0.0)) * scale for name in ("total", "row", "column", "pixel")]
         rows.append((told, *(f"{value:.2f}" for value in sigma)))
     return shown(Table(rows=rows, names=("DSNU [e-]", "total", "rows", "columns", "pixels")))
@@ -198,5 +198,5 @@ def nonuniformity(night: Measurement) -> HTML:
 
 def line_profiles(night: Measurement) -> tuple[np.ndarray, np.ndarray]:
     """Row and column medians of the master dark, in electrons."""
-    found = profiles(np.rint(night.dark.reference.master).astype(np.uint16))
-    return found.row * night.dark.scale, found.column * night.dark.scale
+    master = np.rint(night.dark.reference.master).astype(np.uint16)
+    return structure.line_medians(master, 1) * night.dark.scale, structure.line_medians(master, 0) * night.dark.scale

@@ -206,19 +206,13 @@ def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
 
 def _numbers(summary: Mapping, parameters: Mapping) -> list[dict[str, str]]:
     frames, dark = summary.get("frames") or {}, summary.get("dark") or {}
+    noise = quantity(dark.get("noise"), "e-")
+    measured, configured = (quantity(dark.get(f"gain_{kind}"), "e-/count") for kind in ("measured", "configured"))
     rows = [
         ("frames used", quantity(_used(summary)), f"{_rejected(frames)} rejected"),
         ("dark level", quantity(dark.get("level"), "e-"), "median of the master dark, pedestal included"),
-        (
-            "noise of a residual",
-            quantity(dark.get("noise"), "e-"),
-            "1-sigma of a held-out residual, median over the pixels",
-        ),
-        (
-            "gain, measured",
-            quantity(dark.get("gain_measured"), "e-/count"),
-            f"photon transfer of the darks; configured: {quantity(dark.get('gain_configured'), 'e-/count')}",
-        ),
+        ("noise of a residual", noise, "1-sigma of a held-out residual, median over the pixels"),
+        ("gain, measured", measured, f"photon transfer of the darks; configured: {configured}"),
         ("pedestal", quantity(dark.get("pedestal"), "e-"), "level at which the variance would vanish"),
     ]
     rows += _published(dark, parameters)
@@ -235,18 +229,12 @@ def _criterion_rows(summary: Mapping, criterion: str) -> list[tuple[str, str, st
     found, alarms, completeness = (
         _of(summary, block, criterion) for block in ("candidates", "false_alarms_per_frame", "completeness")
     )
+    held_out, in_sample = (quantity(found.get(which)) for which in ("held_out", "in_sample"))
+    gaussian = quantity(alarms.get("gaussian_expectation"), digits=2)
+    told = f"one-sided {100 * (alarms.get('confidence') or 0.95):g} % limits; Gaussian noise alone: {gaussian}"
     return [
-        (
-            f"{criterion}: candidates",
-            quantity(found.get("held_out")),
-            f"held out; in sample {quantity(found.get('in_sample'))}",
-        ),
-        (
-            f"{criterion}: false alarms a frame",
-            _limited(alarms.get("rate"), alarms),
-            f"one-sided {100 * (alarms.get('confidence') or 0.95):g} % limits; "
-            f"Gaussian noise alone: {quantity(alarms.get('gaussian_expectation'), digits=2)}",
-        ),
+        (f"{criterion}: candidates", held_out, f"held out; in sample {in_sample}"),
+        (f"{criterion}: false alarms a frame", _limited(alarms.get("rate"), alarms), told),
         (f"{criterion}: 50 % flux", _flux(completeness, "flux_50"), "half of the injected stars are found"),
         (f"{criterion}: 90 % flux", _flux(completeness, "flux_90"), "nine tenths are found"),
     ]
