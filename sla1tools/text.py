@@ -73,7 +73,7 @@ def counted(number: int, noun: str) -> str:
     >>> counted(1, "night"), counted(1204, "night")
     ('1 night', '1,204 nights')
     """
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def open_regular(path: str | Path) -> BufferedReader:
