@@ -90,7 +90,7 @@ def spatial_variances(mean: np.ndarray, variance: np.ndarray, frames: int, usabl
     frames : int
         Number of frames averaged.
     usable : (ny, nx) bool array, optional
-        Pixels that count; the standard lets all count.
+        Pixels that count; the standard lets all count. Rows and columns without any are left out.
 
     Notes
     -----
@@ -103,8 +103,10 @@ def spatial_variances(mean: np.ndarray, variance: np.ndarray, frames: int, usabl
 
     solved for the three. Not done here: the standard's photon response, its spectrograms and its high-pass filter.
     """
+    counted = np.ones(mean.shape, bool) if usable is None else usable
+    lines = np.ix_(counted.any(axis=1), counted.any(axis=0))
+    mean, variance, counted = mean[lines], variance[lines], counted[lines]
     rows, columns = mean.shape
-    counted = True if usable is None else usable
     total = np.var(mean, dtype=np.float64, where=counted)
     row_averages = np.var(np.mean(mean, axis=1, dtype=np.float64, where=counted))
     column_averages = np.var(np.mean(mean, axis=0, dtype=np.float64, where=counted))
@@ -198,17 +200,25 @@ def frame_drift(sample: np.ndarray, master_sample: np.ndarray) -> Table:
     -------
     drift : Table
         A row a frame: `frame` (0-based), `level` (median), `offset`, `offset_error` (`frame_offsets`), `noise` (robust
-        1 sigma of one frame, from its difference to the next frame, the last one's to the one before); all in counts.
+        1 sigma of one frame, from its difference to the mean of all others; NaN of a single one); all in counts.
+
+    Notes
+    -----
+    A frame's difference to the mean of the n - 1 others has variance ``v + (V - v) / (n - 1)**2``, where V is the sum
+    of all frames' v; the sum of these is ``V * n / (n - 1)``. So unlike frames do not take of each other's noise.
     """
     sample = np.asarray(sample)
     offset, error = frame_offsets(sample, master_sample)
-    noise = np.full(len(sample), np.nan)
+    others = len(sample) - 1
+    apart = np.full(len(sample), np.nan)
     dither = np.random.default_rng(0).uniform(-0.5, 0.5, sample.shape[1])  # else the median is good to a count only
-    for k in range(len(sample) - 1):
-        difference = sample[k + 1] - sample[k].astype(np.float64) + dither
-        noise[k] = 1.4826 * np.median(np.abs(difference - np.median(difference))) / np.sqrt(2)
-    if len(sample) > 1:
-        noise[-1] = noise[-2]
+    total = sample.sum(axis=0, dtype=np.float64)
+    for k in range(len(sample) if others else 0):
+        difference = sample[k] - (total - sample[k]) / others + dither
+        apart[k] = (1.4826 * np.median(np.abs(difference - np.median(difference)))) ** 2
+    shared = apart.sum() * others / len(sample)
+    own = apart / 2 if others < 2 else (apart - shared / others**2) / (1 - others**-2)
+    noise = np.sqrt(np.maximum(own, 0))
     columns = {"level": np.median(sample, axis=1), "offset": offset, "offset_error": error, "noise": noise}
     return Table({"frame": np.arange(len(sample))} | {name: value * units.adu for name, value in columns.items()})
 

@@ -185,9 +185,12 @@ def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> HTML:
 
 
 def nonuniformity(night: Measurement) -> HTML:
-    """Dark signal nonuniformity in electrons, split as EMVA 1288 does, with the glow and without."""
+    """Dark signal nonuniformity in electrons, split as EMVA 1288 does, with the glow and without.
+
+    Bad columns and rows are left out: the noise of one would be more than the pattern of all the others.
+    """
     dark, scale = night.dark, night.dark.scale
-    usable = dark.classes.dq & (PixelClass.METADATA | PixelClass.SATURATED) == 0
+    usable = dark.classes.dq & (PixelClass.METADATA | PixelClass.SATURATED | PixelClass.COLUMN_ROW) == 0
     rows = []
     for told, level in (("as it is", dark.mean), ("without the glow", dark.mean - structure.smooth_level(dark.mean))):
         split = structure.spatial_variances(level, dark.variance, len(night.capture.frames), usable)

@@ -100,8 +100,14 @@ def _used(summary: Mapping) -> int | None:
     return None if used is None else len(used)
 
 
+def _seen(summary: Mapping, parameters: Mapping) -> int | None:
+    """Candidates that the configured criterion's rate counts: against the configured reference."""
+    found = _of(summary, "candidates", _criterion(parameters))
+    return found.get("in_sample" if parameters.get("reference") == "all" else "held_out")
+
+
 def _headline(summary: Mapping, parameters: Mapping) -> str:
-    found = _of(summary, "candidates", _criterion(parameters)).get("held_out")
+    found = _seen(summary, parameters)
     used = _used(summary)
     if found is None or used is None:
         return "False alarms: not tested"
@@ -113,8 +119,7 @@ def _headline(summary: Mapping, parameters: Mapping) -> str:
 def _crowded(summary: Mapping, parameters: Mapping) -> bool:
     """Whether candidates were found and their rate is withheld."""
     alarms = _of(summary, "false_alarms_per_frame", _criterion(parameters))
-    found = _of(summary, "candidates", _criterion(parameters)).get("held_out")
-    return bool(found) and "rate" in alarms and alarms["rate"] is None
+    return bool(_seen(summary, parameters)) and "rate" in alarms and alarms["rate"] is None
 
 
 def _meaning(summary: Mapping, parameters: Mapping) -> list[str]:

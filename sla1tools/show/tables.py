@@ -227,7 +227,7 @@ def operating_points(night: Measurement) -> HTML:
     for name in CRITERIA:
         point = night.summary["operating_point"][name]
         if point is None:
-            rows.append((name, "not tested", "", "", ""))
+            rows.append((name, _no_setting(night, name), "", "", ""))
             continue
         quoted = point["quoted_on"]
         alarms = f"{quoted['rate']:.2g} (< {quoted['high']:.2g})"
@@ -235,6 +235,14 @@ def operating_points(night: Measurement) -> HTML:
         rows.append((name, in_words(point["cuts"]), f"{point['flux_50']:.0f}", alarms, kept))
     names = ("criterion", "recommended", "50 % flux [e-]", "false alarms per frame (95 % limit)", "budget kept")
     return shown(Table(rows=rows, names=names))
+
+
+def _no_setting(night: Measurement, criterion: str) -> str:
+    """Why no setting of a criterion is recommended."""
+    flux_50 = night.grid["flux_50"][night.grid["criterion"] == criterion]
+    if len(night.trials) == 0 or night.summary["false_alarms_per_frame"][criterion]["rate"] is None:
+        return "not tested"
+    return f"no setting {'keeps the budget' if np.isfinite(flux_50).any() else 'finds half of the stars'}"
 
 
 def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:

@@ -148,6 +148,25 @@ def test_drift_table_gives_level_and_noise():
     assert len(frame_drift(sample[:1], sample[0])) == 1
 
 
+@pytest.mark.parametrize("step", [1, 16])
+def test_each_frame_has_its_own_noise(step):
+    """One frame of twice the noise: its neighbours in time stay as they are, and it is not shared out."""
+    rng = np.random.default_rng(15)
+    true = np.array([100.0, 100, 200, 100, 100, 100])
+    sample = 15000 + rng.normal(0, 300, 40_000) + rng.normal(0, 1, (6, 40_000)) * true[:, None]
+    sample = (np.rint(sample / step) * step).astype(np.uint16)
+    np.testing.assert_allclose(frame_drift(sample, np.median(sample, axis=0))["noise"], true, rtol=0.03)
+
+
+def test_noise_does_not_alternate_where_a_pattern_does():
+    """Two groups whose column pattern differs: beside the next frame alone, every second noise was higher."""
+    rng = np.random.default_rng(16)
+    sample = 15000 + rng.normal(0, 100, (12, 30_000))
+    sample[[2, 3, 6, 7, 10, 11]] += 150 * (np.arange(30_000) % 3 == 0)
+    noise = frame_drift(np.rint(sample).astype(np.uint16), np.median(sample, axis=0))["noise"]
+    assert np.ptp(noise) < 0.05 * noise.mean()
+
+
 def test_trend_has_an_honest_error():
     rng = np.random.default_rng(13)
     x = np.arange(10)

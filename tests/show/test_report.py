@@ -295,3 +295,11 @@ def test_biases_have_no_number_in_a_night(exposure, rate):
     assert "in a night of" not in told
     assert Parameters(dark_exposure=exposure).frames_per_night is None
     assert Parameters().frames_per_night == 960
+
+
+def test_headline_and_rate_count_the_same_candidates():
+    """Compared with all frames, fewer are found than held out: the headline must not say the other number."""
+    summary = SUMMARY | {"candidates": {"neighbor_ratio": {"held_out": 31, "in_sample": 4}}}
+    for reference, told in (("all", "4 false alarms in 2 darks"), ("leave_one_out", "31 false alarms in 2 darks")):
+        parameters = Parameters(reference=reference).model_dump(mode="json")
+        assert night_page(summary, {"parameters": parameters})["verdict"]["headline"] == told

@@ -1,11 +1,16 @@
 """Tables of the notebooks: numbers that can be checked by hand, and texts that are no markup."""
 
+import re
+from dataclasses import replace
 from math import log10
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from small_nights import write_small_night
+from small_nights import with_counts, write_small_night
 
 from sla1tools import open_night
+from sla1tools.darks.model import characterize
 from sla1tools.show import characterization, tables
 
 
@@ -41,3 +46,33 @@ def test_depth_says_how_much_deeper_each_criterion_goes(night):
     assert "magnitudes deeper than neighbor_ratio" in html
     assert ">+0.0<" in html
     assert f">{2.5 * log10(flux['neighbor_ratio'] / flux['psf_chi2']):+.1f}<" in html
+
+
+def test_why_nothing_is_recommended(night):
+    """A budget that no setting keeps, and stars too faint for any: two reasons, each said where it holds."""
+    point = night.summary | {"operating_point": {"neighbor_ratio": None, "psf_chi2": None}}
+    busy = replace(night, summary=point)
+    html = tables.operating_points(busy).data
+    assert html.count("no setting keeps the budget") == 2
+    faint = open_night(night.parameters.model_copy(update={"injection_flux_range": (1.0, 2.0)}))
+    html = tables.operating_points(faint).data
+    assert html.count("no setting finds half of the stars") == 2
+
+
+def test_a_bad_column_does_not_swamp_the_pixels(tmp_path):
+    """The noise of one column would drown the pattern of all other pixels, at worst as 0.00."""
+    capture, simulated = write_small_night(tmp_path, 6, (128, 128), 3)
+    rng = np.random.default_rng(2)
+    counts = simulated.counts + np.rint(rng.normal(0, 80, simulated.counts.shape[1:]))  # 7 e- of fixed pattern
+    split = []
+    for noise in (0, 7500):
+        counts[:, :, 40] = np.clip(counts[:, :, 40] + rng.normal(0, noise, (6, 128)), 0, 60_000)
+        for k in range(6):
+            capture = with_counts(capture, k, counts[k].astype(np.uint16))
+        night = SimpleNamespace(dark=characterize(capture), capture=capture)
+        html = characterization.nonuniformity(night).data
+        split.append([float(number) for number in re.findall(r"<td>([\d.]+)</td>", html)])
+    clean, struck = split
+    assert clean[-1] == pytest.approx(80 * 1.39 / 16, rel=0.1)
+    assert struck[-1] == pytest.approx(clean[-1], rel=0.05)
+    assert struck == pytest.approx(clean, abs=1.0)
