@@ -259,18 +259,20 @@ def simulate(directory, frames, shape, seed, noise, stars, clean) -> None:
 
 @main.command()
 def demo() -> None:
-    """Run the notebooks on the demo night, simulated if it is not there.
+    """Run the notebooks on the demo night, simulated if it is not there, with the PSF of its frames of stars.
 
     \b
     Example:
       sla1 demo
     """
+    from sla1tools.run.star_image import demo_psf
     from sla1tools.simulate.night import ensure_demo_night
 
     parameters = read_parameters([own_or_shipped("params", name) for name in ("qhy42pro.yaml", "demo.yaml")])
     if not (parameters.capture_directory / "truth.ecsv").is_file():
         click.echo("simulating the demo night", err=True)
     ensure_demo_night(parameters)
+    parameters = demo_psf(parameters)
     _run_and_tell(parameters, working_folder() / "outputs", timeout=None)
 
 

@@ -242,7 +242,8 @@ def _packed(value: Any, arrays: list[np.ndarray]) -> Any:
     """Replace arrays by their numbers, and all else by what JSON knows."""
     if isinstance(value, Table):
         return [
-            [column.name, *(_packed(part, arrays) for part in (np.ma.getdata(column), getattr(column, "mask", None)))]
+            [column.name, column.unit and str(column.unit)]
+            + [_packed(part, arrays) for part in (np.ma.getdata(column), getattr(column, "mask", None))]
             for column in value.itercols()
         ]
     if isinstance(value, np.ndarray):
@@ -268,8 +269,10 @@ def _unpacked(kind: Any, tree: Any, arrays: list[np.ndarray]) -> Any:
         return arrays[tree]
     if kind is Table:
         columns = [
-            Column(arrays[data], name) if mask is None else MaskedColumn(arrays[data], name, arrays[mask])
-            for name, data, mask in tree
+            Column(arrays[data], name, unit=unit)
+            if mask is None
+            else MaskedColumn(arrays[data], name, arrays[mask], unit=unit)
+            for name, unit, data, mask in tree
         ]
         return Table(columns, copy=False)
     if isinstance(kind, type) and is_dataclass(kind):

@@ -273,10 +273,12 @@ def test_demo_simulates_once_and_runs(monkeypatch, fake_run, tmp_path):
     simulated = []
     calls = fake_run(NightResult("ok", (), tmp_path / "there"))
     monkeypatch.setattr("sla1tools.simulate.night.ensure_demo_night", simulated.append)
+    monkeypatch.setattr("sla1tools.run.star_image.demo_psf", lambda asked: asked.model_copy(update={"psf": "its own"}))
     result = sla1("demo")
     assert result.exit_code == 0
     assert f"ok: {tmp_path / 'there' / 'index.html'}" in result.stdout
-    assert simulated == [Parameters()] == [calls[0][0]]
+    assert simulated == [Parameters()]
+    assert calls[0][0] == Parameters(psf="its own")
 
 
 def test_lab_is_for_this_machine_and_keeps_its_token(monkeypatch):

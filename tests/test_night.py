@@ -47,6 +47,7 @@ def assert_same(night, measured):
         ours, theirs = getattr(night, name), getattr(measured, name)
         assert ours.colnames == theirs.colnames
         for column in ours.colnames:
+            assert ours[column].unit == theirs[column].unit
             np.testing.assert_array_equal(np.ma.getdata(ours[column]), np.ma.getdata(theirs[column]))
             np.testing.assert_array_equal(np.ma.getmaskarray(ours[column]), np.ma.getmaskarray(theirs[column]))
 

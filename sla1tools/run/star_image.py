@@ -4,14 +4,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from sla1tools.candidates.psf_measuring import MeasuredPSF, measure_psf
 from sla1tools.candidates.star_frames import read_star_frames
 from sla1tools.darks.model import characterize
 from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import Parameters
+from sla1tools.places import from_working_folder
 from sla1tools.published import sha256_of
 from sla1tools.show.psf_page import psf_page
+from sla1tools.simulate.field import demo_field
 
 
 def write_psf(paths: Sequence[Path], parameters: Parameters, to: Path) -> MeasuredPSF:
@@ -49,3 +53,19 @@ def write_psf(paths: Sequence[Path], parameters: Parameters, to: Path) -> Measur
     except OSError as error:
         raise ParametersError(f"{error.filename}: cannot be written: {error.strerror}") from None
     return measured
+
+
+def demo_psf(parameters: Parameters) -> Parameters:
+    """Measure the demo night's PSF on its frames of stars, once; return its parameters with `psf`.
+
+    Those of another night, or with a `psf` of their own, are returned as they are.
+    """
+    demo = Parameters()
+    if parameters.psf or parameters.capture_directory != demo.capture_directory:
+        return parameters
+    name = f"{demo.sessions_directory}/{demo.capture_date}/psf.json"
+    to = from_working_folder(name)
+    with FileLock(to.with_suffix(".lock")):
+        if not to.is_file():
+            write_psf(demo_field(), parameters, to)
+    return parameters.model_copy(update={"psf": name})

@@ -18,7 +18,7 @@ DSNU = 4.0  # electrons, 1 sigma
 COLUMN_OFFSET = 150.0  # electrons
 PIXEL_SHARE = {"hot": 5e-4, "warm": 2e-3, "noisy": 2e-4, "rts": 2e-4, "stuck": 2e-6, "saturated": 5e-6}
 # Every random stream has its own key, so that a frame depends neither on the frames after it nor on the stars.
-PIXEL_STREAM, STAR_STREAM, NOISE_STREAM, RTS_STREAM, MUON_STREAM, HEADER_STREAM = range(6)
+PIXEL_STREAM, STAR_STREAM, NOISE_STREAM, RTS_STREAM, MUON_STREAM, HEADER_STREAM, FIELD_STREAM = range(7)
 TRUTH = np.dtype("i4, i4, f8, f8, U9, i4, f8, f8, f8, i4")
 TRUTH.names = ("x", "y", "x_true", "y_true", "kind", "frame", "value", "fwhm", "duty", "track")
 
@@ -188,11 +188,11 @@ def make_camera(
     dark = level - pedestal
     shot = min(1.0, noise**2 / dark) if dark else 1.0
     noise_map = np.sqrt(shot * (level_map - pedestal) + max(noise**2 - dark, 0.0)).astype(np.float32)
-    mean, sigma, defects = level_map, noise_map, _truth_rows("", [], [], 0.0)
+    mean, sigma, defects = level_map, noise_map, truth_rows("", [], [], 0.0)
     if not clean:
         mean, sigma, defects = _add_defects(stream(seed, PIXEL_STREAM), level_map, noise_map, shot, scale)
     placed = [_place(star, stream(seed, STAR_STREAM, i, 0), shape, frames) for i, star in enumerate(stars)]
-    stars = np.concatenate(placed) if placed else _truth_rows("", [], [], 0.0)
+    stars = np.concatenate(placed) if placed else truth_rows("", [], [], 0.0)
     return Camera(seed, scale, level_map, noise_map, mean, sigma, defects, stars, clean)
 
 
@@ -211,8 +211,8 @@ def _add_defects(rng, level_map, noise_map, shot, scale):
     mean[rows, column] += COLUMN_OFFSET
     sigma[rows, column] *= 2
     defects = [
-        _truth_rows("metadata", metadata, 0 * metadata, _metadata(0)[:nx] * scale),
-        _truth_rows("column", column + 0 * rows, rows, COLUMN_OFFSET),
+        truth_rows("metadata", metadata, 0 * metadata, _metadata(0)[:nx] * scale),
+        truth_rows("column", column + 0 * rows, rows, COLUMN_OFFSET),
     ]
     places = rng.permutation(np.flatnonzero(free))
     for kind, share in PIXEL_SHARE.items():
@@ -224,7 +224,7 @@ def _add_defects(rng, level_map, noise_map, shot, scale):
             sigma[y, x] = np.sqrt(sigma[y, x] ** 2 + shot * value)
         elif kind == "noisy":
             sigma[y, x] = value
-        defects.append(_truth_rows(kind, x, y, value))
+        defects.append(truth_rows(kind, x, y, value))
         if kind == "rts":
             defects[-1]["duty"] = rng.uniform(0.05, 0.5, len(x))
     return mean, sigma, np.concatenate(defects)
@@ -250,7 +250,8 @@ def stream(seed: int, *key) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _truth_rows(kind, x, y, value, frame=-1):
+def truth_rows(kind, x, y, value, frame=-1):
+    """Return rows of `Camera.truth`, of one kind."""
     rows = np.zeros(len(x), TRUTH)
     rows["kind"], rows["frame"], rows["value"], rows["track"] = kind, frame, value, -1
     rows["x_true"], rows["y_true"], rows["fwhm"], rows["duty"] = x, y, np.nan, np.nan
@@ -289,7 +290,7 @@ def _muon(rng, shape, k):
         share = np.bincount(where, share[inside], len(places)) / share.sum()
     electrons = rng.poisson(total * share)
     hit = electrons > 0
-    return _truth_rows("muon", columns[hit], rows[hit], electrons[hit], k)
+    return truth_rows("muon", columns[hit], rows[hit], electrons[hit], k)
 
 
 def _metadata(k):
@@ -308,7 +309,7 @@ def _place(star, rng, shape, frames):
         raise ParametersError(f"star at x={x:g}, y={y:g}: outside the frame of {nx} columns and {ny} rows")
     if not 0 <= frame < frames:
         raise ParametersError(f"star in frame {frame}: the night has frames 0 to {frames - 1}")
-    rows = _truth_rows("star", [x], [y], star.flux, frame)
+    rows = truth_rows("star", [x], [y], star.flux, frame)
     rows["fwhm"] = star.fwhm
     return rows
 

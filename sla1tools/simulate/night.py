@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def simulate_night(
 
 
 def write_frames(
-    directory: str | Path, counts: Iterable[np.ndarray], truth: Table, exposure: float, quiet: bool = True
+    directory: str | Path, counts: Iterable[np.ndarray], truth: Table, exposure: float, quiet: bool = True, **cards: str
 ) -> list[Path]:
     """Write frames as a capture folder, and their truth last; folder, return and errors as for `simulate_night`.
 
@@ -88,12 +88,14 @@ def write_frames(
         Written as EXPTIME, and the distance of the frames, in seconds.
     quiet : bool
         Show no progress; it is never shown where stderr is not a terminal.
+    **cards : str
+        Header values in place of the darks', and others.
     """
     if not 0 < exposure < math.inf:
         raise ParametersError(f"exposure: must be finite and positive; got {exposure}")
     folder = _claim(Path(directory))
     paths = [
-        _put(folder / f"{k + 1:05d}.fits", _fits(frame, k, folder, exposure, truth.meta).writeto)
+        _put(folder / f"{k + 1:05d}.fits", _fits(frame, k, folder, exposure, truth.meta, cards).writeto)
         for k, frame in enumerate(tqdm(counts, "writing", truth.meta["frames"], unit="frame", disable=quiet or None))
     ]
     _put(folder / TRUTH_NAME, lambda path: truth.write(path, format="ascii.ecsv"))
@@ -145,7 +147,7 @@ def _first_end(directory):
     return started + timedelta(seconds=0.7)
 
 
-def _fits(counts, k, directory, exposure, meta):
+def _fits(counts, k, directory, exposure, meta, cards):
     ended = _first_end(directory) + timedelta(seconds=k * exposure)
     warmth = stream(meta["seed"], HEADER_STREAM, k).normal(0, 0.05)
     frame = fits.PrimaryHDU(counts)
@@ -160,6 +162,7 @@ def _fits(counts, k, directory, exposure, meta):
     header["EGAINSAV"] = meta["scale"], "Electrons per ADU at saved bit depth"
     header["ADCBITS"] = 12, "Bit depth of camera sensor ADC in current mode"
     header.update({"XBINNING": 1, "YBINNING": 1, "XPIXSZ": 11.0, "YPIXSZ": 11.0, "ROWORDER": "TOP-DOWN"})
+    header.update(cards)
     return frame
 
 
@@ -177,11 +180,18 @@ def ensure_demo_night(parameters: Parameters) -> bool:
         If its folder holds anything else, or cannot be written.
     """
     folder, demo = parameters.capture_directory, Parameters()
-    if folder != demo.capture_directory or (folder / TRUTH_NAME).is_file():
+    if folder != demo.capture_directory:
+        return False
+    return simulate_once(folder, lambda: simulate_night(folder, shape=demo.frame_shape, seed=demo.random_seed))
+
+
+def simulate_once(folder: Path, simulate: Callable[[], object]) -> bool:
+    """Simulate a capture folder if it is not there whole; return whether it was simulated now."""
+    if (folder / TRUTH_NAME).is_file():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if (folder / TRUTH_NAME).is_file():  # another program was first
             return False
-        simulate_night(folder, shape=demo.frame_shape, seed=demo.random_seed)
+        simulate()
     return True

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from star_fields import moffat, star_frame
+from star_fields import star_frame
 
 from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.leaders import cut_stamps
@@ -12,6 +12,7 @@ from sla1tools.candidates.psf_measuring import elongation, measure_psf
 from sla1tools.candidates.star_frames import box_medians, find_stars
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.parameters import Parameters
+from sla1tools.simulate.field import moffat
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,17 @@ import pytest
 from astropy.io import fits
 from click.testing import CliRunner
 from small_nights import write_small_night
-from star_fields import field_electrons, moffat, scattered
+from star_fields import scattered
 
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.star_frames import StarFrame, read_star_frames
 from sla1tools.cli import main
 from sla1tools.darks.model import characterize
 from sla1tools.errors import NightError
-from sla1tools.parameters import to_yaml
+from sla1tools.parameters import Parameters, to_yaml
+from sla1tools.places import from_working_folder
+from sla1tools.run import star_image
+from sla1tools.simulate.field import field_electrons, moffat
 
 SHAPE, SCALE, NOISE = (200, 240), 1.39 / 16, 10.0
 CARDS = {"EXPTIME": 30.0, "FILTER": "R"}
@@ -24,7 +27,7 @@ CARDS = {"EXPTIME": 30.0, "FILTER": "R"}
 def star_counts(level, seed=0, n=60, sky=1500.0, gain=0.2):
     """Raw counts of stars and a Poisson sky on the dark, where a count is `gain` electrons of light."""
     rng = np.random.default_rng(seed)
-    light = sky + field_electrons(SHAPE, scattered(SHAPE, n, seed), rng.uniform(1e4, 2e4, n))
+    light = sky + field_electrons(SHAPE, scattered(SHAPE, n, seed), rng.uniform(1e4, 2e4, n), [2.0] * n)
     dark = level / SCALE + rng.normal(0, NOISE / SCALE, SHAPE)
     return np.clip(np.rint(dark + rng.poisson(light) / gain), 0, 65535).astype(np.uint16)
 
@@ -124,3 +127,22 @@ def test_what_the_frames_lack_is_told_without_a_traceback(camera, tmp_path):
     assert "two frames have the same name" in twice.stderr
     assert "0 stars of S/N 50 or more stand alone, 10 are needed" in none.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["starless.fits"]
+
+
+def test_the_demo_measures_its_stars_once(monkeypatch, tmp_path):
+    measured = []
+
+    def write(paths, parameters, to):
+        measured.append((paths, parameters))
+        to.write_text("{}", encoding="utf-8")
+
+    monkeypatch.setenv("SLA1_HOME", str(tmp_path))
+    monkeypatch.setattr(star_image, "demo_field", lambda: ["a star frame"])
+    monkeypatch.setattr(star_image, "write_psf", write)
+    for _ in range(2):
+        named = star_image.demo_psf(Parameters())
+        assert named == Parameters(psf="outputs/demo_sessions/2024-05-08/psf.json")
+    for other in (Parameters(psf="mine.json"), Parameters(capture_date="2024-05-09")):
+        assert star_image.demo_psf(other) is other
+    assert measured == [(["a star frame"], Parameters())]
+    assert from_working_folder(named.psf).is_file()
