@@ -13,6 +13,8 @@ from sla1tools.show.tables import shown
 from sla1tools.simulate.night import TRUTH_NAME
 from sla1tools.simulate.scores import truth_scores as score_classes
 
+CALIBRATED_PIXELS = 2_000_000
+
 
 def verdicts(night) -> HTML:
     """One line a file of the capture folder: its verdict and what was found."""
@@ -39,8 +41,8 @@ def scales(night: Measurement) -> HTML:
     return shown(Table(rows=rows, names=("if a count is worth", "e- per count", counts, "the median level is")))
 
 
-def calibration(night: Measurement, k: int = 0) -> tuple[Table, np.ndarray]:
-    """Width of a frame's held-out residual over its noise, by dark level.
+def calibration(night: Measurement) -> tuple[Table, np.ndarray]:
+    """Width of held-out residuals over their noise, by dark level, over all frames.
 
     Returns
     -------
@@ -49,20 +51,38 @@ def calibration(night: Measurement, k: int = 0) -> tuple[Table, np.ndarray]:
         size of unflagged pixels.
     scaled : array
         Residual over noise of those pixels.
+
+    Notes
+    -----
+    Some whole rows of every frame, about two million pixels in all. Pixels are grouped by their neighbours' level, for
+    their own holds their own noise. Codes of coarse steps would let the median jump from step to step: residuals are
+    dithered by a step, and their noise is given that much more.
     """
-    counts = night.capture.rows(k, 0, night.capture.shape[0])
-    good = night.dark.classes.dq == 0
-    scaled = (night.residual(k, "leave_one_out") / night.dark.sigma(counts, np.s_[:, :], "leave_one_out"))[good]
-    level = night.dark.reference.master[good]
-    rows = []
-    # whole counts are sorted by their digits, many times faster than what has a fraction
-    for group in np.array_split(np.argsort(level.astype(np.uint16), kind="stable"), 10):
+    frames, (ny, nx) = night.capture.frames, night.capture.shape
+    rows = slice(None, None, max(1, ny * nx * len(frames) // CALIBRATED_PIXELS))
+    good, around = (night.dark.classes.dq == 0)[rows], _neighbor_level(night.dark.reference.master[rows])
+    rng, step = np.random.default_rng(0), night.audit.step * night.dark.scale
+    parts = []
+    for frame in frames:
+        counts, where = frame.rows(0, ny)[rows], np.s_[rows, :]
+        residual = night.dark.residual(counts, "leave_one_out", where) + step * rng.uniform(-0.5, 0.5, counts.shape)
+        sigma = np.hypot(night.dark.sigma(counts, where, "leave_one_out"), step / np.sqrt(12))
+        parts.append((residual / sigma)[good])
+    scaled, level = np.concatenate(parts), np.tile(around[good], len(frames))
+    table = []
+    for group in np.array_split(np.argsort(level, kind="stable"), 10):
         values = scaled[group]
         if len(values):
             mad = 1.4826 * np.median(np.abs(values - np.median(values)))
             middle = float(np.median(level[group])) * night.dark.scale
-            rows.append((middle, len(values), float(values.std()), float(mad)))
-    return Table(rows=rows or None, names=("level", "pixels", "std", "mad"), dtype=[float, int, float, float]), scaled
+            table.append((middle, len(values), float(values.std()), float(mad)))
+    return Table(rows=table or None, names=("level", "pixels", "std", "mad"), dtype=[float, int, float, float]), scaled
+
+
+def _neighbor_level(level: np.ndarray) -> np.ndarray:
+    """Median of the two pixels to the left and the two to the right, rows continued by their ends."""
+    wide = np.pad(level, ((0, 0), (2, 2)), mode="edge")
+    return np.median([wide[:, k : k + level.shape[1]] for k in (0, 1, 3, 4)], axis=0)
 
 
 def gaussian_shares(scaled: np.ndarray) -> HTML:

@@ -76,3 +76,27 @@ def test_a_bad_column_does_not_swamp_the_pixels(tmp_path):
     assert clean[-1] == pytest.approx(80 * 1.39 / 16, rel=0.1)
     assert struck[-1] == pytest.approx(clean[-1], rel=0.05)
     assert struck == pytest.approx(clean, abs=1.0)
+
+
+@pytest.mark.parametrize(("step", "noise"), [(1, 40.0), (16, 40.0), (16, 9.0)])
+def test_a_sound_night_is_calibrated_however_coarse_its_codes(tmp_path, step, noise):
+    """At 9 e- a code of sixteen counts is a seventh of the noise: the median alone would jump by 10 %."""
+    capture, simulated = write_small_night(tmp_path, 10, (256, 256), 3, noise=noise, level=noise**2, glow=noise**2)
+    for k in range(10):
+        coarse = np.rint(simulated.counts[k] / step) * step
+        capture = with_counts(capture, k, coarse.astype(np.uint16))
+    night = SimpleNamespace(capture=capture, dark=characterize(capture, step), audit=SimpleNamespace(step=step))
+    widths, scaled = characterization.calibration(night)
+    for width in (widths["mad"], widths["std"]):
+        np.testing.assert_allclose(width, 1, atol=0.02)
+    assert len(scaled) == 10 * np.count_nonzero(night.dark.classes.dq == 0), "every frame"
+
+
+def test_a_noise_that_is_wrong_shows_in_the_widths(night):
+    """The dither hides nothing: a noise of nine tenths is a width of 1.11 at every level."""
+    dark = SimpleNamespace(
+        **{name: getattr(night.dark, name) for name in ("classes", "reference", "scale", "residual")},
+        sigma=lambda *where: 0.9 * night.dark.sigma(*where),
+    )
+    widths, _ = characterization.calibration(SimpleNamespace(capture=night.capture, dark=dark, audit=night.audit))
+    np.testing.assert_allclose(widths["mad"], 1 / 0.9, atol=0.05)
