@@ -226,10 +226,8 @@ def write_known_pixels(path: Path, recurrent: Table, bad: Table, shape: tuple[in
     mask[np.asarray(recurrent["y"], int), np.asarray(recurrent["x"], int)] = 1
     first = fits.PrimaryHDU(mask)
     first.header["CONTENT"] = ("recurrent pixels", "candidates on two or more nights")
-    tables = [
-        fits.table_to_hdu(_ascii(table), name=name) for name, table in (("RECURRENT", recurrent), ("BAD_PIXELS", bad))
-    ]
-    whole = fits.HDUList([first, *tables])
+    tables = {"RECURRENT": recurrent, "BAD_PIXELS": bad}
+    whole = fits.HDUList([first, *(fits.table_to_hdu(_ascii(table), name=name) for name, table in tables.items())])
     for hdu in whole:
         hdu.add_checksum(when="")
     unfinished = path.parent / TRENDS / f"{path.name}.part"

@@ -7,12 +7,14 @@ readers can tell apart; maps use cividis or greys. x is the column and y the row
 import base64
 import io
 import math
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
 from astropy.visualization import AsinhStretch, ImageNormalize
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from sla1tools.candidates.criteria import neighbor_ratio
@@ -22,6 +24,7 @@ from sla1tools.text import counted
 HELD_OUT, IN_SAMPLE = "#0072B2", "#D55E00"
 GOOD, NEUTRAL, ACCENT = "#009E73", "#555555", "#CC79A7"
 MAP = "cividis"
+BEYOND_EDGE: dict[str, Any] = {"facecolor": "#ddd", "edgecolor": "#999", "hatch": "////", "lw": 0, "zorder": -1}
 MAP_PIXELS = 512  # a map is drawn with at most so many pixels a side: more only make the report heavy
 
 
@@ -227,7 +230,7 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
     for i in range(shown):
         left, bottom = (i % columns) * cell, (rows - 1 - i // columns) * cell
         sheet[bottom : bottom + STAMP_SIZE, left : left + STAMP_SIZE] = stamps[i]
-        ax.add_patch(_beyond_edge((left, left + STAMP_SIZE, bottom, bottom + STAMP_SIZE)))
+        ax.add_patch(Rectangle((left, bottom), STAMP_SIZE, STAMP_SIZE, **BEYOND_EDGE))
         text = captions[i].replace(" around ", "\n")
         ax.text(left, bottom + STAMP_SIZE + 0.15, text, fontsize=7, va="bottom", parse_math=False)
     extent = (0, columns * cell, 0, rows * cell)
@@ -238,15 +241,6 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
     hidden = f" ({shown} of {len(stamps):,} shown)" if shown < len(stamps) else ""
     ax.set_title(title + hidden, loc="left", fontsize=11, parse_math=False)
     return figure
-
-
-def _beyond_edge(extent):
-    from matplotlib.patches import Rectangle
-
-    left, right, bottom, top = extent
-    return Rectangle(
-        (left, bottom), right - left, top - bottom, facecolor="#ddd", edgecolor="#999", hatch="////", lw=0, zorder=-1
-    )
 
 
 def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str = "candidates") -> Drawing:

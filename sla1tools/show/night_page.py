@@ -211,10 +211,11 @@ def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
 
 def _numbers(summary: Mapping, parameters: Mapping) -> list[dict[str, str]]:
     frames, dark = summary.get("frames") or {}, summary.get("dark") or {}
+    rejected = sum(map(len, (frames.get("rejected") or {}).values()))
     noise = quantity(dark.get("noise"), "e-")
     measured, configured = (quantity(dark.get(f"gain_{kind}"), "e-/count") for kind in ("measured", "configured"))
     rows = [
-        ("frames used", quantity(_used(summary)), f"{_rejected(frames)} rejected"),
+        ("frames used", quantity(_used(summary)), f"{rejected} rejected"),
         ("dark level", quantity(dark.get("level"), "e-"), "median of the master dark, pedestal included"),
         ("noise of a residual", noise, "1-sigma of a held-out residual, median over the pixels"),
         ("gain, measured", measured, f"photon transfer of the darks; configured: {configured}"),
@@ -262,10 +263,6 @@ def _published(dark: Mapping, parameters: Mapping) -> list[tuple[str, str, str]]
     if (gain := given.get("gain")) is not None:
         rows.append(("gain, published", quantity(gain, "e-/ADU"), source))
     return rows
-
-
-def _rejected(frames: Mapping) -> int:
-    return sum(len(names) for names in (frames.get("rejected") or {}).values())
 
 
 def _files(manifest: Mapping) -> list[dict[str, str]]:
