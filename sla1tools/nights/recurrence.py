@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from astropy.io import fits
@@ -65,7 +66,7 @@ def bad_pixels(directory: Path, shape: tuple[int, int], sha256: str | None, cach
     """
     stored = cache / _kept_as(sha256) if cache and sha256 else None
     if stored:
-        with suppress(OSError, ValueError, EOFError, MemoryError), open_regular(stored) as file:
+        with suppress(OSError, ValueError, EOFError, MemoryError, TokenError), open_regular(stored) as file:
             listed = np.lib.format.read_array(file, allow_pickle=False)
             if listed.dtype == np.int32 and listed.shape[1:] == (2,) and _inside(listed[:, 0], math.prod(shape)):
                 return listed
