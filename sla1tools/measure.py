@@ -212,13 +212,15 @@ def _judge(capture, dark, leaders, audit, numbers) -> Opinion:
     parameters = capture.parameters
     found = leaders[candidates(leaders, parameters) & (leaders["reference"] == parameters.reference)]
     own = {name: found[found["frame"] == name] for name in capture.names}
-    per_frame = {name: verdict.count_events(np.asarray(rows["x"]), np.asarray(rows["y"])) for name, rows in own.items()}
+    events = {name: verdict.event_sizes(np.asarray(rows["x"]), np.asarray(rows["y"])) for name, rows in own.items()}
+    per_frame = {name: len(sizes) for name, sizes in events.items()}
     noise, (chance, shares) = float(np.median(dark.noise)), numbers["between_frames"]
     frames, fits = len(capture.frames), holds_a_stamp(capture.shape)
     return (
         verdict.judge_crowd(leaders.meta.get("found"), len(leaders))
         + verdict.judge_scale(capture, audit, dark.noise_model.photon_transfer)
         + verdict.judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, noise)
+        + verdict.name_tracks(events, capture.shape[0] * capture.shape[1])
         + verdict.judge_completeness(chance, shares, numbers["completeness"]["flux_50"]["flux"])
         + verdict.judge_frames(capture)
         + verdict.judge_power(dark.classes.tested, frames, fits, parameters.injections)

@@ -23,6 +23,7 @@ SIGMAS = float(stats.norm.isf(SOUND_NIGHTS / 2))
 BEYOND_BUDGET = 10.0
 SCALE_FACTOR = 1.5  # either way: gains of one camera as several people quote them differ by 1.3
 TRACK_REACH = 5.0  # pixels between candidates of one track
+LEAST_TRACK = 3
 MOST_TRACED = 20_000
 
 
@@ -166,7 +167,7 @@ def judge_alarms(low: float | None, per_frame: dict[str, int], capture: Capture,
     low : float or None
         Lower limit of the false alarms per frame; None where no rate is known.
     per_frame : dict of str to int
-        Candidates in each used frame; those of one track count once (`count_events`).
+        Candidates in each used frame; those of one track count once (`event_sizes`).
     capture : Capture
         Its levels tell whether a drift explains it.
     noise : float
@@ -204,13 +205,32 @@ def _cure_of_drift(capture: Capture, noise: float) -> str:
     return "set level_correction: true, for the level drifts" if drifts else ""
 
 
-def count_events(x: np.ndarray, y: np.ndarray) -> int:
-    """Number of groups of candidates, those of one track being one: each within 5 pixels of another of its group."""
+def event_sizes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Candidates in each event: those of one track are one, each within 5 pixels of another of its event."""
     if len(x) < 2 or len(x) > MOST_TRACED:
-        return len(x)
+        return np.ones(len(x), int)
     pairs = cKDTree(np.column_stack([x, y])).query_pairs(TRACK_REACH, output_type="ndarray")
     graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(x), len(x)))
-    return int(connected_components(graph, directed=False)[0])
+    return np.bincount(connected_components(graph, directed=False)[1])
+
+
+def name_tracks(sizes: dict[str, np.ndarray], area: int) -> Opinion:
+    """Note frames in which three or more candidates lie in one track, as particles leave them.
+
+    Parameters
+    ----------
+    sizes : dict of str to array
+        `event_sizes` of each frame.
+    area : int
+        Pixels of a frame: nothing is named where so many candidates would lie together by chance.
+    """
+    notes, total = [], sum(int(events.sum()) for events in sizes.values())
+    for name, events in sizes.items():
+        longest, number = int(events.max(initial=0)), int(events.sum())
+        near = number * np.pi * TRACK_REACH**2 / area
+        if longest >= LEAST_TRACK and number * near**2 < SOUND_NIGHTS:
+            notes.append(f"{longest} of the {total:,} candidates lie in one track, in {name}")
+    return Opinion(notes=tuple(notes))
 
 
 def judge_completeness(chance: float, shares: dict[str, float], flux: float | None) -> Opinion:

@@ -10,7 +10,15 @@ from small_nights import with_parameters, write_small_night
 from sla1tools.frames.codes import audit_capture
 from sla1tools.injections.completeness import flux_bins, flux_limit_over_frames, frames_differ
 from sla1tools.measure import measure_night
-from sla1tools.verdict import SOUND_NIGHTS, count_events, judge_alarms, judge_completeness, judge_power, judge_scale
+from sla1tools.verdict import (
+    SOUND_NIGHTS,
+    event_sizes,
+    judge_alarms,
+    judge_completeness,
+    judge_power,
+    judge_scale,
+    name_tracks,
+)
 
 SHAPE = (160, 160)
 
@@ -118,10 +126,23 @@ def test_sound_nights_seldom_have_a_frame_that_stands_out(night):
 
 def test_candidates_of_one_track_are_one_event():
     x, y = np.arange(100, 118, 3), np.arange(50, 68, 3)
-    assert count_events(x, y) == 1
-    assert count_events(np.append(x, [10, 300]), np.append(y, [10, 300])) == 3
-    assert count_events(np.array([]), np.array([])) == 0
-    assert count_events(np.array([5]), np.array([5])) == 1
+    assert event_sizes(x, y).tolist() == [6]
+    assert sorted(event_sizes(np.append(x, [10, 300]), np.append(y, [10, 300]))) == [1, 1, 6]
+    assert event_sizes(np.array([]), np.array([])).tolist() == []
+    assert event_sizes(np.array([5]), np.array([5])).tolist() == [1]
+
+
+def test_a_track_is_named_and_chance_is_not():
+    """Six of twelve candidates in one track are; of 10,000 strewn over a frame many lie together by chance."""
+    sizes = {"a": np.array([6, 1, 1]), "b": np.array([1, 1, 2]), "c": np.array([], int)}
+    assert name_tracks(sizes, 2048 * 2048).notes == ("6 of the 12 candidates lie in one track, in a",)
+    rng, named = np.random.default_rng(4), 0
+    for number in (10, 100, 10_000):
+        for _ in range(100):
+            strewn = event_sizes(*rng.integers(0, 2048, (2, number)))
+            assert number < 10_000 or strewn.max() >= 3
+            named += len(name_tracks({"a": strewn}, 2048 * 2048).notes)
+    assert named == 0
 
 
 def stars(rng, shares, per_frame=500):
