@@ -17,7 +17,7 @@ from photutils.psf import CircularGaussianPRF, PSFPhotometry
 from sla1tools.candidates.criteria import neighbor_ratio
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
-from sla1tools.candidates.psf import pixel_integrated_gaussian, psf_of
+from sla1tools.candidates.psf import PSF, pixel_integrated_gaussian, psf_of
 from sla1tools.darks.reference import DarkReference, middle_counts
 from sla1tools.injections.injection import add_stars, inject, random_stars
 
@@ -30,6 +30,7 @@ WHOLE = "the observers' whole computation: read, combine, subtract, find"
 WHOLE_HELD_OUT = "the same, held out"
 LEADERS = "leaders at 200 e-, one frame"
 FITS = "10,000 PSF fits with sub-pixel position"
+MEASURED_FITS = "10,000 PSF fits, 45 coefficients that vary over the field, with errors"
 INJECTED = "10,000 injected stars, measured"
 FIT_SHARE = 25  # 400 of 10,000
 STAR_SHARE = 500  # 20 of 10,000
@@ -250,6 +251,26 @@ def test_fits_of_photutils(benchmark, comparison, stars):
     np.testing.assert_allclose(np.median(ours["flux"] / theirs["flux_fit"]), 1, atol=0.01)
     assert np.mean(np.abs(ours["flux"] - theirs["flux_fit"]) < 3 * theirs["flux_err"]) > 0.99
     comparison.notes.append("`PSFPhotometry` fitted 400 stars, times 25; its background is fixed, ours is free.")
+
+
+def test_fits_of_a_measured_psf(benchmark, comparison, stars):
+    coefficients = np.zeros((3, 9, 9))
+    coefficients[:, *np.nonzero(np.add.outer(np.arange(9), np.arange(9)) <= 8)] = 0.01
+    coefficients[:, 0, 0], coefficients[:, [0, 1], [1, 0]] = (1, 0, 0), 0
+    psf = PSF(2.0, coefficients, 0.03, 0.06, 0.03, (2048, 2048))
+    places = np.random.default_rng(1).uniform(0, 2047, (2, len(stars[0])))
+    comparison.ours(benchmark, MEASURED_FITS, lambda: fit_stamps(stars[0], NOISE, True, psf, places=places))
+
+
+def test_fits_of_a_known_gaussian(benchmark, comparison, stars):
+    comparison.peer(
+        benchmark,
+        MEASURED_FITS,
+        "a Gaussian that is known exactly",
+        lambda: fit_stamps(stars[0], NOISE, True, 2.0),
+        wanted=2.5,
+        at_most=True,
+    )
 
 
 def test_injection_of_ours(benchmark, comparison, night, dark, parameters):
