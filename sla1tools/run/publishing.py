@@ -81,7 +81,8 @@ def take_outputs(outputs: Path) -> None:
         strange = next((name for name in (*FOLDERS, *PAGES) if os.path.lexists(outputs / name)), None)
         # asked again: another command may have marked the folder since
         if strange and not mark.exists() and not _holds_a_night(outputs):
-            raise ParametersError(f"{outputs}: holds a {strange} that sla1 did not make; name another outputs folder")
+            cure = "move it away, or name another outputs folder"
+            raise ParametersError(f"{outputs}: holds a {strange} that sla1 did not make; {cure}")
         mark.write_text(MARK_TEXT, encoding="utf-8")
     except OSError as error:
         raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror}") from None
