@@ -303,7 +303,7 @@ def test_nights_of_files_and_trees(tmp_path, dry_batch):
     result, seen = dry_batch("--sessions", tmp_path / "tree", *common, "--workers", "3")
     assert [night.capture_date for night in seen[-1][0]] == ["2024-05-01", "2024-05-02"]
     assert seen[-1][0][0].capture_directory == tmp_path / "tree" / "2024-05-01" / "03_38_48" / "Dark 30s"
-    assert seen[-1][1] == {"workers": 3, "scheduler": None, "force": False}
+    assert seen[-1][1] == {"workers": 3, "scheduler": None, "force": False, "timeout": None}
     assert result.stdout.splitlines()[0].split() == [
         "ok",
         "2024-05-01/03_38_48/Dark",
@@ -340,7 +340,7 @@ def test_two_different_nights_for_one_place_are_not_mixed(tmp_path):
     respelled = first.model_copy(update={"sessions_directory": str(first.capture_directory.parents[2])})
     roundabout = first.model_copy(update={"sessions_directory": "a/../a"})
     other = first.model_copy(update={"sessions_directory": "b"})
-    jobs, clashes = batch_module._jobs([first, respelled, roundabout, other], tmp_path, False, "", "")
+    jobs, clashes = batch_module._jobs([first, respelled, roundabout, other], tmp_path, False, "", "", None)
     assert [found.parameters for found in jobs] == [first]
     assert [(clash.verdict, "same place" in clash.reasons[0]) for clash in clashes] == [("failed", True)]
 
@@ -393,6 +393,7 @@ def test_batch_resume_failure_and_force(site, tmp_path, monkeypatch):
     assert [products_of(folder) for folder in here.published()] == by_two
     assert min(map(len, by_two)) == 6
     first = replace(here.jobs()[0], outputs=tmp_path / "alone")
+    publish.take_outputs(first.outputs)
     assert run_one(first).verdict == "ok"
     assert products_of(first.outputs / first.night) == products_of(here.outputs / first.night)
 
