@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 MARKERS = {"browser": "browser", "real_sessions": "real", "hostile": "slow", "site": "slow"}
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _environment():
+    """A command in this process prepares the environment of those that it starts: later tests do not inherit it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

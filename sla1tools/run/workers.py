@@ -212,6 +212,7 @@ def run_one(job: Job) -> Outcome:
 def _only_batch(job: Job) -> Iterator[None]:
     """Let no other batch look at or run this night: between looking and running nobody else can finish it."""
     path = job.outputs / LOCKS / BATCH / f"{job.night}.lock"
+    take_outputs(job.outputs)
     refuse_links(job.outputs, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

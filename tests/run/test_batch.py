@@ -127,7 +127,6 @@ def job(tmp_path, monkeypatch):
         frame_shape=SHAPE,
         injections=50,
     )
-    publish.take_outputs(tmp_path / "outputs")  # as the batch does, before any worker
     return Job(parameters, tmp_path / "outputs", False, moment(), __version__, "", notebooks=())
 
 
@@ -393,7 +392,6 @@ def test_batch_resume_failure_and_force(site, tmp_path, monkeypatch):
     assert [products_of(folder) for folder in here.published()] == by_two
     assert min(map(len, by_two)) == 6
     first = replace(here.jobs()[0], outputs=tmp_path / "alone")
-    publish.take_outputs(first.outputs)
     assert run_one(first).verdict == "ok"
     assert products_of(first.outputs / first.night) == products_of(here.outputs / first.night)
 
@@ -498,7 +496,7 @@ def test_ctrl_c_on_the_terminal(site, monkeypatch):
     """A terminal interrupts client, workers and kernels alike."""
     here = site(3)
     run = here.start(workers=1, notebooks="hangs")
-    wait_until(lambda: here.begun() and list(here.outputs.glob(".staging/*/*/*/hangs.ipynb")))
+    wait_until(lambda: here.begun() and list(here.outputs.glob(".staging/**/hangs.ipynb")))
     os.killpg(run.pid, signal.SIGINT)
     _output, complaints = run.communicate(timeout=120)
     assert run.returncode != 0
