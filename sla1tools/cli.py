@@ -239,21 +239,24 @@ def _adopt(parameters: Parameters, directory: Path) -> Path:
 @click.option("--frames", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--shape", type=click.IntRange(min=1), nargs=2, default=(2048, 2048), metavar="NY NX", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=20240508, show_default=True)
-@click.option("--noise", type=float, default=37.0, show_default=True, help="Of one frame, electrons.")
+@click.option("--chip-seed", type=click.IntRange(min=0), help="Nights of one chip-seed share their pixels.")
+@click.option("--exposure", type=float, default=30.0, show_default=True, help="Seconds; 0: a bias.")
+@click.option("--temperature", type=float, default=-20.0, show_default=True, help="Degrees Celsius.")
+@click.option("--noise", type=float, default=37.0, show_default=True, help="Of one frame of 30 s at -20 C, electrons.")
 @click.option("--stars", multiple=True, metavar="FLUX@FWHM...", help="Electrons and pixels; may take several.")
 @click.option("--clean", is_flag=True, help="Noise alone: no defect, glow, or particle.")
-def simulate(directory, frames, shape, seed, noise, stars, clean) -> None:
+def simulate(directory, stars, **choices) -> None:
     """Write a simulated night of darks into the capture folder DIR, and the truth beside it.
 
     \b
     Example:
       sla1 simulate /tmp/darks/2024-05-08/03_38_48/Dark30s --frames 5 --shape 512 512 --stars 3000@2.0
+      sla1 simulate /tmp/darks/2024-05-08/04_10_00/Dark0s --exposure 0 --chip-seed 1 --seed 2
     """
     from sla1tools.simulate.night import parse_star, simulate_night
     from sla1tools.text import counted
 
-    found = [parse_star(text) for text in stars]
-    paths = simulate_night(directory, frames=frames, shape=shape, seed=seed, noise=noise, stars=found, clean=clean)
+    paths = simulate_night(directory, stars=[parse_star(text) for text in stars], **choices)
     click.echo(f"{counted(len(paths), 'frame')} in {directory}")
 
 

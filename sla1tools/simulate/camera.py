@@ -1,7 +1,7 @@
 """A simulated sensor: its defects, its noise and what strikes it, drawn frame by frame from named random streams."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from astropy.table import Table
@@ -16,6 +16,9 @@ MUONS_PER_FULL_FRAME = 2.5
 GLOW_WIDTH = 0.15  # of the frame's side
 DSNU = 4.0  # electrons, 1 sigma
 COLUMN_OFFSET = 150.0  # electrons
+EXPOSURE, TEMPERATURE = 30.0, -20.0  # seconds and degrees Celsius, of which levels and defects are given
+DOUBLING = 6.0  # K
+CHIP_PEDESTAL = 300.0  # electrons
 PIXEL_SHARE = {"hot": 5e-4, "warm": 2e-3, "noisy": 2e-4, "rts": 2e-4, "stuck": 2e-6, "saturated": 5e-6}
 # Every random stream has its own key, so that a frame depends neither on the frames after it nor on the stars.
 PIXEL_STREAM, STAR_STREAM, NOISE_STREAM, RTS_STREAM, MUON_STREAM, HEADER_STREAM, FIELD_STREAM = range(7)
@@ -63,7 +66,8 @@ class Camera:
     """The fixed part of a simulated night, and how each frame is drawn from it.
 
     `level_map` is the smooth level (pedestal, dark and glow) without pixel structure, `noise_map` the 1-sigma of one
-    raw frame at that level, (ny, nx) float32 electrons; `mean` and `sigma` are those with the defects.
+    raw frame at that level, (ny, nx) float32 electrons; `mean` and `sigma` are those with the defects. `chip` holds
+    what the truth says of a chip: {} where the night has pixels of its own.
     """
 
     seed: int
@@ -75,6 +79,8 @@ class Camera:
     defects: np.ndarray  # truth rows, like stars
     stars: np.ndarray
     clean: bool
+    exposure: float = EXPOSURE
+    chip: dict = field(default_factory=dict)
 
     def expose(self, k: int) -> np.ndarray:
         """Draw the counts of frame `k`."""
@@ -105,23 +111,27 @@ class Camera:
         truth : Table
             `x`, `y` (int32, the pixel), `x_true`, `y_true` (sub-pixel for stars, else the pixel), `kind`, `frame`
             (0-based; -1: every frame), `value` (electrons), `fwhm` (px, stars), `duty` (share of frames up, rts),
-            `track` (muons; -1 elsewhere). NaN where a column does not apply. `value` means, by kind: hot, warm, column:
-            mean excess over `level_map`; noisy: 1-sigma of one frame; rts: height of the upper state; stuck, saturated:
-            the constant reading; metadata: the reading in the first frame; muon: electrons deposited; star: expected
-            flux. `meta` holds frames, seed and scale.
+            `track` (muons, and telegraph pixels that switch together; -1 elsewhere). NaN where a column does not apply.
+            `value` means, by kind: hot, warm, column: mean excess over `level_map`; noisy: 1-sigma of one frame; rts:
+            height of the upper state; stuck, saturated: the constant reading; metadata: the reading in the first frame;
+            muon: electrons deposited; star: expected flux. `meta` holds frames, seed and scale, and of a night of a
+            chip its chip_seed, exposure (s), temperature (C), pedestal (electrons), dark_current (electrons a second
+            away from the glow, at that temperature) and doubling_kelvin.
         """
         tracks = [rows for k in range(frames) for rows in self._muons(k)]
         for number, rows in enumerate(tracks):
             rows["track"] = number
         units = {"x_true": "pix", "y_true": "pix", "value": "electron", "fwhm": "pix"}
-        meta = {"frames": frames, "seed": self.seed, "scale": self.scale}
+        meta = {"frames": frames, "seed": self.seed, "scale": self.scale} | self.chip
         return Table(np.concatenate([self.defects, *tracks, self.stars]), units=units, meta=meta)
 
     def _rts_steps(self, k):
         """Truth rows of the pixels that are up in frame `k`, with the electrons each gains there."""
         rts = self.defects[self.defects["kind"] == "rts"]
-        rng = stream(self.seed, RTS_STREAM, k)
-        up = rng.random(len(rts)) < rts["duty"]
+        rng, paired = stream(self.seed, RTS_STREAM, k), rts["track"] >= 0
+        draws = rng.random(len(rts))
+        draws[paired] = draws[rts["track"][paired]]
+        up = draws < rts["duty"]
         rts["value"] = rng.poisson(rts["value"])
         return rts[up]
 
@@ -130,12 +140,26 @@ class Camera:
         if self.clean:
             return []
         rng = stream(self.seed, MUON_STREAM, k)
-        number = rng.poisson(MUONS_PER_FULL_FRAME * self.mean.size / FULL_FRAME)
-        return [_muon(rng, self.mean.shape, k) for _ in range(max(number, k == 0))]
+        number = rng.poisson(MUONS_PER_FULL_FRAME * self.mean.size / FULL_FRAME * (self.exposure / EXPOSURE))
+        return [_muon(rng, self.mean.shape, k) for _ in range(max(number, k == 0 < self.exposure))]
 
 
 def make_camera(
-    frames, shape, seed, noise, stars, clean, level=1300.0, glow=1100.0, pedestal=0.0, scale=1.39 / 16
+    frames,
+    shape,
+    seed,
+    noise,
+    stars,
+    clean,
+    level=1300.0,
+    glow=1100.0,
+    pedestal=None,
+    scale=1.39 / 16,
+    chip_seed=None,
+    exposure=EXPOSURE,
+    temperature=TEMPERATURE,
+    doubling=DOUBLING,
+    telegraph_pairs=0,
 ) -> Camera:
     """Draw a night's fixed defects and place its stars.
 
@@ -155,13 +179,22 @@ def make_camera(
     clean : bool
         Level, noise and stars alone: no pixel structure, no muons, no metadata pixels.
     level : float
-        Signal away from the glow, pedestal included, in electrons.
+        Signal away from the glow, pedestal included, in electrons, of 30 s at -20 C, as `noise` and `glow` are.
     glow : float
         Excess at the last pixel of the last row, in electrons; falls off as a Gaussian of 0.15 of each side.
-    pedestal : float
-        Part of `level` that carries no shot noise, in electrons.
+    pedestal : float, optional
+        Part of `level` that carries no shot noise, in electrons: 300 of a chip, else 0.
     scale : float
         Electrons per raw count.
+    chip_seed : int, optional
+        Nights of one such seed share their pixels: defects, bias pattern, dark current, telegraph levels and rates.
+        Noise, hits, stars and the states of telegraph pixels come from `seed`, as the pixels do without it.
+    exposure : float
+        Seconds; 0 is a bias, without hits.
+    temperature, doubling : float
+        Of the chip in degrees Celsius, and the kelvins that double the dark current of every pixel.
+    telegraph_pairs : int
+        So many telegraph pixels, at most all, get a partner of the same height beside them that switches with them.
 
     Raises
     ------
@@ -180,8 +213,14 @@ def make_camera(
     2048 x 2048, except that the first frame has at least one. Row 0 begins with the 44 bytes that a QHY GPS camera
     writes there: a big-endian frame number and a counter modulo 8, read as little-endian pixels, give the values that
     the observers printed. A muon or star leaves no mark on a stuck, saturated or metadata pixel.
+
+    All that is dark signal grows with exposure and temperature: the level over the pedestal, the glow, hot and warm
+    pixels, with their shot noise. Offsets of single pixels (4 e-) and of the column stay, as in a bias, and so does the
+    height of telegraph pixels, which belongs to the reading.
     """
-    _check(frames, shape, seed, noise, level, glow, pedestal, scale)
+    if pedestal is None:
+        pedestal = 0.0 if chip_seed is None else CHIP_PEDESTAL
+    _check(frames, shape, seed, noise, level, glow, pedestal, scale, exposure, temperature, doubling, chip_seed or 0)
     ny, nx = shape
     glow_y, glow_x = (np.exp(-((np.arange(n)[::-1] / (n * GLOW_WIDTH)) ** 2) / 2) for n in (ny, nx))
     level_map = (level + glow * np.outer(glow_y, glow_x)).astype(np.float32)
@@ -190,13 +229,41 @@ def make_camera(
     noise_map = np.sqrt(shot * (level_map - pedestal) + max(noise**2 - dark, 0.0)).astype(np.float32)
     mean, sigma, defects = level_map, noise_map, truth_rows("", [], [], 0.0)
     if not clean:
-        mean, sigma, defects = _add_defects(stream(seed, PIXEL_STREAM), level_map, noise_map, shot, scale)
+        pixels = stream(seed if chip_seed is None else chip_seed, PIXEL_STREAM)
+        mean, sigma, defects = _add_defects(pixels, level_map, noise_map, shot, scale, telegraph_pairs)
+    growth = exposure / EXPOSURE * 2 ** ((temperature - TEMPERATURE) / doubling)
+    signal = level_map - np.float32(pedestal)
+    hotter = signal.copy()
+    hot, noisy = np.isin(defects["kind"], ["hot", "warm"]), defects["kind"] == "noisy"
+    hotter[defects["y"][hot], defects["x"][hot]] += defects["value"][hot]
+    mean, sigma = _grown(mean, sigma, hotter, shot, growth)
+    level_map, noise_map = _grown(level_map, noise_map, signal, shot, growth)
+    defects["value"][hot] *= growth
+    if growth != 1:
+        defects["value"][noisy] = sigma[defects["y"][noisy], defects["x"][noisy]]
+    if level_map.max() >= TOP_CODE * scale:
+        raise ParametersError(f"exposure {exposure:g} s at {temperature:g} C: the level would reach the top code")
+    chip = {
+        "chip_seed": chip_seed,
+        "exposure": exposure,
+        "temperature": temperature,
+        "pedestal": pedestal,
+        "dark_current": dark / EXPOSURE * 2 ** ((temperature - TEMPERATURE) / doubling),
+        "doubling_kelvin": doubling,
+    }
     placed = [_place(star, stream(seed, STAR_STREAM, i, 0), shape, frames) for i, star in enumerate(stars)]
     stars = np.concatenate(placed) if placed else truth_rows("", [], [], 0.0)
-    return Camera(seed, scale, level_map, noise_map, mean, sigma, defects, stars, clean)
+    chip = {} if chip_seed is None else chip
+    return Camera(seed, scale, level_map, noise_map, mean, sigma, defects, stars, clean, exposure, chip)
 
 
-def _add_defects(rng, level_map, noise_map, shot, scale):
+def _grown(mean, sigma, signal, shot, growth):
+    """Mean and noise where the dark signal is `growth` times the given one; the same to the bit where that is 1."""
+    more = (growth - 1) * signal
+    return mean + more, np.sqrt(np.maximum(sigma.astype(float) ** 2 + shot * more, 0)).astype(np.float32)
+
+
+def _add_defects(rng, level_map, noise_map, shot, scale, telegraph_pairs):
     """Give every defect its pixels, one kind a pixel; return the mean and noise of each pixel, and the truth rows."""
     ny, nx = level_map.shape
     top = TOP_CODE * scale
@@ -224,10 +291,24 @@ def _add_defects(rng, level_map, noise_map, shot, scale):
             sigma[y, x] = np.sqrt(sigma[y, x] ** 2 + shot * value)
         elif kind == "noisy":
             sigma[y, x] = value
+        free[y, x] = False
         defects.append(truth_rows(kind, x, y, value))
         if kind == "rts":
             defects[-1]["duty"] = rng.uniform(0.05, 0.5, len(x))
-    return mean, sigma, np.concatenate(defects)
+    rows = np.concatenate(defects)
+    return mean, sigma, np.concatenate([rows, *_partners(rows, free, telegraph_pairs)])
+
+
+def _partners(defects, free, pairs):
+    """Rows of telegraph pixels beside others that they switch with; `track` of both is the first one's number."""
+    first = np.flatnonzero(defects["kind"] == "rts")
+    for number, row in enumerate(first):
+        y, x = defects["y"][row], defects["x"][row] + 1
+        if pairs > 0 and x < free.shape[1] and free[y, x]:
+            pairs, free[y, x], defects["track"][row] = pairs - 1, False, number
+            partner = defects[row : row + 1].copy()
+            partner["x"], partner["x_true"] = x, x
+            yield partner
 
 
 def _defect_values(kind, rng, room, noise, scale):
@@ -314,11 +395,15 @@ def _place(star, rng, shape, frames):
     return rows
 
 
-def _check(frames, shape, seed, noise, level, glow, pedestal, scale):
+def _check(frames, shape, seed, noise, level, glow, pedestal, scale, exposure, temperature, doubling, chip_seed):
     rules = {
         f"frames: must be at least 1; got {frames}": frames >= 1,
         f"shape: must be rows and columns, both at least 1; got {shape}": len(shape) == 2 and min(shape) >= 1,
         f"seed: must not be negative; got {seed}": seed >= 0,
+        f"chip seed: must not be negative; got {chip_seed}": chip_seed >= 0,
+        f"exposure: must be finite and not negative; got {exposure}": 0 <= exposure < math.inf,
+        f"temperature: must lie between -273 and 100 C; got {temperature}": -273 <= temperature <= 100,
+        f"doubling: must be at least 1 K; got {doubling}": 1 <= doubling < math.inf,
         f"noise: must be finite and not negative; got {noise}": 0 <= noise < math.inf,
         f"scale: must be finite and positive; got {scale}": 0 < scale < math.inf,
         f"pedestal: must lie between 0 and the level, {level}; got {pedestal}": 0 <= pedestal <= level,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import Parameters
-from sla1tools.simulate.camera import FULL_FRAME, HEADER_STREAM, Star, make_camera, stream
+from sla1tools.simulate.camera import EXPOSURE, FULL_FRAME, HEADER_STREAM, TEMPERATURE, Star, make_camera, stream
 
 TRUTH_NAME = "truth.ecsv"
 
@@ -43,6 +43,9 @@ def simulate_night(
     noise: float = 37.0,
     stars: Sequence[Star] = (),
     clean: bool = False,
+    exposure: float = EXPOSURE,
+    temperature: float = TEMPERATURE,
+    **chip,
 ) -> list[Path]:
     """Simulate a night straight into a capture folder, one frame in memory at a time: 00001.fits ... and truth.ecsv.
 
@@ -51,7 +54,7 @@ def simulate_night(
     directory : path
         The capture folder, made where missing. Where its path ends DATE/TIME/OBJECT as SharpCap names it
         (2024-05-08/03_38_48/Dark30s), the first frame ends 0.7 s after that time, else after 2024-05-08 03:38:48.
-    frames, shape, seed, noise, stars, clean
+    frames, shape, seed, noise, stars, clean, exposure, temperature, **chip
         As `camera.make_camera` takes them.
 
     Returns
@@ -66,13 +69,20 @@ def simulate_night(
         simulated night, or holds a numbered frame without the card SIMSEED: raw frames are never written over. An
         earlier simulated night is replaced.
     """
-    camera = make_camera(frames, shape, seed, noise, stars, clean)
+    chip |= {"exposure": exposure, "temperature": temperature}
+    camera = make_camera(frames, shape, seed, noise, stars, clean, **chip)
     exposures, quiet = map(camera.expose, range(frames)), frames * camera.level_map.size <= 2 * FULL_FRAME
-    return write_frames(directory, exposures, camera.truth(frames), 30.0, quiet)
+    return write_frames(directory, exposures, camera.truth(frames), exposure, quiet, temperature)
 
 
 def write_frames(
-    directory: str | Path, counts: Iterable[np.ndarray], truth: Table, exposure: float, quiet: bool = True, **cards: str
+    directory: str | Path,
+    counts: Iterable[np.ndarray],
+    truth: Table,
+    exposure: float,
+    quiet: bool = True,
+    temperature: float = TEMPERATURE,
+    **cards: str,
 ) -> list[Path]:
     """Write frames as a capture folder, and their truth last; folder, return and errors as for `simulate_night`.
 
@@ -85,17 +95,19 @@ def write_frames(
     truth : Table
         As `Camera.truth` gives it.
     exposure : float
-        Written as EXPTIME, and the distance of the frames, in seconds.
+        Written as EXPTIME, in seconds, and in the object's name; the distance of the frames, of biases 1 s.
     quiet : bool
         Show no progress; it is never shown where stderr is not a terminal.
+    temperature : float
+        Of the chip as the cooler holds it, degrees Celsius.
     **cards : str
         Header values in place of the darks', and others.
     """
-    if not 0 < exposure < math.inf:
-        raise ParametersError(f"exposure: must be finite and positive; got {exposure}")
+    if not 0 <= exposure < math.inf:
+        raise ParametersError(f"exposure: must be finite and not negative; got {exposure}")
     folder = _claim(Path(directory))
     paths = [
-        _put(folder / f"{k + 1:05d}.fits", _fits(frame, k, folder, exposure, truth.meta, cards).writeto)
+        _put(folder / f"{k + 1:05d}.fits", _fits(frame, k, folder, exposure, temperature, truth.meta, cards).writeto)
         for k, frame in enumerate(tqdm(counts, "writing", truth.meta["frames"], unit="frame", disable=quiet or None))
     ]
     _put(folder / TRUTH_NAME, lambda path: truth.write(path, format="ascii.ecsv"))
@@ -147,17 +159,17 @@ def _first_end(directory):
     return started + timedelta(seconds=0.7)
 
 
-def _fits(counts, k, directory, exposure, meta, cards):
-    ended = _first_end(directory) + timedelta(seconds=k * exposure)
+def _fits(counts, k, directory, exposure, temperature, meta, cards):
+    ended = _first_end(directory) + timedelta(seconds=k * (exposure or 1.0))
     warmth = stream(meta["seed"], HEADER_STREAM, k).normal(0, 0.05)
     frame = fits.PrimaryHDU(counts)
     header = frame.header
     header["SIMSEED"] = meta["seed"], "simulated by sla1tools, with this seed"
-    header.update({"OBJECT": "Dark30s", "INSTRUME": "QHY42PRO", "SWCREATE": "SharpCap v4.1.12946.0, 64 bit"})
+    header.update({"OBJECT": f"Dark{exposure:g}s", "INSTRUME": "QHY42PRO", "SWCREATE": "SharpCap v4.1.12946.0, 64 bit"})
     header["EXPTIME"] = float(exposure), "seconds"
     header["DATE-OBS"] = "0001-01-01T00:00:00.0000000", "GPS:Frame Start"
     header["DATE-END"] = ended.isoformat(timespec="microseconds") + "0", "System Clock:Est. Frame End"
-    header.update({"CCD-TEMP": round(-20 + warmth, 2), "SET-TEMP": -20.0, "GAIN": 5, "OFFSET": 20})
+    header.update({"CCD-TEMP": round(temperature + warmth, 2), "SET-TEMP": float(temperature), "GAIN": 5, "OFFSET": 20})
     header["EGAIN"] = meta["scale"] * 16, "Electrons per ADU at true ADC bit depth"
     header["EGAINSAV"] = meta["scale"], "Electrons per ADU at saved bit depth"
     header["ADCBITS"] = 12, "Bit depth of camera sensor ADC in current mode"
