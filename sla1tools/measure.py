@@ -15,8 +15,9 @@ from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import Capture, judge_capture
 from sla1tools.frames.codes import CountsAudit, audit_capture
 from sla1tools.injections import completeness
+from sla1tools.injections.counts import count_settings, tradeoff
 from sla1tools.injections.injection import Injections, holds_a_stamp, inject
-from sla1tools.injections.operating_point import operating_point, tradeoff
+from sla1tools.injections.operating_point import operating_point
 from sla1tools.parameters import Parameters, validate
 from sla1tools.verdict import Doubt, Opinion
 
@@ -39,8 +40,8 @@ class Measurement:
         Cosmic-ray-like hits of all frames.
     floors : Floors
         What the leaders exceed.
-    grid : Table
-        False alarms and 50 % flux over the settings of every criterion (`operating_point.tradeoff`).
+    counts : (1 + settings, 2 + flux bins) int32 array
+        Candidates and found stars at every setting of every criterion (`counts.count_settings`).
     audit : CountsAudit
         What the raw codes say about the padding.
     summary : dict
@@ -55,7 +56,7 @@ class Measurement:
     injections: Injections
     hits: Table
     floors: Floors
-    grid: Table
+    counts: np.ndarray
     audit: CountsAudit
     summary: dict = field(repr=False)
     doubts: tuple[Doubt, ...] = ()
@@ -69,6 +70,11 @@ class Measurement:
     def trials(self) -> Table:
         """Every injected star."""
         return self.injections.trials
+
+    @property
+    def grid(self) -> Table:
+        """False alarms and 50 % flux at every setting (`counts.tradeoff`)."""
+        return tradeoff(self.counts, self.parameters)
 
     def residual(self, k: int, reference: Reference | None = None) -> np.ndarray:
         """Subtract frame k's reference (the configured one by default) from it, (ny, nx) float64 electrons.
@@ -156,10 +162,11 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     step("leaders measured")
     injections = inject(capture, dark, floors)
     step("stars injected")
-    grid = tradeoff(leaders, injections, capture.names, floors, parameters)
+    counts = count_settings(leaders, injections, capture.names, floors, parameters)
+    grid = tradeoff(counts, parameters)
     summary, doubts = summarize(capture, dark, leaders, injections.trials, floors, grid, audit)
     step("night summed up")
-    return Measurement(capture, dark, leaders, injections, hits, floors, grid, audit, summary, doubts)
+    return Measurement(capture, dark, leaders, injections, hits, floors, counts, audit, summary, doubts)
 
 
 def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict, tuple[Doubt, ...]]:
@@ -276,5 +283,5 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
             "curve": [{name: _finite(row[name]) for name in curve.colnames} for row in curve] if len(trials) else [],
         },
         "between_frames": (chance, shares),
-        "operating_point": None if point is None or "found" in leaders.meta else asdict(point),
+        "operating_point": asdict(point) if point else None,
     }

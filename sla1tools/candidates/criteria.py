@@ -16,14 +16,6 @@ from sla1tools.candidates.selection import Criterion, Cut, Term
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.parameters import Parameters
 
-P_MINS = np.array([0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05])
-
-
-def up(low: float, times: float, own: float, steps: int) -> np.ndarray:
-    """Settings from a floor upwards, equal factors apart, to `times` the floor or twice the configured value."""
-    return np.geomspace(low, max(times * low, 2 * own), steps)
-
-
 LIST = (
     # The observers' rule. The lowest neighbour is compared, never the quotient: dividing would break exact ties.
     Criterion(
@@ -31,8 +23,8 @@ LIST = (
         meaning="The observers' criterion: the peak is above threshold, no neighbour is below ratio times it.",
         color="#0072B2",
         cuts=(
-            Cut("threshold", "threshold", 1.0, 1000.0, lambda low, own: up(low, 10, own, 40), floor="peak", unit="e-"),
-            Cut("ratio", "ratio", 0.01, 1.0, lambda low, own: np.round(np.arange(0.0, 0.625, 0.025), 3)),
+            Cut("threshold", "threshold", 1.0, 1000.0, floor="peak", unit="e-"),
+            Cut("ratio", "ratio", 0.01, 1.0),
         ),
         terms=(
             Term("peak", ">", "threshold", miss="below threshold"),
@@ -47,8 +39,8 @@ LIST = (
         "fit a star's image so well that a share of at least p_min of real stars would fit worse.",
         color="#D55E00",
         cuts=(
-            Cut("snr_min", "S/N ≥", 0.1, 30.0, lambda low, own: up(low, 5, own, 30), floor="snr"),
-            Cut("p_min", "p ≥", 0.05, 0.999, lambda low, own: P_MINS, low=1e-12, log=True),
+            Cut("snr_min", "S/N ≥", 0.1, 30.0, low=3.0, floor="snr"),
+            Cut("p_min", "p ≥", 0.05, 0.999, low=1e-12, log=True),
         ),
         terms=(
             Term("dq", "has no bit of", int(PixelClass.SATURATED), miss="saturated"),

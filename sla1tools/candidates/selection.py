@@ -14,6 +14,7 @@ from astropy.table import Table
 
 from sla1tools.parameters import Parameters
 
+FACTOR = 1.05  # between the settings of a cut that begins at a floor
 SAME_STAR = 2  # pixels: under four neighbours one star can lead twice, on the diagonal
 COMPARISONS: dict[str, Callable] = {
     ">": np.greater,
@@ -37,10 +38,7 @@ class Cut:
     step : float
         Of the slider; of the decimal logarithm where `log`.
     low, high : float
-        The slider's ends.
-    tried : callable
-        ``tried(low, own)`` gives the settings that the trade-off tries, from the low end (before it is rounded) and the
-        configured value, which is tried too.
+        The slider's ends; of the fixed axis, too.
     floor : {'peak', 'snr'}, optional
         The slider begins at this floor of the leader table, at whole steps where the configured value leaves room for
         them, and ends at five times the configured value or at `high`, whichever is larger.
@@ -52,7 +50,6 @@ class Cut:
     label: str
     step: float
     high: float
-    tried: Callable[[float, float], np.ndarray]
     low: float = 0.0
     floor: Literal["peak", "snr"] | None = None
     unit: str = ""
@@ -71,10 +68,21 @@ class Cut:
         low = round(math.ceil(getattr(floors, self.floor) / self.step - 1e-9) * self.step, 9)
         return min(low, own), max(self.high, 5 * own)
 
-    def settings(self, parameters: Parameters, floors) -> np.ndarray:
-        """Rising settings of the trade-off, the configured one among them."""
-        low, own = getattr(floors, self.floor) if self.floor else self.low, getattr(parameters, self.name)
-        return np.unique(np.append(self.tried(low, own), own))
+    @property
+    def axis(self) -> np.ndarray:
+        """Rising settings at which every night is counted, whatever it holds: they do not depend on any night.
+
+        From a fiftieth (or `low`, if that is higher) to twice the high end in powers of 1.05 where the slider begins at
+        a floor; 0 and powers of ten where it is logarithmic; twenty equal steps else.
+        """
+        if self.floor:
+            low = max(self.low, self.high / 50)
+            powers = np.arange(math.ceil(math.log(low, FACTOR)), math.log(2 * self.high, FACTOR))
+            return np.round(FACTOR**powers, 4)
+        if self.log:
+            decades = range(math.ceil(math.log10(self.low)), math.ceil(math.log10(self.high)))
+            return np.array([0.0, *(float(f"1e{decade}") for decade in decades)])
+        return np.round(np.linspace(self.low, self.high, 21), 12)
 
     def words(self, value: float) -> str:
         """Write it with a value, for reading."""

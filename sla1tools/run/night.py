@@ -17,7 +17,7 @@ from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import own_or_shipped
 from sla1tools.published import night_path, store, write_manifest
 from sla1tools.run.notebooks import execute, tagged_figures, title_of
-from sla1tools.run.products import write_products, write_summary
+from sla1tools.run.products import PRODUCTS, write_products, write_summary
 from sla1tools.run.provenance import git_commit, versions
 from sla1tools.run.publishing import Claim, claim, refuse_to_mix
 from sla1tools.run.resuming import psf_digest
@@ -25,7 +25,6 @@ from sla1tools.show.heading import Heading
 from sla1tools.text import moment
 
 NAMES = ("01_dark_characterization", "02_candidate_finding", "03_injection_testing")
-PRODUCTS = ("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "summary.json")
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,10 @@ SUMMARY_KEYS = (
     *("night", "verdict", "reasons", "notes", "floors", "frames", "counts", "dark", "pixels"),
     *("candidates", "false_alarms_per_frame", "completeness", "operating_point"),
 )
+PRODUCTS = (
+    *("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "settings.npy"),
+    "summary.json",
+)
 NULL = -1  # of masked integers, which are all places, counts or bit planes
 REGION_RADIUS = 4  # pixels
 
@@ -105,6 +109,7 @@ def write_products(measurement: Measurement, directory: Path) -> None:
     write_table(directory / "leaders.fits", measurement.leaders, "LEADERS", LEADER_COLUMNS, cards)
     write_table(directory / "injections.fits", measurement.trials, "INJECTIONS", TRIAL_COLUMNS, cards)
     write_candidates(directory, measurement.candidates())
+    np.save(directory / "settings.npy", measurement.counts)
     write_summary(directory / "summary.json", measurement.summary)
 
 

@@ -15,6 +15,7 @@ from sla1tools.frames.fits import read_bytes
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
 from sla1tools.published import FAILED, Manifest, night_path, read_manifest, sha256_of
+from sla1tools.run.products import PRODUCTS
 
 
 def is_current(parameters: Parameters, outputs: Path) -> bool:
@@ -23,8 +24,9 @@ def is_current(parameters: Parameters, outputs: Path) -> bool:
     Notes
     -----
     Compared are the parameters, this package's version, the names in the capture folder, the SHA-256 of every file that
-    a run reads, `psf`'s among them, and the pixels that `known_pixels` marks. `sessions_directory` is compared as the
-    place it names, however it is written. The raw files are read only if all else is equal.
+    a run reads, `psf`'s among them, and the pixels that `known_pixels` marks; and no product may be missing.
+    `sessions_directory` is compared as the place it names, however it is written. The raw files are read only if all
+    else is equal.
     """
     place = outputs / night_path(parameters)
     manifest = read_manifest(place)
@@ -36,7 +38,7 @@ def is_current(parameters: Parameters, outputs: Path) -> bool:
             manifest.exit_status == 0
             and manifest.versions.get("sla1tools") == __version__
             and _same_parameters(manifest, parameters)
-            and (place / "index.html").is_file()
+            and all((place / name).is_file() for name in (*PRODUCTS, "index.html"))
             and (known is None or _same_known_pixels(place, known))
             and manifest.psf_sha256 == psf_digest(parameters)
             and _same_inputs(manifest, parameters)

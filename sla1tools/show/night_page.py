@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
+from sla1tools.injections.operating_point import too_few
 from sla1tools.parameters import Parameters, frames_per_night
 from sla1tools.text import counted, shown
 
@@ -196,13 +197,15 @@ def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
             actions.append(
                 f"The {words} exceeds the budget of {quantity(budget)}: change the setting, or take more darks."
             )
+    lacking = budget is not None and too_few(_used(summary) or 0, budget)
+    if lacking and high is not None:
+        actions.append(f"No setting is recommended: {lacking}, or a season of such nights (sla1 trends).")
     for name, point in (summary.get("operating_point") or {}).items():
         if not point or not point.get("cuts"):
             continue
         quoted = (point.get("quoted_on") or {}).get("high")
-        verb = "keeps the budget" if point.get("keeps_budget") else "comes closest to the budget"
         actions.append(
-            f"{name} at {in_words(point['cuts'])} {verb} and finds half of the stars of "
+            f"{name} at {in_words(point['cuts'])} keeps the budget and finds half of the stars of "
             f"{quantity(point.get('flux_50'), 'e-')}; the half of the frames that did not choose it "
             f"limits it to {quantity(quoted)} false alarms a frame."
         )

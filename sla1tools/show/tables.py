@@ -17,6 +17,7 @@ from sla1tools.candidates.rates import CONFIDENCE, frame_area, gaussian_expectat
 from sla1tools.candidates.shapes import contaminant_pass_rates
 from sla1tools.darks.classes import PixelClass, names_in
 from sla1tools.injections.completeness import completeness_curve, flux_bins
+from sla1tools.injections.operating_point import too_few
 from sla1tools.measure import Measurement
 from sla1tools.text import printable
 
@@ -227,21 +228,22 @@ def operating_points(night: Measurement) -> HTML:
     for name in CRITERIA:
         point = night.summary["operating_point"][name]
         if point is None:
-            rows.append((name, _no_setting(night, name), "", "", ""))
+            rows.append((name, _no_setting(night, name), "", ""))
             continue
         quoted = point["quoted_on"]
         alarms = f"{quoted['rate']:.2g} (< {quoted['high']:.2g})"
-        kept = "yes" if point["keeps_budget"] else "too few frames to tell"
-        rows.append((name, in_words(point["cuts"]), f"{point['flux_50']:.0f}", alarms, kept))
-    names = ("criterion", "recommended", "50 % flux [e-]", "false alarms per frame (95 % limit)", "budget kept")
+        rows.append((name, in_words(point["cuts"]), f"{point['flux_50']:.0f}", alarms))
+    names = ("criterion", "recommended", "50 % flux [e-]", "false alarms per frame (95 % limit)")
     return shown(Table(rows=rows, names=names))
 
 
 def _no_setting(night: Measurement, criterion: str) -> str:
     """Why no setting of a criterion is recommended."""
-    flux_50 = night.grid["flux_50"][night.grid["criterion"] == criterion]
     if len(night.trials) == 0 or night.summary["false_alarms_per_frame"][criterion]["rate"] is None:
         return "not tested"
+    if lacking := too_few(len(night.capture.frames), night.parameters.false_alarm_budget):
+        return f"none: {lacking}, or a season"
+    flux_50 = night.grid["flux_50"][night.grid["criterion"] == criterion]
     return f"no setting {'keeps the budget' if np.isfinite(flux_50).any() else 'finds half of the stars'}"
 
 

@@ -24,8 +24,8 @@ CRITERION = """    Criterion(
         meaning="Bright, and not far from a star's image.",
         color="#009E73",
         cuts=(
-            Cut("sharp_snr", "sharp S/N ≥", 0.1, 30.0, lambda low, own: up(low, 5, own, 8), floor="snr"),
-            Cut("sharp_max", "χ²/dof ≤", 0.1, 20.0, lambda low, own: np.array([0.5, 1.0, 2.0, 4.0])),
+            Cut("sharp_snr", "sharp S/N ≥", 0.1, 30.0, floor="snr"),
+            Cut("sharp_max", "χ²/dof ≤", 0.1, 20.0),
         ),
         terms=(
             Term("snr", ">=", "sharp_snr", miss="too faint"),
@@ -134,7 +134,7 @@ def test_it_selects_candidates_and_stands_in_every_block(run):
 
 def test_it_stands_in_the_trade_off_the_injected_stars_and_their_miss_reasons(run):
     folder, told = run
-    assert told["settings"] == 9 * 5  # its own settings and the configured one of each cut
+    assert told["settings"] == 1 + 55 * 21  # the configured cuts, and powers of 1.05 from 4 to 60 times twenty steps
     held_out = json.loads((folder / "summary.json").read_text())["candidates"]["sharpness"]["held_out"]
     assert told["alarms"][told["cuts"].index(list(FIELDS.values()))] == held_out
     assert {"", "too faint", "too sharp"} <= set(told["reasons"])

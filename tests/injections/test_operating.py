@@ -11,10 +11,12 @@ from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.rates import poisson_rate
 from sla1tools.darks.model import characterize
-from sla1tools.injections.completeness import completeness_curve, crossings, flux_bins
-from sla1tools.injections.injection import inject
-from sla1tools.injections.operating_point import operating_point, tradeoff
+from sla1tools.injections.completeness import completeness_curve, crossings
+from sla1tools.injections.counts import BELOW, FLUX_EDGES, count_settings, settings, tradeoff
+from sla1tools.injections.injection import Injections, inject
+from sla1tools.injections.operating_point import operating_point, too_few
 from sla1tools.measure import measure_night
+from sla1tools.parameters import Parameters
 from sla1tools.show.curves import _best_front
 
 
@@ -37,7 +39,6 @@ def test_the_deepest_setting_within_the_budget_is_chosen_on_one_half_and_quoted_
     assert point.flux_50 == 700.0
     assert point.chosen_on == poisson_rate(1, 11)
     assert point.quoted_on == poisson_rate(7, 10), "what the other half saw, good or bad"
-    assert point.keeps_budget
     assert point.chosen_on.high <= 0.5
 
 
@@ -53,20 +54,23 @@ def test_of_equal_depth_the_one_with_fewer_alarms_is_chosen():
     assert point.chosen_on.count == 0
 
 
-@pytest.mark.parametrize(("frames", "keeps"), [(3, False), (10, False), (11, True), (12, True)])
-def test_few_frames_cannot_keep_a_budget_and_say_so(frames, keeps):
+@pytest.mark.parametrize(("frames", "budget", "needed"), [(2, 0.5, 11), (10, 0.5, 11), (58, 0.1, 59), (1, 9.0, 2)])
+def test_few_frames_recommend_nothing_and_say_how_many_would_do(frames, budget, needed):
     grid = grid_of([(0, 1, 900.0), (1, 0, 400.0)])
-    point = operating_point(grid, "psf_chi2", frames, 0.5)
-    assert point.keeps_budget is keeps, "none in five frames still allows 0.6 a frame"
-    assert (point.chosen_on.frames, point.quoted_on.frames) == ((frames + 1) // 2, frames // 2)
-    assert point.flux_50 == 900.0, "without an alarm in the choosing half"
+    assert operating_point(grid, "psf_chi2", frames, budget) is None
+    assert f"half of {frames} frames cannot" in too_few(frames, budget)
+    assert too_few(frames, budget).endswith(f": {needed} frames would do")
+    assert too_few(needed, budget) == ""
+    point = operating_point(grid, "psf_chi2", needed, budget)
+    assert point.chosen_on.high <= budget
+    assert (point.chosen_on.frames, point.quoted_on.frames) == ((needed + 1) // 2, needed // 2)
 
 
 @pytest.mark.parametrize(
     ("rows", "frames"),
     [
         ([(0, 0, np.nan), (3, 3, np.nan)], 20),  # half of the stars are never found
-        ([(9, 0, 500.0), (8, 0, 700.0)], 10),  # too many alarms at every setting
+        ([(9, 0, 500.0), (8, 0, 700.0)], 20),  # too many alarms at every setting
         ([(0, 0, 500.0)], 1),  # nothing to quote on
     ],
 )
@@ -88,39 +92,79 @@ def defective(tmp_path_factory):
     dark = characterize(night)
     leaders, _, floors = detect_night(night, dark)
     injections = inject(night, dark, floors)
-    return night, leaders, injections, floors, tradeoff(leaders, injections, night.names, floors, night.parameters)
+    counts = count_settings(leaders, injections, night.names, floors, night.parameters)
+    return night, leaders, injections, floors, counts
 
 
-def test_every_setting_counts_and_finds_what_the_criterion_selects(defective):
-    night, leaders, injections, _, grid = defective
+@pytest.fixture(scope="module")
+def grid(defective):
+    return tradeoff(defective[-1], defective[0].parameters)
+
+
+def test_every_setting_counts_and_finds_what_the_criterion_selects(defective, grid):
+    night, leaders, injections, _, counts = defective
     own = leaders[leaders["reference"] == "leave_one_out"]
     half = np.array([night.names.index(name) % 2 for name in own["frame"]])
-    flux, edges = np.asarray(injections.trials["flux_true"]), flux_bins(night.parameters.injection_flux_range)
+    flux = np.asarray(injections.trials["flux_true"])
+    assert counts[0].tolist() == [3, 2, *np.histogram(flux, FLUX_EDGES)[0]]
     alarms, priors = 0, 0
-    for row in grid[:: len(grid) // 400]:
-        criterion = CRITERIA[row["criterion"]]
-        cuts = {cut.name: row[cut.name] for cut in criterion.cuts}
-        assert all(np.isnan(row[name]) for name in CUTS.keys() - cuts.keys())
+    table = settings(night.parameters)
+    counted = counts[1:, 0] != BELOW
+    assert len(grid) == counted.sum() < len(table)
+    flux_50 = np.full(len(table), np.nan)
+    flux_50[counted] = grid["flux_50"]
+    for k in [0, 1, *np.flatnonzero(counted)[:: len(grid) // 400]]:
+        criterion = CRITERIA[table["criterion"][k]]
+        cuts = {cut.name: table[cut.name][k] for cut in criterion.cuts}
+        assert all(np.isnan(table[name][k]) for name in CUTS.keys() - cuts.keys())
         passes = criterion.select(own, cuts)
-        assert [row["even"], row["odd"]] == np.bincount(half[passes], minlength=2).tolist()
+        assert counts[1 + k, :2].tolist() == np.bincount(half[passes], minlength=2).tolist()
         found = injections.recovered(criterion, cuts)
-        curve = completeness_curve(flux, found, edges)
+        assert counts[1 + k, 2:].tolist() == np.histogram(flux[found], FLUX_EDGES)[0].tolist()
+        curve = completeness_curve(flux, found, FLUX_EDGES)
+        curve = curve[curve["injected"] > 0]
         crossing = crossings(np.log(curve["flux"]), np.asarray(curve["completeness"])[None], 0.5)[0]
-        assert row["flux_50"] == pytest.approx(np.exp(crossing), nan_ok=True)
+        assert flux_50[k] == pytest.approx(np.exp(crossing), nan_ok=True)
         alarms, priors = alarms + passes.sum(), priors + injections.leaders["before"].sum()
-    assert alarms > 500
+    assert alarms > 300
     assert priors > 0
 
 
-def test_grids_begin_at_the_floors_and_hold_the_configured_cuts(defective):
-    night, _, _, floors, grid = defective
+def test_the_settings_are_the_same_for_every_night(defective):
+    """Only the configured cuts, one row a criterion, are a night's own."""
+    night, _, _, floors, counts = defective
+    own, other = settings(night.parameters), settings(Parameters(threshold=777.0, snr_min=9.0))
+    assert own["threshold"][0] == 110.0
+    assert other["threshold"][0] == 777.0
+    for name in CUTS:
+        np.testing.assert_array_equal(own[name][2:], other[name][2:])
+    assert 150 < np.count_nonzero((own["threshold"] > 100) & (own["threshold"] < 150)) < 200  # 1.05^k times 21 ratios
     for criterion in CRITERIA.values():
-        rows = grid[grid["criterion"] == criterion.name]
-        there = np.ones(len(rows), bool)
-        for cut in criterion.cuts:
-            assert cut.floor is None or rows[cut.name].min() == getattr(floors, cut.floor)
-            there &= rows[cut.name] == getattr(night.parameters, cut.name)
-        assert there.sum() == 1
+        for cut in (cut for cut in criterion.cuts if cut.floor):
+            below = np.asarray(own[cut.name]) < getattr(floors, cut.floor)
+            assert below.any()
+            assert (counts[1:][below] == BELOW).all()
+            assert (counts[1:][np.asarray(own[cut.name]) >= getattr(floors, cut.floor)] >= 0).all()
+
+
+def test_stars_beyond_the_bins_count_in_the_first_and_the_last():
+    table = Table({"flux_true": [1.0, 10.0, 99_999.0, 100_000.0, 1e6]})
+    leaders = Table({name: np.zeros(0) for name in ("peak", "neighbor_min", "snr", "p_value")})
+    leaders["star"], leaders["dq"], leaders["before"] = np.zeros((3, 0), int)
+    none = Table(leaders, copy=True)
+    none["frame"], none["reference"] = np.zeros((2, 0), "U3")
+    counts = count_settings(none, Injections(table, leaders), ["a"], Floors(120.0, 4.0), Parameters())
+    assert counts[0].tolist() == [1, 0, 2, *[0] * 38, 3]
+    assert set(counts[1:].ravel().tolist()) == {0, BELOW}
+
+
+def test_a_night_of_more_leaders_than_are_kept_counts_no_setting(defective):
+    night, leaders, injections, floors, counts = defective
+    crowded = leaders.copy()
+    crowded.meta["found"] = 10**7
+    none = count_settings(crowded, injections, night.names, floors, night.parameters)
+    assert (none[0] == counts[0]).all()
+    assert (none[1:] == BELOW).all()
 
 
 def test_what_is_told_of_a_criterion_does_not_depend_on_which_is_configured(tmp_path):
@@ -132,29 +176,27 @@ def test_what_is_told_of_a_criterion_does_not_depend_on_which_is_configured(tmp_
     one, *others = measured
     assert not np.array_equal(one.trials["miss_reason"], others[0].trials["miss_reason"])
     for other in others:
-        assert np.array_equal(one.grid["flux_50"], other.grid["flux_50"], equal_nan=True)
+        assert np.array_equal(one.counts, other.counts)
         for block in ("completeness", "operating_point", "candidates", "false_alarms_per_frame"):
             assert one.summary[block] == other.summary[block]
         for name in CRITERIA:
             np.testing.assert_array_equal(one.trials[f"recovered_{name}"], other.trials[f"recovered_{name}"])
 
 
-def test_stricter_cuts_never_raise_alarms(defective):
-    grid = defective[-1]
-    ratio = grid[grid["criterion"] == "neighbor_ratio"]
+def test_stricter_cuts_never_raise_alarms(grid):
+    ratio = grid[grid["criterion"] == "neighbor_ratio"][1:]
     shape = len(np.unique(ratio["threshold"])), len(np.unique(ratio["ratio"]))
     for name in ("even", "odd"):
         counts = np.asarray(ratio[name]).reshape(shape)
         assert (np.diff(counts, axis=0) <= 0).all()
         assert (np.diff(counts, axis=1) <= 0).all()
-        psf = grid[grid["criterion"] == "psf_chi2"]
+        psf = grid[grid["criterion"] == "psf_chi2"][1:]
         counts = np.asarray(psf[name]).reshape(len(np.unique(psf["snr_min"])), -1)
         assert (np.diff(counts, axis=0) <= 0).all()
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_along_the_front_depth_costs_alarms(defective, criterion):
-    grid = defective[-1]
+def test_along_the_front_depth_costs_alarms(grid, criterion):
     rows = grid[(grid["criterion"] == criterion) & np.isfinite(grid["flux_50"])]
     flux, alarms = np.asarray(rows["flux_50"]), np.asarray(rows["even"] + rows["odd"])
     front_flux, front_alarms = _best_front(flux, alarms)
@@ -166,10 +208,9 @@ def test_along_the_front_depth_costs_alarms(defective, criterion):
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_the_point_recommended_for_a_night_is_on_its_grid_and_does_not_see_the_quoting_half(defective, criterion):
-    night, leaders, injections, floors, grid = defective
+def test_the_point_recommended_for_a_night_is_on_its_grid_and_does_not_see_the_quoting_half(defective, grid, criterion):
+    night, leaders, injections, floors, _ = defective
     point = operating_point(grid, criterion, 5, 1.5)
-    assert point.keeps_budget
     assert point.chosen_on.frames == 3
     assert point.quoted_on.frames == 2
     assert point.chosen_on.high <= 1.5
@@ -178,7 +219,7 @@ def test_the_point_recommended_for_a_night_is_on_its_grid_and_does_not_see_the_q
     assert (row["even"], row["odd"], row["flux_50"]) == (point.chosen_on.count, point.quoted_on.count, point.flux_50)
     quoting = {name for k, name in enumerate(night.names) if k % 2}
     blind = leaders[[name not in quoting for name in leaders["frame"]]]
-    without = tradeoff(blind, injections, night.names, floors, night.parameters)
+    without = tradeoff(count_settings(blind, injections, night.names, floors, night.parameters), night.parameters)
     again = operating_point(without, criterion, 5, 1.5)
     assert (again.cuts, again.chosen_on, again.quoted_on.count) == (point.cuts, point.chosen_on, 0)
 
@@ -189,9 +230,8 @@ def test_a_clean_night_is_recommended_a_deeper_setting_than_the_defaults(tmp_pat
     summary = measure_night(night.parameters).summary
     for criterion in CRITERIA:
         point = summary["operating_point"][criterion]
-        assert point["keeps_budget"]
         assert point["flux_50"] <= summary["completeness"][criterion]["flux_50"]["flux"]
-        assert set(point) == {"criterion", "cuts", "flux_50", "chosen_on", "quoted_on", "keeps_budget"}
+        assert set(point) == {"criterion", "cuts", "flux_50", "chosen_on", "quoted_on"}
         assert set(point["chosen_on"]) == set(asdict(poisson_rate(0, 1)))
 
 
@@ -200,7 +240,8 @@ def test_tables_of_no_rows_have_a_grid_and_no_point(tmp_path):
     dark = characterize(night)
     leaders, _, floors = detect_night(night, dark)
     assert floors == Floors(120.0, 4.0)
-    grid = tradeoff(leaders, inject(night, dark, floors), night.names, floors, night.parameters)
+    counts = count_settings(leaders, inject(night, dark, floors), night.names, floors, night.parameters)
+    grid = tradeoff(counts, night.parameters)
     assert (np.asarray(grid["even"]) == 0).all()
     assert not np.isfinite(grid["flux_50"]).any()
     assert all(operating_point(grid, criterion, 5, 0.5) is None for criterion in CRITERIA)

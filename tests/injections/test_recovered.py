@@ -66,7 +66,8 @@ def settings_of(criterion, night, floors):
     """Some settings all over the sliders."""
     axes = []
     for cut in criterion.cuts:
-        values, (low, high) = cut.settings(night.parameters, floors), cut.ends(night.parameters, floors)
+        values, (low, high) = cut.axis, cut.ends(night.parameters, floors)
+        values = values[values >= getattr(floors, cut.floor or "", 0)]
         few = values[np.linspace(0, len(values) - 1, 4).astype(int)]
         axes.append([*few, (low * high) ** 0.5 if low else high / 2])
     return [dict(zip(criterion.configured(night.parameters), v, strict=True)) for v in itertools.product(*axes)]

@@ -171,6 +171,10 @@ def test_whatever_a_run_depends_on_makes_it_run_again(job, tmp_path, monkeypatch
     (folder / "00010.fits").write_bytes(contents)
     assert not is_current(current, outputs)
     (folder / "00010.fits").unlink()
+    (outputs / job.night / "settings.npy").rename(tmp_path / "settings.npy")  # as a night of an earlier version
+    assert not is_current(current, outputs)
+    (tmp_path / "settings.npy").rename(outputs / job.night / "settings.npy")
+    assert is_current(current, outputs)
     (outputs / job.night / "manifest.json").write_text("{")
     assert not is_current(current, outputs)
 

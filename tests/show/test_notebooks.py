@@ -19,6 +19,7 @@ from sla1tools.parameters import Parameters, read_parameters, to_yaml
 from sla1tools.places import CHECKOUT
 from sla1tools.run.night import night_notebooks, run_night
 from sla1tools.run.notebooks import OPENS_NIGHT
+from sla1tools.run.products import PRODUCTS
 from sla1tools.simulate.night import parse_star, simulate_night
 
 NOTEBOOKS = night_notebooks()
@@ -150,9 +151,8 @@ def test_notebooks_run_where_there_is_little_to_show(tmp_path, shape, changes):
 def test_every_product_is_there_and_in_the_manifest(published):
     _, directory = published
     names = {path.name for path in directory.iterdir()}
-    products = {"master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits"}
     reports = {f"{path.stem}.{suffix}" for path in NOTEBOOKS for suffix in ("html", "ipynb")}
-    assert names == products | reports | {"index.html", "summary.json", "manifest.json"}
+    assert names == {*PRODUCTS, *reports, "index.html", "manifest.json"}
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     for name, sha256 in manifest["outputs"].items():
         assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == sha256

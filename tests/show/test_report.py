@@ -160,7 +160,6 @@ SUMMARY = {
         "psf_chi2": {
             "cuts": {"snr_min": 6.2, "p_min": 0.001},
             "flux_50": 702.0,
-            "keeps_budget": True,
             "quoted_on": {"high": 0.6},
         },
     },

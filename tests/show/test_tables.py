@@ -49,12 +49,13 @@ def test_depth_says_how_much_deeper_each_criterion_goes(night):
 
 
 def test_why_nothing_is_recommended(night):
-    """A budget that no setting keeps, and stars too faint for any: two reasons, each said where it holds."""
-    point = night.summary | {"operating_point": {"neighbor_ratio": None, "psf_chi2": None}}
-    busy = replace(night, summary=point)
-    html = tables.operating_points(busy).data
-    assert html.count("no setting keeps the budget") == 2
-    faint = open_night(night.parameters.model_copy(update={"injection_flux_range": (1.0, 2.0)}))
+    """Too few frames, a budget that no setting keeps, stars too faint for any: each reason is said where it holds."""
+    assert tables.operating_points(night).data.count("11 frames would do") == 2
+    enough = {"false_alarm_budget": 1.0}  # which three frames without an alarm can show
+    busy = open_night(night.parameters.model_copy(update=enough))
+    busy = replace(busy, summary=busy.summary | {"operating_point": {"neighbor_ratio": None, "psf_chi2": None}})
+    assert tables.operating_points(busy).data.count("no setting keeps the budget") == 2
+    faint = open_night(night.parameters.model_copy(update=enough | {"injection_flux_range": (1.0, 2.0)}))
     html = tables.operating_points(faint).data
     assert html.count("no setting finds half of the stars") == 2
 
