@@ -19,7 +19,8 @@ from sla1tools.places import CHECKOUT
 CONDA_NAMES = {"dask-core": "dask", "matplotlib-base": "matplotlib", "playwright-python": "playwright"}
 PYPROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
 GROUPS = PYPROJECT["dependency-groups"]
-STARTED = {"jupyterlab", "ipykernel"}  # needed by `sla1 lab` and by every notebook, imported by neither
+# Needed by `sla1 lab`, by every notebook, and by dask's temporary TLS; imported by nobody here.
+STARTED = {"jupyterlab", "ipykernel", "cryptography"}
 PLUGINS = {"pytest-timeout", "pytest-xdist", "pytest-benchmark", "types-pyyaml"}
 COMMANDS = {"mypy", "nbstripout", "ruff"}
 SPEEDS = {"bottleneck"}  # makes the peers of the benchmarks as fast as they can be

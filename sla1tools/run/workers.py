@@ -122,6 +122,7 @@ def connect(scheduler: str | None, workers: int) -> Iterator["Client"]:
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": False},
                 memory_limit=0,
+                security=True,  # dask's temporary TLS: nobody else of this machine can connect
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster, set_as_default=False) as client,

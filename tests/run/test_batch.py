@@ -18,6 +18,8 @@ import pytest
 from astropy.io import fits
 from click.testing import CliRunner
 from distributed import Client
+from distributed import comm as comms
+from distributed.security import Security
 from filelock import FileLock
 
 from sla1tools import __version__, cli
@@ -621,3 +623,20 @@ def test_a_worker_that_does_not_see_the_outputs_is_refused(tmp_path):
     lost = ModuleNotFoundError("No module named 'sla1tools'")
     with pytest.raises(ParametersError, match="cannot run nights: ModuleNotFoundError: No module named 'sla1tools'"):
         workers.refuse_unfit(Client(lambda *_: lost), tmp_path, sign)
+
+
+def test_nobody_without_the_credentials_reaches_our_own_workers():
+    """A scheduler runs what it is sent, as the user who started it: it must not listen to another user's client."""
+
+    async def reached(address, security):
+        comm = await comms.connect(address, timeout=2, **security.get_connection_args("client"))
+        comm.abort()
+
+    with workers.connect(None, 1) as client:
+        for address in (client.scheduler.address, *client.scheduler_info()["workers"]):
+            assert address.startswith("tls://127.0.0.1:")
+            client.sync(reached, address, client.security)
+            with pytest.raises(OSError, match="certificate does not match"):
+                client.sync(reached, address, Security.temporary())
+            with pytest.raises(OSError, match="onnect"):
+                client.sync(reached, address.replace("tls", "tcp"), Security())
