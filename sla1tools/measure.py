@@ -8,9 +8,10 @@ from astropy.table import Table
 from sla1tools import verdict
 from sla1tools.candidates.criteria import CRITERIA, candidates
 from sla1tools.candidates.detection import Floors, detect_night
-from sla1tools.candidates.rates import poisson_rate
+from sla1tools.candidates.rates import poisson_rate, telegraph_expectation
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
+from sla1tools.darks.telegraph import jump_together
 from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import Capture, judge_capture
 from sla1tools.frames.codes import CountsAudit, audit_capture
@@ -183,7 +184,11 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
         "night": {key: getattr(parameters, key) for key in ("capture_date", "capture_time", "object_name")},
         "verdict": "degraded" if opinion.doubts else "ok",
         "reasons": [doubt.reason for doubt in opinion.doubts],
-        "notes": [*opinion.notes, *_floors_note(parameters, floors)],
+        "notes": [
+            *opinion.notes,
+            *_floors_note(parameters, floors),
+            *verdict.name_telegraph(dark.classes.telegraph, telegraph_numbers(capture, dark, leaders)),
+        ],
         "floors": asdict(floors),
         "frames": {
             "used": capture.names,
@@ -232,6 +237,30 @@ def _judge(capture, dark, leaders, audit, numbers) -> Opinion:
         + verdict.judge_frames(capture)
         + verdict.judge_power(dark.classes.tested, frames, fits, parameters.injections)
     )
+
+
+def telegraph_numbers(capture: Capture, dark: DarkModel, leaders: Table) -> dict:
+    """Return what a night's telegraph pixels come to, in plain types; {} where they are not tested.
+
+    `frames`; `power` to list a pixel that is up by 5 sigma in 30 % and 10 % of the frames; `by_chance`, Gaussian pixels
+    listed; `predicted`, candidates of the observers' rule a frame that these pixels alone raise, and `seen`, those on
+    them; `together`, as `telegraph.Together`.
+    """
+    classes, found = dark.classes, dark.classes.telegraph
+    if not classes.tested["unstable"]:
+        return {}
+    passing = leaders[candidates(leaders, capture.parameters, "neighbor_ratio")]
+    own = passing[passing["reference"] == capture.parameters.reference]
+    listed = set(zip(found["x"].tolist(), found["y"].tolist(), strict=True))
+    seen = sum(place in listed for place in zip(own["x"].tolist(), own["y"].tolist(), strict=True))
+    return {
+        "frames": len(capture.frames),
+        "power": [classes.power["unstable"], classes.power["unstable_10_percent"]],
+        "by_chance": classes.expected_false["unstable"],
+        "predicted": telegraph_expectation(dark, capture.parameters),
+        "seen": seen / len(capture.frames),
+        "together": asdict(jump_together(found, capture.shape)),
+    }
 
 
 def _floors_note(parameters, floors) -> list[str]:

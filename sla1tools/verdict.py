@@ -7,16 +7,19 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.table import Table
 from scipy import stats
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from sla1tools.darks.telegraph import Together
 from sla1tools.darks.transfer import PhotonTransfer
 from sla1tools.frames.capture import Capture
 from sla1tools.frames.codes import CountsAudit, positive
 from sla1tools.frames.together import LEVEL_NOTED
 from sla1tools.parameters import Parameters
+from sla1tools.text import counted
 
 SOUND_NIGHTS = 1e-4  # share of sound nights that a test may doubt
 SIGMAS = float(stats.norm.isf(SOUND_NIGHTS / 2))
@@ -231,6 +234,27 @@ def name_tracks(sizes: dict[str, np.ndarray], area: int) -> Opinion:
         if longest >= LEAST_TRACK and number * near**2 < SOUND_NIGHTS:
             notes.append(f"{longest} of the {total:,} candidates lie in one track, in {name}")
     return Opinion(notes=tuple(notes))
+
+
+def name_telegraph(found: Table, numbers: dict) -> list[str]:
+    """Note the night's telegraph pixels in a sentence; nothing where there are none.
+
+    Parameters
+    ----------
+    found : Table
+        As `telegraph.telegraph_pixels` gives it.
+    numbers : dict
+        As `measure.telegraph_numbers` gives them.
+    """
+    if not len(found):
+        return []
+    often, seldom = numbers["power"]
+    return [
+        f"{counted(len(found), 'telegraph pixel')} ({numbers['by_chance']:.2g} by chance; {numbers['frames']} frames "
+        f"list {often:.0%} of those that are up by 5 sigma in 30 % of the time, {seldom:.0%} of those in 10 %): by "
+        f"themselves they raise {numbers['predicted']:.2g} candidates of neighbor_ratio a frame, {numbers['seen']:.2g} "
+        f"are seen on them; {Together(**numbers['together'])}"
+    ]
 
 
 def judge_completeness(chance: float, shares: dict[str, float], flux: float | None) -> Opinion:

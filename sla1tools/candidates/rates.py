@@ -132,6 +132,52 @@ def _leading_probability(own, around, count, threshold, ratio):
     return (density * between ** count[:, None]) @ weights * (stop - start) / 2
 
 
+def telegraph_expectation(dark, parameters) -> float:
+    """Candidates of the observers' rule that a night's telegraph pixels raise by themselves, a frame.
+
+    Parameters
+    ----------
+    dark : DarkModel
+        With its telegraph pixels: their levels, and the frames in which each was up.
+    parameters : Parameters
+        For `threshold`, `ratio`, `neighbors`, `reference` and `combination_method`.
+
+    Returns
+    -------
+    expected : float
+        Sum over these pixels and the frames, over their number: the integral above the threshold of the density of a
+        residual times the probability that each neighbour lies between ratio times the value and the value. Residuals
+        are Gaussian with the noise of their level, about the height that a telegraph pixel has over its reference in
+        that frame, and about 0 elsewhere.
+    """
+    from sla1tools.candidates.leaders import OFFSETS
+
+    found = dark.classes.telegraph
+    states, height = np.asarray(found["states"]), np.asarray(found["high"] - found["low"])
+    n = states.shape[1]
+    held_out = parameters.reference == "leave_one_out"
+    share = (np.asarray(found["up"])[:, None] - states * held_out) / (n - held_out)  # of the reference's frames, up
+    if parameters.combination_method == "median":
+        share = (np.sign(share - 0.5) + 1) / 2
+    above = height[:, None] * (states - share)
+    y, x = (np.asarray(found[name], int) + 1 for name in "yx")
+    noise = np.pad(dark.level_sigma(parameters.reference).astype(float), 1)  # 0 beyond the frame
+    mean, total = np.zeros_like(noise), 0.0
+    nodes, weights = np.polynomial.legendre.leggauss(48)
+    for k in range(n):
+        mean[y, x] = above[:, k]
+        own, middle = noise[y, x, None], mean[y, x, None]
+        start, stop = (np.maximum(parameters.threshold, middle + side * own) for side in (-8, 8))
+        v = start + (stop - start) * (nodes + 1) / 2
+        density = np.exp(-0.5 * ((v - middle) / own) ** 2) / (own * math.sqrt(2 * math.pi))
+        for dy, dx in OFFSETS[parameters.neighbors]:
+            beside, there = mean[y + dy, x + dx, None], noise[y + dy, x + dx, None]
+            least, most = (special.ndtr((end - beside) / np.maximum(there, 1e-9)) for end in (parameters.ratio * v, v))
+            density *= np.where(there > 0, most - least, 1)
+        total += float((density @ weights * (stop - start)[:, 0]).sum() / 2)
+    return total / n
+
+
 def gaussian_peaks(shape: tuple[int, int], snr_min: float, psf) -> float:
     """Peaks of the fitted matched filter above `snr_min` expected in one frame from Gaussian noise alone.
 

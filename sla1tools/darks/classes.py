@@ -9,10 +9,11 @@ from enum import IntFlag
 from functools import cache
 
 import numpy as np
+from astropy.table import Table
 
 from sla1tools.darks.noise import NoiseModel, PixelStatistics, combined_variance
 from sla1tools.darks.structure import line_medians, smooth_level
-from sla1tools.darks.telegraph import SPLIT_CHANCE, _suspect_chance, _unstable, two_levels
+from sla1tools.darks.telegraph import LEAST_FRAMES, SPLIT_CHANCE, suspect_chance, telegraph_pixels, two_levels
 from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_ppf
 
 METADATA_REACH = 32  # pixels, 64 bytes: cameras write 44 of them and more over an end of the first or last row
@@ -23,7 +24,6 @@ HOT_EXCESS = 800.0  # electrons: their shot noise, 28 e-, rivals a frame's own 3
 LINE_SIGMA = 6.0
 LINE_VARIANCE = 1.5  # times the model's: a whole column this noisy is noisy
 EDGE_WIDTH = 2  # a 5x5 stamp is cut there
-LEAST_FRAMES = 5  # for two readings on each side of one that may be a flash
 PERSISTENCE_CHANCE = 1e-3
 
 
@@ -103,6 +103,8 @@ class PixelClasses:
     power : dict of str to float
         Chance to be flagged, at this number of frames: 'noisy' of a pixel with 3 times its level's noise, 'unstable'
         of one that is up by 5 sigma in 30 % of the time, 'unstable_10_percent' in 10 %.
+    telegraph : Table
+        The unstable pixels, as `telegraph.telegraph_pixels` gives them; no rows where they are not tested.
     """
 
     dq: np.ndarray = field(repr=False)
@@ -110,6 +112,7 @@ class PixelClasses:
     tested: dict[str, bool]
     expected_false: dict[str, float]
     power: dict[str, float]
+    telegraph: Table
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def classify(stack, evidence: Evidence) -> PixelClasses:
     excess = evidence.level - smooth_level(evidence.level)
     spread = _level_spread(excess, evidence.prior, evidence.model)
     chance_constant = _chance_constant(evidence.prior, n, evidence.step)
-    planes = _planes(stack, evidence, excess, spread, chance_constant > 1)
+    planes, telegraph = _planes(stack, evidence, excess, spread, chance_constant > 1)
     dq = np.zeros(excess.shape, np.uint16)
     for flag, plane in planes.items():
         dq |= plane * np.uint16(flag)
@@ -172,13 +175,14 @@ def classify(stack, evidence: Evidence) -> PixelClasses:
             "zero_variance": chance_constant,
             "warm": pixels * 2.87e-7,
             "noisy": 1.0,
-            "unstable": min(1.0, pixels * _suspect_chance(pixels) * SPLIT_CHANCE),
+            "unstable": min(1.0, pixels * suspect_chance(pixels) * SPLIT_CHANCE),
         },
         power=_power(n, pixels, evidence.model.prior_dof) if enough else {},
+        telegraph=telegraph,
     )
 
 
-def _planes(stack, evidence, excess, spread, rails_only) -> dict[PixelClass, np.ndarray]:
+def _planes(stack, evidence, excess, spread, rails_only) -> tuple[dict[PixelClass, np.ndarray], Table]:
     """Decide class by class which pixels are in it; `excess` and `spread` are the level's, in counts."""
     statistics, prior, model = evidence.statistics, evidence.prior, evidence.model
     top_code, none = stack.parameters.top_code, np.zeros(excess.shape, bool)
@@ -198,8 +202,11 @@ def _planes(stack, evidence, excess, spread, rails_only) -> dict[PixelClass, np.
     planes[PixelClass.COLUMN_ROW] = lines.odd
     few = statistics.frames < LEAST_FRAMES
     planes[PixelClass.NOISY] = none if few else (_noisy(statistics, prior, model) | lines.noisy) & ~odd
-    planes[PixelClass.UNSTABLE] = none if few else _unstable(stack.band, statistics, prior, model) & ~odd
-    return planes
+    telegraph = telegraph_pixels(stack.band, statistics, prior, model, stack.parameters.scale)
+    telegraph = telegraph[~odd[telegraph["y"], telegraph["x"]]]
+    planes[PixelClass.UNSTABLE] = none.copy()
+    planes[PixelClass.UNSTABLE][telegraph["y"], telegraph["x"]] = True
+    return planes, telegraph
 
 
 def _edge(shape):
@@ -314,7 +321,7 @@ def _power(n: int, pixels: int, prior_dof: float) -> dict[str, float]:
 
     def unstable(duty):
         readings = noise + 5.0 * (rng.random(noise.shape) < duty)
-        suspect = readings.var(axis=0, ddof=1) > variance_ratio_isf(_suspect_chance(pixels), n - 1, prior_dof)
+        suspect = readings.var(axis=0, ddof=1) > variance_ratio_isf(suspect_chance(pixels), n - 1, prior_dof)
         return float(np.mean(suspect & two_levels(readings)))
 
     wide = 9 * noise.var(axis=0, ddof=1)

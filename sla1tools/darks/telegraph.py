@@ -1,31 +1,71 @@
-"""Telegraph pixels, which switch between two levels."""
+"""Telegraph pixels, which switch between two levels: which they are, and whether neighbours switch together."""
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from astropy.table import Table
+from scipy import stats
 
 from sla1tools.darks.reference import BAND_ROWS
-from sla1tools.darks.variance import variance_ratio_isf
+from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_sf
+from sla1tools.text import counted
 
+LEAST_FRAMES = 5  # for two readings on each side of one that may be a flash
 SPLIT_CHANCE = 0.02
 SPLIT_DRAWS = 50_000
+TOUCHING = ((0, 1), (1, -1), (1, 0), (1, 1))  # rows and columns to half of the eight neighbours
+SHARE_TOGETHER = 0.5  # of the touching pairs, for which a power is stated
+LEVEL_TOGETHER = 0.01  # p-value below which neighbours switch together
+LEAST_POWER = 0.5
 
 
-def _suspect_chance(pixels: int) -> float:
+def suspect_chance(pixels: int) -> float:
     """Tail of s² that makes a suspect, so that one good pixel a frame passes both tests."""
     return min(1e-2, 1 / (pixels * SPLIT_CHANCE))
 
 
-def _unstable(band, statistics, prior, model):
+def telegraph_pixels(band, statistics, prior, model, scale: float) -> Table:
+    """Find the pixels that vary more than their level explains and whose readings fall into two groups.
+
+    Parameters
+    ----------
+    band : callable
+        ``band(start, stop)``: counts of some rows in every frame, asked for only where pixels are suspected.
+    statistics, prior, model
+        As of `classes.Evidence`.
+    scale : float
+        Electrons per count.
+
+    Returns
+    -------
+    found : Table
+        `x`, `y`, `low`, `high` (mean of either group, electrons), `up` (frames in the upper one), `duty` (their share),
+        `chance` (that a Gaussian pixel passes both tests by as much: the variance and the split of Gaussian readings
+        are independent, so it is the product of their tails), `states` ((n, N) bool, the frames that are up). No
+        rows below five frames.
+    """
     n, pixels = statistics.frames, prior.size
-    limit = variance_ratio_isf(_suspect_chance(pixels), n - 1, model.prior_dof)
+    limit = variance_ratio_isf(suspect_chance(pixels), n - 1, model.prior_dof) if n >= LEAST_FRAMES else np.inf
     suspect = statistics.variance > prior * np.float32(limit)
+    places, readings = [np.zeros((2, 0), int)], [np.zeros((max(n, LEAST_FRAMES), 0), np.uint16)]
     for top in range(0, len(suspect), BAND_ROWS):
         y, x = np.nonzero(suspect[top : top + BAND_ROWS])
         if len(y):
-            counts = band(top, min(top + BAND_ROWS, len(suspect)))
-            suspect[top + y, x] = two_levels(counts[:, y, x])
-    return suspect
+            counts = band(top, min(top + BAND_ROWS, len(suspect)))[:, y, x]
+            split = two_levels(counts)
+            places.append(np.array([top + y, x])[:, split])
+            readings.append(counts[:, split])
+    (y, x), counts = np.concatenate(places, axis=1), np.concatenate(readings, axis=1)
+    score, below = _split(counts)
+    draws, order = _split_draws(len(counts)), np.argsort(np.argsort(counts, axis=0, kind="stable"), axis=0)
+    tail = np.maximum(1, len(draws) - np.searchsorted(draws, score)) / len(draws)
+    excess = statistics.variance[y, x] / prior[y, x]
+    up = order >= below
+    low, high = (np.where(group, counts, 0).sum(axis=0) / group.sum(axis=0) * scale for group in (~up, up))
+    columns = {"x": x.astype(np.int32), "y": y.astype(np.int32), "low": low, "high": high, "up": up.sum(axis=0)}
+    columns |= {"duty": up.mean(axis=0), "chance": tail * variance_ratio_sf(excess, n - 1, model.prior_dof)}
+    return Table(columns | {"states": up.T})
 
 
 def two_levels(counts: np.ndarray) -> np.ndarray:
@@ -43,22 +83,110 @@ def two_levels(counts: np.ndarray) -> np.ndarray:
         scatter than those of all but 2 in 100 Gaussian pixels. A pixel that is up in one frame only is never split:
         it cannot be told from a flash.
     """
-    return _split_score(counts) > _split_limit(len(counts))
+    return _split(counts)[0] > _split_limit(len(counts))
 
 
-def _split_score(counts):
-    """Largest ratio of the variation between two groups of the sorted readings to that within them."""
+def _split(counts):
+    """Largest ratio of the variation between two groups of the sorted readings to that within; frames in the lower."""
     n = len(counts)
     ranked = np.sort(np.asarray(counts, np.float64), axis=0)
     ranked -= ranked.mean(axis=0)
     below = np.arange(2, n - 1)[:, None]
     lower = np.cumsum(ranked, axis=0)[1 : n - 2]  # sums of the lowest 2 ... N - 2; the rest sums to minus that
-    between = (lower**2 * (n / (below * (n - below)))).max(axis=0)
-    within = np.sum(ranked**2, axis=0) - between
-    return between / np.maximum(within, 1e-9)
+    between = lower**2 * (n / (below * (n - below)))
+    best = between.max(axis=0)
+    return best / np.maximum(np.sum(ranked**2, axis=0) - best, 1e-9), between.argmax(axis=0) + 2
+
+
+@cache
+def _split_draws(n: int) -> np.ndarray:
+    draws = max(10_000, SPLIT_DRAWS * 10 // max(n, 10))
+    return np.sort(_split(np.random.default_rng(0).standard_normal((n, draws)))[0])
 
 
 @cache
 def _split_limit(n: int) -> float:
-    draws = max(10_000, SPLIT_DRAWS * 10 // max(n, 10))
-    return float(np.quantile(_split_score(np.random.default_rng(0).standard_normal((n, draws))), 1 - SPLIT_CHANCE))
+    return float(np.quantile(_split_draws(n), 1 - SPLIT_CHANCE))
+
+
+@dataclass(frozen=True)
+class Together:
+    """Whether telegraph pixels that touch, at an edge or a corner, are up in the same frames.
+
+    Attributes
+    ----------
+    pairs : int
+        Touching pairs.
+    by_chance : float
+        Pairs that would touch if the pixels lay anywhere.
+    both_up, expected : int and float
+        Frames with both up, summed over the pairs; and that number with the frames of every pixel shuffled.
+    p_value : float
+        Chance of so many with the frames shuffled, exact; 1 without pairs.
+    power : float
+        Chance of p < 0.01 if half of the pairs switched together.
+    """
+
+    pairs: int
+    by_chance: float
+    both_up: int
+    expected: float
+    p_value: float
+    power: float
+
+    def __str__(self):
+        """Say what was found, where the pairs could have shown it."""
+        touch = (
+            f"{counted(self.pairs, 'pair')} of them touch{'es' * (self.pairs == 1)} ({self.by_chance:.1f} by chance)"
+        )
+        if self.power < LEAST_POWER:
+            return f"{touch}: too few to test whether neighbours switch together"
+        verb = "switch together" if self.p_value < LEVEL_TOGETHER else "are not seen to switch together"
+        told = f"both up in {self.both_up} frames, {self.expected:.1f} if each switches alone (p {self.p_value:.2g})"
+        return f"{touch} and {verb}: {told}; if half of them did, the chance to see it would be {self.power:.0%}"
+
+
+def jump_together(found: Table, shape: tuple[int, int]) -> Together:
+    """Test whether touching telegraph pixels are up in the same frames.
+
+    Parameters
+    ----------
+    found : Table
+        As `telegraph_pixels` gives it.
+    shape : (ny, nx)
+        Of the frame.
+    """
+    states, up = np.asarray(found["states"]), np.asarray(found["up"])
+    key = np.asarray(found["y"], np.int64) * (shape[1] + 2) + found["x"]
+    order = np.argsort(key)
+    pairs = []
+    for dy, dx in TOUCHING:
+        wanted = key + dy * (shape[1] + 2) + dx
+        at = np.searchsorted(key[order], wanted)
+        hit = np.flatnonzero((at < len(key)) & (key[order][np.minimum(at, len(key) - 1)] == wanted))
+        pairs.append(np.stack([hit, order[at[hit]]]))
+    first, second = np.concatenate(pairs, axis=1)
+    n = states.shape[1]
+    both, expected = int((states[first] & states[second]).sum()), float((up[first] * up[second]).sum() / n)
+    kinds, number = np.unique(np.sort([up[first], up[second]], axis=0), axis=1, return_counts=True)
+    shuffled, joined = (_total(kinds, number, n, share) for share in (0, SHARE_TOGETHER))
+    tail, tail_joined = (np.cumsum(pmf[::-1])[::-1] for pmf in (shuffled, joined))
+    critical = int(np.argmax(tail < LEVEL_TOGETHER)) if (tail < LEVEL_TOGETHER).any() else None
+    power = 0.0 if critical is None else float(tail_joined[critical])
+    by_chance = len(up) * (len(up) - 1) / 2 * 8 / (shape[0] * shape[1])
+    p_value = float(np.clip(tail[both], 1e-12, 1))
+    return Together(len(first), by_chance, both, expected, p_value, power)
+
+
+def _total(kinds, number, n: int, share: float) -> np.ndarray:
+    """Distribution of the frames with both up, summed over pairs, of which a share switches together.
+
+    `kinds` are the frames up of either pixel, the fewer first, and `number` the pairs of each kind.
+    """
+    length = int(number @ kinds[0]) + 1
+    total = np.zeros(length // 2 + 1, complex) + 1
+    for (few, more), pairs in zip(kinds.T, number, strict=True):
+        pmf = (1 - share) * stats.hypergeom.pmf(np.arange(few + 1), n, few, more)
+        pmf[few] += share
+        total *= np.fft.rfft(pmf, length) ** pairs
+    return np.maximum(np.fft.irfft(total, length), 0)

@@ -27,6 +27,13 @@ def variance_ratio_isf(p, dof: float, prior_dof: float = np.inf):
     return prior_dof * (1 - beta) / (dof * beta)
 
 
+def variance_ratio_sf(ratio, dof: float, prior_dof: float = np.inf):
+    """Probability that s²/v exceeds a value."""
+    if np.isinf(prior_dof):
+        return special.gammaincc(dof / 2, np.asarray(ratio, float) * dof / 2)
+    return special.fdtrc(dof, prior_dof, np.asarray(ratio, float))
+
+
 def sample_rows(level, variance):
     """Own level, variance and the four row neighbours' median level of up to SAMPLE_PIXELS pixels, whole rows."""
     rows = slice(None, None, max(1, level.size // SAMPLE_PIXELS))

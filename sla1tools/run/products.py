@@ -19,7 +19,7 @@ from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.darks.classes import BLOCKING, PixelClass, name_of
 from sla1tools.darks.model import DarkModel
 from sla1tools.frames.capture import Capture
-from sla1tools.measure import Measurement
+from sla1tools.measure import Measurement, telegraph_numbers
 from sla1tools.text import json_text, printable
 
 # name: (type, unit, what it is)
@@ -49,13 +49,22 @@ TRIAL_COLUMNS = LEADER_COLUMNS | {
     **{f"recovered_{name}": ("?", None, "a new candidate within 1 px") for name in CRITERIA},
     "miss_reason": ("U", None, "why the configured criterion missed it"),
 }
+TELEGRAPH_COLUMNS = {
+    "x": ("i4", "pix", "column, 0-based"),
+    "y": ("i4", "pix", "row, 0-based"),
+    "low": ("f8", "electron", "mean of the frames that are down"),
+    "high": ("f8", "electron", "mean of the frames that are up"),
+    "up": ("i4", None, "frames that are up"),
+    "duty": ("f8", None, "share of the frames that are up"),
+    "chance": ("f8", None, "that a Gaussian pixel looks so"),
+}
 SUMMARY_KEYS = (
     *("night", "verdict", "reasons", "notes", "floors", "frames", "counts", "dark", "pixels"),
     *("candidates", "false_alarms_per_frame", "completeness", "operating_point"),
 )
 PRODUCTS = (
     *("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "settings.npy"),
-    "summary.json",
+    *("telegraph.ecsv", "summary.json"),
 )
 NULL = -1  # of masked integers, which are all places, counts or bit planes
 REGION_RADIUS = 4  # pixels
@@ -110,6 +119,9 @@ def write_products(measurement: Measurement, directory: Path) -> None:
     write_table(directory / "injections.fits", measurement.trials, "INJECTIONS", TRIAL_COLUMNS, cards)
     write_candidates(directory, measurement.candidates())
     np.save(directory / "settings.npy", measurement.counts)
+    telegraph = fixed_columns(dark.classes.telegraph, TELEGRAPH_COLUMNS)
+    telegraph.meta = telegraph_numbers(measurement.capture, dark, measurement.leaders)
+    telegraph.write(directory / "telegraph.ecsv", format="ascii.ecsv")
     write_summary(directory / "summary.json", measurement.summary)
 
 
