@@ -19,7 +19,7 @@ import click
 from sla1tools import __version__
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters, read_parameters, save_parameters
-from sla1tools.places import HOME, missing, own_or_shipped, working_folder
+from sla1tools.places import HOME, expanded, missing, own_or_shipped, working_folder
 from sla1tools.text import printable
 
 if TYPE_CHECKING:
@@ -65,15 +65,24 @@ class _Command(click.Command):
         return super().parse_args(ctx, spread)
 
 
+class _Path(click.Path):
+    """A path whose `~` and `$NAME` are expanded: not every shell does, and none in `--outputs=~/x`."""
+
+    def convert(self, value, param, ctx) -> Path:
+        try:
+            return expanded(value)
+        except ValueError as error:
+            return self.fail(str(error), param, ctx)
+
+
 def _keys(ctx, param, incomplete: str) -> list[str]:
     """Complete the name of a parameter."""
     return [key for key in Parameters.model_fields if key.startswith(incomplete)]
 
 
-NIGHT = click.argument("nights", nargs=-1, required=True, type=click.Path(), metavar="NIGHT...")
-FILES = click.option(
-    "-f", "files", multiple=True, type=click.Path(), metavar="FILE", help="Parameters below the night's."
-)
+PATH = _Path()
+NIGHT = click.argument("nights", nargs=-1, required=True, type=PATH, metavar="NIGHT...")
+FILES = click.option("-f", "files", multiple=True, type=PATH, metavar="FILE", help="Parameters below the night's.")
 OVERRIDES = click.option(
     "-p",
     "overrides",
@@ -84,10 +93,7 @@ OVERRIDES = click.option(
     help="A parameter's value, over all files; KEY=VALUE, too.",
 )
 OUTPUTS = click.option(
-    "--outputs",
-    type=click.Path(path_type=Path),
-    default=lambda: working_folder() / "outputs",
-    help="Where nights go.  [outputs]",
+    "--outputs", type=PATH, default=lambda: working_folder() / "outputs", help="Where nights go.  [outputs]"
 )
 TIMEOUT = click.option(
     "--timeout", type=click.IntRange(1, 10**6), help="Seconds that a notebook's cell may take.  [no limit]"
@@ -130,7 +136,7 @@ def _open_streams() -> None:
 
 
 @main.command()
-@click.argument("directory", default=".", type=click.Path(path_type=Path), metavar="[DIR]")
+@click.argument("directory", default=".", type=PATH, metavar="[DIR]")
 def init(directory) -> None:
     """Make a working folder: notebooks, parameters and a place for outputs. Nothing is overwritten.
 
@@ -146,8 +152,8 @@ def init(directory) -> None:
 
 
 @main.command()
-@click.argument("capture", type=click.Path(path_type=Path), metavar="CAPTURE")
-@click.option("--to", "target", type=click.Path(path_type=Path), metavar="FILE", help="[params/DATE_TIME_OBJECT.yaml]")
+@click.argument("capture", type=PATH, metavar="CAPTURE")
+@click.option("--to", "target", type=PATH, metavar="FILE", help="[params/DATE_TIME_OBJECT.yaml]")
 def params(capture, target) -> None:
     """Write a night's parameters from its headers, each with its origin. Nothing is overwritten.
 
@@ -157,7 +163,6 @@ def params(capture, target) -> None:
     """
     from sla1tools.run.starting import write_night
 
-    capture = capture.expanduser()
     if not capture.is_dir():
         raise ParametersError(f"{capture}: {missing(capture) if not capture.exists() else 'is not a folder'}")
     click.echo(write_night(capture, target))
@@ -235,7 +240,7 @@ def _adopt(parameters: Parameters, directory: Path) -> Path:
 
 
 @main.command(cls=_Command)
-@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("directory", type=PATH, metavar="DIR")
 @click.option("--frames", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--shape", type=click.IntRange(min=1), nargs=2, default=(2048, 2048), metavar="NY NX", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=20240508, show_default=True)
@@ -280,12 +285,12 @@ def demo() -> None:
 
 
 @main.command(cls=_Command)
-@click.argument("frames", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FRAME...")
-@click.option("-f", "files", multiple=True, required=True, help="The night whose darks are of the frames' exposure.")
-@OVERRIDES
+@click.argument("frames", nargs=-1, required=True, type=PATH, metavar="FRAME...")
 @click.option(
-    "--to", type=click.Path(path_type=Path), default=Path("psf.json"), show_default=True, help="What to write."
+    "-f", "files", type=PATH, multiple=True, required=True, help="The night whose darks are of the frames' exposure."
 )
+@OVERRIDES
+@click.option("--to", type=PATH, default="psf.json", show_default=True, help="What to write.")
 def psf(frames, files, overrides, to) -> None:
     """Measure the star's image on raw frames of stars, for `psf:` in a parameters file; a page goes beside it.
 
@@ -318,7 +323,7 @@ def lab(arguments) -> None:
     Example:
       sla1 lab params/qhy42pro.yaml params/2024-05-08.yaml
     """
-    files = [name for name in arguments if not name.startswith("-") and os.path.exists(name)]
+    files = [name for name in arguments if name.endswith((".yaml", ".yml")) or expanded(name).is_dir()]
     home, page = working_folder(), "notebooks"
     if files:
         from sla1tools.run.night import night_notebooks
@@ -369,8 +374,8 @@ def _write_trends(outputs: Path) -> None:
 
 
 @main.command(cls=_Command)
-@click.argument("nights", nargs=-1, type=click.Path(), metavar="[NIGHT]...")
-@click.option("--sessions", type=click.Path(path_type=Path), metavar="DIR", help="Find every night of darks below DIR.")
+@click.argument("nights", nargs=-1, type=PATH, metavar="[NIGHT]...")
+@click.option("--sessions", type=PATH, metavar="DIR", help="Find every night of darks below DIR.")
 @FILES
 @OVERRIDES
 @OUTPUTS

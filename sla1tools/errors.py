@@ -62,12 +62,23 @@ class FrameError(Sla1Error):
         The verdict's word.
     detail : str
         What was found, for the report.
+
+    Attributes
+    ----------
+    header : dict or None
+        What its header says, where that was read and is not judged yet.
     """
+
+    header: dict | None = None
 
     def __init__(self, reason: Reason, detail: str):
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
+
+    def and_then(self, *others: "FrameError") -> "FrameError":
+        """Say all at once: the first one's reason, and the details of all."""
+        return FrameError(self.reason, "; ".join([self.detail, *map(str, others)]))
 
     def __reduce__(self):
         """Rebuild from both arguments: an exception's default pickling would pass only the message."""

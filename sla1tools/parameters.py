@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sla1tools.errors import ParametersError
-from sla1tools.places import from_working_folder, missing, working_folder
+from sla1tools.places import expanded, from_working_folder, missing, working_folder
 from sla1tools.text import is_text, printable, read_regular
 
 MOST_SIDE, MOST_PIXELS = 32768, 2**28  # of a frame: half again as many as the largest sensor
@@ -393,7 +393,7 @@ def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, 
     values: dict[str, Any] = {}
     source_of: dict[str, str] = {}
     told: list[str] = []
-    for path in [Path(path).expanduser() for path in files]:
+    for path in map(expanded, files):
         layer, mistakes = (named_by(path), {}) if path.is_dir() else _load(path)
         mistakes |= _unknown(layer)
         told += [f"{path}: {mistake}" for mistake in mistakes.values()]

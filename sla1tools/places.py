@@ -40,7 +40,12 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 def from_working_folder(path: str | Path) -> Path:
-    """Expand `~` and `$NAME`, and anchor a relative path at the working folder.
+    """Expand `~` and `$NAME`, and anchor a relative path at the working folder; raises as `expanded` does."""
+    return expanded(path, working_folder())
+
+
+def expanded(path: str | Path, start: Path = Path()) -> Path:
+    """Expand `~` and `$NAME` of a path that is relative to `start`, by default to the current folder.
 
     A `$NAME` that the environment does not have stays as it is, and so does a path that is there as it is written: both
     may be folders' names.
@@ -50,11 +55,10 @@ def from_working_folder(path: str | Path) -> Path:
     ValueError
         If there is no such user as the path's `~user` names.
     """
-    written = working_folder() / path
-    if "$" in str(path) and written.exists():
-        return written
+    if "$" in str(path) and (start / path).exists():
+        return start / path
     try:
-        return working_folder() / Path(os.path.expandvars(path)).expanduser()
+        return start / Path(os.path.expandvars(path)).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -298,10 +298,21 @@ def _judge_file(
         if pixels in first_with:
             raise FrameError(Reason.DUPLICATE, f"the same pixels as {first_with[pixels]}")
     except FrameError as error:
+        if error.header is not None:
+            error = _with_its_header(error, parameters)
         return Rejected(readable(path.name), error.reason, error.detail, sha256)
     first_with[pixels] = frame.name
     seen[frame.name] = _see(image.counts, histogram)
     return frame
+
+
+def _with_its_header(error: FrameError, parameters: Parameters) -> FrameError:
+    """Add what is wrong with the header of a frame that is refused by its shape: all is told at once."""
+    try:
+        read_facts(error.header or {}, parameters)
+    except FrameError as more:
+        return error.and_then(more)
+    return error
 
 
 def _frame_of(path: Path, image: Image, parameters: Parameters, sha256: str, level: float) -> Frame:

@@ -70,6 +70,21 @@ class Image:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One header-and-data unit: its header begins at byte `begin`, its data at `start` and has `size` bytes."""
+
+    text: str
+    header: fits.Header
+    begin: int
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.start + _whole_blocks(self.size)
+
+
 def read_bytes(path: Path, shape: tuple[int, int]) -> tuple[bytes, tuple[int, ...]]:
     """Read a whole file, and the signature it had when it was opened.
 
@@ -162,6 +177,19 @@ def _gunzip(contents: bytes, most: int) -> bytes:
 def _decode_first_image(contents: bytes, shape: tuple[int, int]):
     """Return header values, counts, the offset of their words in the file (None: stored otherwise) and notes."""
     part, number = _find_image(contents)
+    more: list[str] = []
+    values = _values(part)
+    if number:
+        values, more = _with_primary(values, _values(_part_at(contents, 0)))
+    try:
+        counts, offset, notes = _decode_part(contents, part, number, shape)
+    except FrameError as error:
+        error.header = values
+        raise
+    return values, counts, offset, notes + more
+
+
+def _decode_part(contents: bytes, part: _Part, number: int, shape: tuple[int, int]):
     tiled = part.header.get("XTENSION") == "BINTABLE"
     found = _sides(part.header, "ZNAXIS" if tiled else "NAXIS")[::-1]
     notes = ["unpacked from compressed tiles"] if tiled else ["image in an extension"] if number else []
@@ -172,16 +200,13 @@ def _decode_first_image(contents: bytes, shape: tuple[int, int]):
         raise FrameError(Reason.SHAPE, _unlike_shape(found, shape))
     notes += _missing_padding(contents, part)
     _verify_checksums(contents, part)
-    values = _values(part)
-    if number:
-        values, notes = _with_primary(values, _values(_part_at(contents, 0)), notes)
     if tiled:
-        return values, _whole_counts(unpack(contents, number, part.header, shape)).reshape(shape), None, notes
+        return _whole_counts(unpack(contents, number, part.header, shape)).reshape(shape), None, notes
     if not _holds_plain_words(part.header):
         with fits.open(io.BytesIO(contents), memmap=False) as hdus:
-            return values, _whole_counts(hdus[number].data).reshape(shape), None, notes
+            return _whole_counts(hdus[number].data).reshape(shape), None, notes
     counts = _words_to_counts(contents[part.start : part.start + 2 * math.prod(shape)]).reshape(shape)
-    return values, counts, part.start, notes
+    return counts, part.start, notes
 
 
 def _unlike_shape(found: tuple[int, ...], shape: tuple[int, int]) -> str:
@@ -190,21 +215,6 @@ def _unlike_shape(found: tuple[int, ...], shape: tuple[int, int]) -> str:
     if found in ((2 * shape[0], shape[1]), (shape[0], 2 * shape[1])):
         message += ": two halves of two gains, as from a camera that saves both? Set its read mode to one gain"
     return message
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One header-and-data unit: its header begins at byte `begin`, its data at `start` and has `size` bytes."""
-
-    text: str
-    header: fits.Header
-    begin: int
-    start: int
-    size: int
-
-    @property
-    def end(self) -> int:
-        return self.start + _whole_blocks(self.size)
 
 
 def _find_image(contents: bytes) -> tuple[_Part, int]:
@@ -331,13 +341,13 @@ def _cards(header: str) -> list[str]:
     return [header[at : at + 80] for at in range(0, len(header), 80)]
 
 
-def _with_primary(values: dict, primary: dict, notes: list[str]) -> tuple[dict, list[str]]:
+def _with_primary(values: dict, primary: dict) -> tuple[dict, list[str]]:
     """Take keys that an image's own header lacks from the file's primary header."""
     for key in UNIQUE_KEYS:
         if key in values and primary.get(key, values[key]) != values[key]:
             raise FrameError(Reason.KEYWORD, f"{key} is {primary[key]!r} in the primary header, then {values[key]!r}")
     more = [] if primary.keys() <= values.keys() else ["header keys read from the primary header"]
-    return primary | values, notes + more
+    return primary | values, more
 
 
 def _value(part: _Part, key: str):

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sla1tools.errors import FrameError, Reason
 from sla1tools.parameters import Parameters
@@ -44,21 +45,23 @@ def read_facts(header: dict, parameters: Parameters) -> Facts:
     Raises
     ------
     FrameError
-        `imagetype`, `keyword`, `exposure`, `filter` or `unit`, where the header says what no dark of the night can say.
+        `imagetype`, `keyword`, `exposure`, `filter` or `unit`, where the header says what no dark of the night can say:
+        the first as reason, all in the detail.
     """
-    image_type = str(header.get("IMAGETYP") or "")
-    if NO_DARK.search(image_type) and not (parameters.dark_exposure == 0 and NO_EXPOSURE.search(image_type)):
-        raise FrameError(Reason.IMAGETYP, f"IMAGETYP {image_type!r} is no dark")
-    exposure, notes = _exposure(header, parameters)
-    filter_name = None if header.get("FILTER") is None else str(header["FILTER"])
-    if parameters.filter_name and filter_name not in (None, parameters.filter_name):
-        raise FrameError(Reason.FILTER, f"FILTER {filter_name!r}, not {parameters.filter_name!r}")
-    if str(header.get("BUNIT") or "").lower() not in COUNT_UNITS:
-        raise FrameError(Reason.UNIT, f"BUNIT {header['BUNIT']!r}, but raw counts are wanted")
+    found: dict[str, Any] = {}
+    mistakes = []
+    for name, judge in JUDGES.items():
+        try:
+            found[name] = judge(header, parameters)
+        except FrameError as error:
+            mistakes.append(error)
+    if mistakes:
+        raise mistakes[0].and_then(*mistakes[1:])
+    exposure, notes = found["exposure"]
+    temperature, remarks = found["temperature"]
     gain = _number(header, "GAIN")
-    temperature, remarks = _temperature(header, parameters.temperature_tolerance)
     binning = tuple(int(side) for side in (_number(header, f"{axis}BINNING") for axis in "XY") if side is not None)
-    stated = {"GAIN": gain, "CCD-TEMP": temperature, "FILTER": filter_name}
+    stated = {"GAIN": gain, "CCD-TEMP": temperature, "FILTER": found["filter"]}
     start, end, repaired = _times(header, exposure)
     colours = str(header.get("BAYERPAT") or "").strip()
     if colours.upper() not in ("", "NONE", "MONO"):
@@ -70,9 +73,27 @@ def read_facts(header: dict, parameters: Parameters) -> Facts:
         temperature=temperature,
         gain=gain,
         binning=binning if len(binning) == 2 else None,
-        filter_name=filter_name,
+        filter_name=found["filter"],
         notes=(*notes, *remarks, *(f"{key} unknown" for key in stated if stated[key] is None), *repaired),
     )
+
+
+def _judge_type(header: dict, parameters: Parameters) -> None:
+    image_type = str(header.get("IMAGETYP") or "")
+    if NO_DARK.search(image_type) and not (parameters.dark_exposure == 0 and NO_EXPOSURE.search(image_type)):
+        raise FrameError(Reason.IMAGETYP, f"IMAGETYP {image_type!r} is no dark")
+
+
+def _judge_unit(header: dict, parameters: Parameters) -> None:
+    if str(header.get("BUNIT") or "").lower() not in COUNT_UNITS:
+        raise FrameError(Reason.UNIT, f"BUNIT {header['BUNIT']!r}, but raw counts are wanted")
+
+
+def _filter(header: dict, parameters: Parameters) -> str | None:
+    name = None if header.get("FILTER") is None else str(header["FILTER"])
+    if parameters.filter_name and name not in (None, parameters.filter_name):
+        raise FrameError(Reason.FILTER, f"FILTER {name!r}, not {parameters.filter_name!r}")
+    return name
 
 
 def _number(header: dict, key: str) -> float | None:
@@ -100,7 +121,7 @@ def _exposure(header: dict, parameters: Parameters) -> tuple[float, list[str]]:
     return exposure, notes
 
 
-def _temperature(header: dict, tolerance: float) -> tuple[float | None, list[str]]:
+def _temperature(header: dict, parameters: Parameters) -> tuple[float | None, list[str]]:
     """Return the chip's temperature in degrees Celsius, the set point where nothing else is stated."""
     stated = {name: _number(header, name) for name in (*TEMPERATURE_NAMES, SET_POINT)}
     found = {name: value for name, value in stated.items() if value is not None}
@@ -114,7 +135,7 @@ def _temperature(header: dict, tolerance: float) -> tuple[float | None, list[str
         return None, [f"{next(iter(found))} is that of no camera: {next(iter(found.values())):g}"]
     name, value = next(iter(known.items()))
     for other, second in known.items():
-        if abs(second - value) > tolerance:
+        if abs(second - value) > parameters.temperature_tolerance:
             raise FrameError(Reason.KEYWORD, f"{name} {value:.2f} C and {other} {second:.2f} C disagree")
     notes = [] if name == TEMPERATURE_NAMES[0] else [f"temperature read from {name}"]
     return value, notes + [f"{name} is in kelvin"] * (found[name] > LEAST_KELVIN)
@@ -147,3 +168,12 @@ def _sane_time(text) -> datetime | None:
     except ValueError:
         return None
     return time.replace(tzinfo=None) - (time.utcoffset() or timedelta()) if 1990 <= time.year < 2200 else None
+
+
+JUDGES = {
+    "type": _judge_type,
+    "exposure": _exposure,
+    "filter": _filter,
+    "unit": _judge_unit,
+    "temperature": _temperature,
+}

@@ -41,7 +41,7 @@ def find_nights(directory: str | Path, pattern: str = "*.fit*") -> list[Path]:
     and lights together is named in a warning and left out, as is one of dark flats or of master darks. Else the
     folder's name or a header's OBJECT must say dark, as SharpCap's do.
     """
-    root = Path(directory).expanduser().absolute()
+    root = Path(directory).absolute()
     seen: set[str] = set()
     found = []
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_unreadable):

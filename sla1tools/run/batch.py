@@ -6,6 +6,7 @@ What is finished and current is not run again. A bar over the nights, a line a f
 import logging
 import os
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -21,6 +22,7 @@ from sla1tools.errors import ParametersError
 from sla1tools.frames.sessions import find_nights, night_in
 from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, read_yaml
 from sla1tools.published import LOGS
+from sla1tools.run.night import STEPS
 from sla1tools.run.publishing import refuse_to_mix
 from sla1tools.run.workers import (
     BUSY,
@@ -43,12 +45,13 @@ WORDS = {
     "failed": "failed",
     CURRENT: "current already",
 }
-BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the state fits 80 columns
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} to go"
+MOST_LINES = 8  # of nights that are being run, below the bar
 REVISIT_SECONDS = 2.0  # before a night that someone else runs is looked at again
 
 
 def nights_of(
-    night_files: Sequence[str], sessions: Path | None, files: Sequence[str], overrides: Sequence[tuple[str, str]]
+    night_files: Sequence[Path], sessions: Path | None, files: Sequence[Path], overrides: Sequence[tuple[str, str]]
 ) -> list[Parameters]:
     """Return the nights that a batch is asked for: every night's file over the base files, every night found in a tree.
 
@@ -57,7 +60,7 @@ def nights_of(
     ParametersError
         If a file or parameter is wrong, or there is no night at all.
     """
-    shared = [path for path in night_files if not Path(path).is_dir() and not set(NIGHT_KEYS) & set(read_yaml(path))]
+    shared = [path for path in night_files if not path.is_dir() and not set(NIGHT_KEYS) & set(read_yaml(path))]
     if shared:
         raise ParametersError(f"{shared[0]}: names no night; what all nights share is given by -f: -f {shared[0]}")
     nights = [read_parameters([*files, path], overrides) for path in night_files]
@@ -83,7 +86,7 @@ def run_batch(
     force: bool = False,
     timeout: int | None = None,
     tell: Callable[[Outcome], Any] = lambda outcome: None,
-    step: Callable[[str], Any] = lambda text: None,
+    step: Callable[[str, str], Any] = lambda night, text: None,
 ) -> None:
     """Run nights that are not current, each whole or not at all; one night's failure stops no other.
 
@@ -105,7 +108,7 @@ def run_batch(
     tell : callable
         Called with the outcome of each night as it is known.
     step : callable
-        Called with a line whenever a worker has done a step.
+        Called with a night and a word whenever a worker has done a step of it.
 
     Raises
     ------
@@ -128,7 +131,7 @@ def run_batch(
         tell(outcome)
     with usable(outputs, topic) as sign, connect(scheduler, min(workers or cores(), len(jobs))) as client:
         refuse_unfit(client, outputs, sign)
-        client.subscribe_topic(topic, lambda event: step(event[1]))
+        client.subscribe_topic(topic, lambda event: step(*event[1]))
         waiting, losses = list(jobs), Counter[str]()
         while waiting:
             busy = []
@@ -138,7 +141,7 @@ def run_batch(
                     tell(Outcome(job.night, "failed", LOST))
                 elif outcome.verdict == BUSY:
                     busy.append(job)
-                    step(f"{job.night}: {outcome.reasons[0]}; looked at again later")
+                    step(job.night, f"{outcome.reasons[0]}; looked at again later")
                 else:
                     tell(outcome)
             waiting = busy
@@ -176,28 +179,18 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
     Lines of finished nights go to standard output, the bar and all else to standard error. There is no bar where
     standard error is not a terminal.
     """
-    outcomes: list[Outcome] = []
     nights = list(dict.fromkeys(nights))
     _quieten()
-    with tqdm(total=len(nights), disable=None, dynamic_ncols=True, smoothing=0.1, bar_format=BAR) as bar:
-
-        def tell(outcome: Outcome) -> None:
-            outcomes.append(outcome)
-            if outcome.verdict != CURRENT:
-                tqdm.write(_line(outcome), file=sys.stdout)
-                sys.stdout.flush()
-            bar.update(len(outcomes) - bar.n)
-
-        try:
-            run_batch(nights, outputs, tell=tell, step=lambda text: bar.set_postfix_str(printable(text)), **options)
-        except KeyboardInterrupt:
-            bar.close()
-            click.echo(
-                f"\ninterrupted after {counted(len(outcomes), 'night')}; the same command goes on with the rest",
-                err=True,
-            )
-            raise
-    _close(outcomes, outputs)
+    board = _Board(len(nights))
+    try:
+        run_batch(nights, outputs, tell=board.tell, step=board.step, **options)
+    except KeyboardInterrupt:
+        ended = counted(len(board.outcomes), "night")
+        click.echo(f"\ninterrupted after {ended}; the same command goes on with the rest", err=True)
+        raise
+    finally:
+        board.close()
+    _close(board.outcomes, outputs)
     from sla1tools.run.season import write_trends
 
     try:
@@ -205,7 +198,51 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
     except ParametersError as error:  # a disk that filled meanwhile: the nights themselves are told of
         click.echo(f"sla1: {printable(error)}", err=True)
         return 1
-    return int(any(outcome.verdict == "failed" for outcome in outcomes))
+    return int(any(outcome.verdict == "failed" for outcome in board.outcomes))
+
+
+class _Board:
+    """A bar that moves with every step of every night, and below it a line for each night that is being run."""
+
+    def __init__(self, nights: int):
+        self.nights = nights
+        self.outcomes: list[Outcome] = []
+        self.running: dict[str, str] = {}
+        self.lines: list[tqdm] = []
+        self.lock = threading.Lock()  # steps are told in another thread than outcomes
+        self.bar = tqdm(total=nights, disable=None, dynamic_ncols=True, smoothing=0, bar_format=BAR)
+
+    def step(self, night: str, text: str) -> None:
+        with self.lock:
+            if all(outcome.night != night for outcome in self.outcomes):  # a word may come later than the end
+                self.running[night] = text
+                self._show()
+
+    def tell(self, outcome: Outcome) -> None:
+        with self.lock:
+            self.running.pop(outcome.night, None)
+            self.outcomes.append(outcome)
+            if outcome.verdict != CURRENT:
+                tqdm.write(_line(outcome), file=sys.stdout)
+                sys.stdout.flush()
+            self._show()
+
+    def _show(self) -> None:
+        if self.bar.disable:
+            return
+        current = sum(outcome.verdict == CURRENT for outcome in self.outcomes)  # cost no time: no part of the bar
+        begun = sum((STEPS.index(text) + 1) / len(STEPS) for text in self.running.values() if text in STEPS)
+        self.bar.total, self.bar.n = self.nights - current, len(self.outcomes) - current + begun
+        self.bar.set_description_str(counted(len(self.outcomes), "night") + f" of {self.nights}")
+        states = [printable(f"{night}: {text}") for night, text in [*self.running.items()][:MOST_LINES]]
+        while len(self.lines) < len(states):
+            self.lines.append(tqdm(position=len(self.lines) + 1, bar_format="{desc}", dynamic_ncols=True, leave=False))
+        for line, text in zip(self.lines, states + [""] * len(self.lines), strict=False):
+            line.set_description_str(text)
+
+    def close(self) -> None:
+        for line in [*self.lines, self.bar]:
+            line.close()
 
 
 def _line(outcome: Outcome) -> str:
@@ -219,11 +256,8 @@ def _close(outcomes: Sequence[Outcome], outputs: Path) -> None:
     for verdict, words in WORDS.items():
         if tally[verdict]:
             click.echo(f"{tally[verdict]:6} {words}", err=True)
-    failed = [outcome for outcome in outcomes if outcome.verdict == "failed"]
-    for outcome in failed:
-        click.echo(printable(f"failed: {outcome.night}: {'; '.join(outcome.reasons)}"), err=True)
-    if failed:
-        click.echo(f"their logs are in {Path(outputs) / LOGS}", err=True)
+    if tally["failed"]:
+        click.echo(f"the logs of what failed are in {Path(outputs) / LOGS}", err=True)
 
 
 def _quieten() -> None:

@@ -245,6 +245,7 @@ def _run_logged(job: Job) -> tuple[str, Sequence[str]]:
         log.info("%s, parameters %s", job.night, job.parameters.model_dump_json())
         try:
             tell = partial(_tell, job, log)
+            tell("begun")
             options: dict[str, Any] = {"timeout": job.timeout, "side_by_side": False, "progress": tell}
             result = run_night(job.parameters, job.outputs, job.notebooks, **options)
         except Exception as error:
@@ -261,7 +262,7 @@ def _tell(job: Job, log: logging.Logger, text: str) -> None:
 
     log.info("%s", text)
     with suppress(ValueError):  # not in a worker
-        get_worker().log_event(job.topic, f"{job.night}: {text}")
+        get_worker().log_event(job.topic, (job.night, text))
 
 
 @contextmanager

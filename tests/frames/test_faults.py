@@ -99,6 +99,24 @@ def test_fault(night_of, counts, name):
     assert digests(directory) == before
 
 
+def test_all_that_is_wrong_with_one_header_is_told_at_once(night_of):
+    """Also where the shape or the pixels end it: the first reason is the verdict, the others stand beside it."""
+    parameters = night_of(filter_name="U")
+    wrong = {"EXPTIME": 10.0, "IMAGETYP": "Light Frame", "FILTER": "R", "BUNIT": "electron"}
+    folder, told = parameters.capture_directory, "exposure: EXPTIME 10 s, not 30 s; filter: FILTER 'R', not 'U'; unit: "
+    counts, header = fits.getdata(folder / SPOILED), fits.getheader(folder / SPOILED)
+    header.update(wrong)
+    pixels = {"00007.fits": counts, "00008.fits": counts[:9], "00009.fits": counts - 1e5, "00010.fits": counts}
+    for name, values in pixels.items():
+        fits.writeto(folder / name, values, header)
+    (folder / "00010.fits").write_bytes((folder / "00010.fits").read_bytes()[:-3000])
+    rejected = {item.name: item for item in judge_capture(parameters).rejected}
+    assert [rejected[name].reason.value for name in pixels] == ["imagetype", "shape", "range", "truncated"]
+    assert rejected["00007.fits"].detail.startswith(f"IMAGETYP 'Light Frame' is no dark; {told}")
+    for name in list(pixels)[1:]:
+        assert f"; imagetype: IMAGETYP 'Light Frame' is no dark; {told}" in rejected[name].detail
+
+
 def test_every_reason_is_in_the_table():
     assert {fault.verdict for fault in FAULTS.values()} == {*Reason, "used", "ignored"}
 

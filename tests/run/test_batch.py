@@ -379,7 +379,7 @@ def test_batch_resume_failure_and_force(site, tmp_path, monkeypatch):
         path.write_bytes(b"")
     output, complaints = here.batch(status=1, notebooks="good")
     assert sorted(line.split()[0] for line in output.splitlines()) == ["all", "failed", "ok", "ok", "ok"]
-    assert re.search(r"failed: 2024-05-02/03_38_48/Dark 30s: .*2 usable frames \(3 empty\)", complaints)
+    assert re.search(r"failed +2024-05-02/03_38_48/Dark 30s .*2 usable frames \(3 empty\)", output)
     assert "%|" not in complaints  # no bar where there is no terminal
     assert len(here.published()) == 3
     assert (here.published()[0] / "good.html").is_file()
@@ -405,9 +405,9 @@ def test_batch_resume_failure_and_force(site, tmp_path, monkeypatch):
 def test_a_night_that_kills_its_workers_is_blamed_and_no_other(site):
     """Its neighbours wait in the queues of the workers that it kills; its verdict is on the disk, for the page."""
     here = site(4)
-    output, complaints = here.batch(status=1, workers=2, deadly="2024-05-02")
+    output, _complaints = here.batch(status=1, workers=2, deadly="2024-05-02")
     assert sorted(line.split()[0] for line in output.splitlines()) == ["all", "failed", "ok", "ok", "ok"]
-    assert "failed: 2024-05-02/03_38_48/Dark 30s: ended the process that ran it 2 times" in complaints
+    assert re.search("failed +2024-05-02/03_38_48/Dark 30s .* ended the process that ran it 2 times", output)
     assert len(here.published()) == 3
     failed = here.outputs / publish.FAILED / "2024-05-02" / "03_38_48" / "Dark 30s"
     assert "ended the process" in json.loads((failed / "manifest.json").read_text())["reasons"][0]
@@ -457,7 +457,7 @@ def test_kill_matrix(site, tmp_path, monkeypatch, whom, when):
     notebooks = "hangs" if when == "notebook" else ""
     force = ["--force"] if when == "publish" else []
     run = here.start(*force, workers=1, kill=f"{whom} {when} {once}", notebooks=notebooks)
-    _, complaints = run.communicate(timeout=120)
+    output, complaints = run.communicate(timeout=120)
     assert once.exists()
     assert run.returncode == {"worker": 0, "client": -signal.SIGKILL, "kernel": 1}[whom], complaints
     wait_until(lambda: not alive(run.pid))
@@ -465,7 +465,7 @@ def test_kill_matrix(site, tmp_path, monkeypatch, whom, when):
     stamps = {folder: (folder / "manifest.json").stat().st_mtime_ns for folder in here.published()}
     assert len(stamps) == {"worker": 2, "kernel": 1, "client": 2 if when == "publish" else 0}[whom]
     if whom == "kernel":
-        assert re.search("failed: 2024-05-0[12].*hangs.ipynb: cell", complaints)
+        assert re.search("failed +2024-05-0[12].*hangs.ipynb: cell", output)
     verdicts = [run_one(job).verdict for job in here.jobs()]
     assert sorted(verdicts) == ["current"] * len(stamps) + ["ok"] * (2 - len(stamps))
     assert len(here.published()) == 2
@@ -581,9 +581,9 @@ def test_a_scheduler_that_is_lost(site, cluster):
     run = here.start("--scheduler", cluster.address)
     wait_until(here.begun)
     cluster.stop_scheduler()
-    _output, complaints = run.communicate(timeout=120)
+    output, _complaints = run.communicate(timeout=120)
     assert run.returncode == 1
-    assert complaints.count("the scheduler was lost") >= 2
+    assert output.count("the scheduler was lost") >= 2
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def batch(monkeypatch, tmp_path, capsys):
     def run(outcomes, screen=None):
         def run_batch(nights, outputs, tell, step):
             for night, outcome in zip(nights, outcomes, strict=True):
-                step(f"{night_path(night).as_posix()}: \x1b[31mframes judged")
+                for text in ("frames judged", "\x1b[31mnotebooks run"):
+                    step(night_path(night).as_posix(), text)
                 tell(outcome)
 
         monkeypatch.setattr(batch_module, "run_batch", run_batch)
@@ -68,10 +69,30 @@ def outcomes_of(tmp_path):
 def test_one_bar_with_the_state_on_a_terminal(batch, tmp_path):
     status, output, screen = batch(outcomes_of(tmp_path), Terminal())
     assert status == 1
-    assert "4/4" in screen
-    assert "2024-05-04/03_38_48/Dark 30 s: \\x1b[31mframes judged" in screen
+    assert "4 nights of 4 100%" in screen
+    assert "2024-05-04/03_38_48/Dark 30 s: \\x1b[31mnotebooks run" in screen
     assert "\x1b[31m" not in screen
     assert len(output.splitlines()) == 4  # three that were run, and the page
+
+
+def test_the_bar_moves_within_a_night_and_each_has_a_line(tmp_path, monkeypatch):
+    """Two nights half done are one of four, and the time to go follows; a word that comes late changes nothing."""
+    screen, nights = Terminal(), [night_path(night).as_posix() for night in nights_in(tmp_path, 5)]
+    monkeypatch.setattr(sys, "stderr", screen)
+    board = batch_module._Board(5)
+    board.bar.start_t -= 60
+    board.tell(Outcome(nights[4], "current"))
+    for night in nights[:2]:
+        board.step(night, "stars injected")
+    assert (board.bar.n, board.bar.total) == (1.0, 4)
+    assert " 25%|" in screen.getvalue()
+    assert "01:00, 03:00 to go" in screen.getvalue()
+    assert [line.desc for line in board.lines] == [f"{night}: stars injected" for night in nights[:2]]
+    board.tell(Outcome(nights[0], "failed", ("too few",)))
+    board.step(nights[0], "reports written")
+    assert [line.desc for line in board.lines] == [f"{nights[1]}: stars injected", ""]
+    assert (board.bar.n, board.bar.total) == (1.5, 4)
+    board.close()
 
 
 def test_lines_and_tally_without_a_terminal(batch, tmp_path):
@@ -89,7 +110,8 @@ def test_lines_and_tally_without_a_terminal(batch, tmp_path):
         ["1", "failed"],
         ["1", "current", "already"],
     ]
-    assert "failed: 2024-05-03/03_38_48/Dark 30 s: No space left on device" in complaints
+    assert (output + complaints).count("No space left on device") == 1
+    assert "the logs of what failed are in" in complaints
     assert "%|" not in complaints
 
 
