@@ -58,6 +58,8 @@ class _Command(click.Command):
         for before, argument in zip(["", *args], args, strict=False):
             if before == "-p" and "=" in argument:
                 spread += argument.split("=", 1)
+            elif re.match("-p[a-z_]+=", argument):
+                spread += ["-p", *argument[2:].split("=", 1)]
             elif "--stars" in args and before != "--stars" and re.fullmatch(r"[\d.eE+]+@[\d.eE+]+", argument):
                 spread += ["--stars", argument]
             else:
@@ -336,7 +338,8 @@ def lab(arguments) -> None:
     elif not (home / page).is_dir():
         raise ParametersError(f"{home}: holds no notebooks; sla1 init makes a working folder")
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={home}"]
-    command += [f"--LabApp.default_url=/lab/tree/{quote(page)}", *(name for name in arguments if name not in files)]
+    command += [f"--LabApp.default_url=/lab/tree/{quote(page)}", "--KernelManager.transport_encryption=required"]
+    command += [name for name in arguments if name not in files]
     _become(command, {**os.environ, HOME: str(home)})
 
 

@@ -288,7 +288,9 @@ def test_lab_is_for_this_machine_and_keeps_its_token(monkeypatch):
     ((command, environment),) = commands
     assert command[:3] == [sys.executable, "-m", "jupyterlab"]
     assert command[3:5] == ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={CHECKOUT}"]
-    assert command[5:] == ["--LabApp.default_url=/lab/tree/notebooks", "--allow-root", "--port", "9999"]
+    assert command[5] == "--LabApp.default_url=/lab/tree/notebooks"
+    assert command[6] == "--KernelManager.transport_encryption=required", "else every kernel warns in the terminal"
+    assert command[7:] == ["--allow-root", "--port", "9999"]
     assert environment["SLA1_HOME"] == str(CHECKOUT)
     assert not any("token" in argument for argument in command)
 
@@ -300,7 +302,7 @@ def test_lab_works_on_copies_that_are_never_overwritten(night_file, monkeypatch,
     assert sla1("lab", night_file, "--no-browser").exit_code == 0
     folder = tmp_path / "lab" / "2024-05-08_03_38_48_Dark30s"
     ((command, _),) = commands
-    assert command[5:] == [f"--LabApp.default_url=/lab/tree/lab/{folder.name}", "--no-browser"]
+    assert [command[5], *command[7:]] == [f"--LabApp.default_url=/lab/tree/lab/{folder.name}", "--no-browser"]
     copies = sorted(folder.glob("*.ipynb"))
     assert [path.name[:2] for path in copies] == ["01", "02", "03"]
     for path in copies:
@@ -329,10 +331,11 @@ def test_every_command_has_an_example():
 
 def test_an_override_is_written_either_way(night_file, fake_run, tmp_path):
     calls = fake_run(NightResult("ok", (), tmp_path))
-    night = ("-p", "threshold=180", "-p", "ratio", "0.25", "-p", "file_pattern=*=*.fits")
+    night = ("-p", "threshold=180", "-pratio=0.25", "-p", "file_pattern=*=*.fits", "-p", "frame_shape=[64, 64]")
     assert sla1("run", night_file, *night).exit_code == 0
     parameters = calls[0][0]
     assert (parameters.threshold, parameters.ratio, parameters.file_pattern) == (180.0, 0.25, "*=*.fits")
+    assert parameters.frame_shape == (64, 64)
 
 
 def test_names_of_parameters_are_completed():
@@ -349,6 +352,30 @@ def test_a_capture_folder_is_a_night_over_the_files(night_file, fake_run, tmp_pa
     parameters = calls[0][0]
     assert parameters.capture_directory == folder
     assert (parameters.frame_shape, parameters.threshold) == ((64, 64), 150.0)
+
+
+def test_what_a_shell_leaves_as_it_is_typed_is_expanded(night_file, fake_run, tmp_path, monkeypatch):
+    """Every path of every command is of the one type: `--outputs=~/x` reaches it as it stands."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("DARKS", str(tmp_path / "sessions"))
+    calls = fake_run(NightResult("ok", (), tmp_path))
+    assert sla1("run", "~/night.yaml", "--outputs=$DARKS/o").exit_code == 0
+    assert calls[0][1] == tmp_path / "sessions" / "o"
+    capture = "$DARKS/2024-05-08/03_38_48/Dark30s"
+    assert sla1("params", capture, "--to", "~/new.yaml").exit_code == 0
+    assert read_parameters([tmp_path / "new.yaml"]).capture_directory == tmp_path / Path(
+        "sessions", "2024-05-08", "03_38_48", "Dark30s"
+    )
+    assert "no-such-user" in sla1("run", "~no-such-user/night.yaml").stderr
+    paths = [
+        option
+        for command in cli.main.commands.values()
+        for option in command.params
+        if option.name in ("nights", "frames", "outputs", "to", "target", "files", "directory", "capture", "sessions")
+    ]
+    assert len(paths) > 12
+    assert {option.name for option in paths if option.type is not cli.PATH} == {"frames"}  # their number, in simulate
 
 
 def test_mistyped_places_make_nothing(night_file, tmp_path, monkeypatch):

@@ -54,6 +54,14 @@ def test_every_page_is_in_the_contents():
     assert listed == {path.stem for path in DOCS.glob("*.md")} - {"index"}
 
 
+def test_the_readme_is_one_look():
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    pictures = re.findall(r"^!\[.+\]\((.+)\)$", text, re.M)
+    assert pictures == ["docs/explorer.png", "docs/night.png", "docs/trends.png"]
+    assert all((CHECKOUT / name).is_file() for name in pictures)
+
+
 def rows_of_readme():
     table = (CHECKOUT / "README.md").read_text(encoding="utf-8").partition("## To change X")[2].partition("\n## ")[0]
     return [row.split("|")[1:3] for row in table.splitlines() if row.startswith("| ") and "`" in row]

@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_cell_shows_one_line_instead_of_a_traceback(tmp_path):
     program = "from sla1tools.errors import {0}\ndef deep(): raise {0}('no such night')\ndeep()"
     environment = {**os.environ, "IPYTHONDIR": str(tmp_path)}

@@ -53,6 +53,7 @@ def working_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(working_folder, monkeypatch):
     monkeypatch.chdir(working_folder)
     page = (CHECKOUT / "docs" / "library.md").read_text(encoding="utf-8")

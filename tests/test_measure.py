@@ -118,6 +118,7 @@ def test_the_verdict_is_degraded_by_a_rejected_frame_and_not_by_a_note(measured,
     assert sound.summary["notes"], "low bits in use, times without a lock: told, and no reason"
 
 
+@pytest.mark.slow
 def test_two_runs_agree_to_the_byte_and_touch_nothing(measured, parameters):
     folder = parameters.capture_directory
     before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}

@@ -345,6 +345,7 @@ random_parameters = st.builds(
 
 
 @given(random_parameters)
+@pytest.mark.slow
 def test_written_parameters_are_read_back_by_every_reader(tmp_path_factory, parameters):
     path = tmp_path_factory.mktemp("written") / "all.yaml"
     path.write_text("# a comment: !!x\n" + to_yaml(parameters), encoding="utf-8")

@@ -78,6 +78,7 @@ def measured(directory, seed, clean=True, **changes):
     return measure_night(night.parameters)
 
 
+@pytest.mark.slow
 def test_photon_transfer_denies_a_scale_that_is_wrong_by_far(tmp_path):
     """At the right scale the same frames are not doubted, though their padding does not hold."""
     right = measured(tmp_path / "right", 3)
@@ -110,6 +111,7 @@ def test_frames_that_stand_out(night):
     assert "00005.fits" in doubt.cure
 
 
+@pytest.mark.slow
 def test_sound_nights_seldom_have_a_frame_that_stands_out(night):
     """30,000 nights of six frames: 3 are allowed, and 10 have a chance of 1 in 900."""
     rng, doubted = np.random.default_rng(0), 0
@@ -132,6 +134,7 @@ def test_candidates_of_one_track_are_one_event():
     assert event_sizes(np.array([5]), np.array([5])).tolist() == [1]
 
 
+@pytest.mark.slow
 def test_a_track_is_named_and_chance_is_not():
     """Six of twelve candidates in one track are; of 10,000 strewn over a frame many lie together by chance."""
     sizes = {"a": np.array([6, 1, 1]), "b": np.array([1, 1, 2]), "c": np.array([], int)}

@@ -25,14 +25,10 @@ from sla1tools.show.heading import Heading
 from sla1tools.text import moment
 
 NAMES = ("01_dark_characterization", "02_candidate_finding", "03_injection_testing")
-<<<<<<< HEAD
-=======
 STEPS = (  # as `progress` is told of them
     *("frames judged", "darks characterized", "leaders measured", "stars injected", "night summed up"),
     *("products written", "notebooks run", "reports written"),
 )
-PRODUCTS = ("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "summary.json")
->>>>>>> f4e8d09 (Paths that are typed expand; all of a header's mistakes at once; the batch's bar moves within a night, a line a worker)
 
 
 @dataclass(frozen=True)

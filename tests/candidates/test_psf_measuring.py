@@ -25,6 +25,7 @@ def measured(two_frames):
     return measure_psf(two_frames, 2.3)
 
 
+@pytest.mark.slow
 def test_the_measured_image_is_that_of_the_stars(measured):
     dx, dy = np.random.default_rng(5).uniform(-0.5, 0.5, (2, 30))
     ours = measured.psf.images(dx, dy)[:, 0]
@@ -62,6 +63,7 @@ def test_held_out_fit_and_elongation(measured):
         (2, 14, 4, False, (0.05, 0.1, 0.05)),
     ],
 )
+@pytest.mark.slow
 def test_order_and_errors_follow_the_number_of_stars(frames, n, order, varies, errors):
     found = measure_psf([star_frame(n=n, seed=10 + k, name=str(k))[0] for k in range(frames)], 2.0)
     assert (found.order, found.psf.varies) == (order, varies)
@@ -94,6 +96,7 @@ def test_stars_are_refused_for_their_reason():
         ({"elongation": 4.0, "fwhm": 2.6}, "the stars are trailed"),
     ],
 )
+@pytest.mark.slow
 def test_frames_that_cannot_show_it_are_refused_with_what_to_do(changes, message):
     with pytest.raises(NightError, match=message):
         measure_psf([star_frame(**changes)[0]], 2.0)

@@ -133,6 +133,7 @@ def slow_expectation(noise, threshold, ratio):
     return total
 
 
+@pytest.mark.slow
 def test_gaussian_expectation_of_uneven_noise_is_the_sum_over_its_pixels():
     gentle = 40 + 0.3 * np.add.outer(np.arange(30), np.arange(20))
     found = gaussian_expectation(gentle, 150.0, 0.3)

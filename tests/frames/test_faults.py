@@ -121,6 +121,7 @@ def test_every_reason_is_in_the_table():
     assert {fault.verdict for fault in FAULTS.values()} == {*Reason, "used", "ignored"}
 
 
+@pytest.mark.slow
 def test_all_faults_at_once(night_of):
     parameters = night_of()
     directory = parameters.capture_directory
@@ -238,6 +239,7 @@ def test_file_that_goes_while_the_folder_is_read(night_of, monkeypatch):
     assert len(night.frames) == 6
 
 
+@pytest.mark.slow
 def test_files_that_are_written_while_the_folder_is_read(night_of, counts):
     """A camera at work: every file that was there gets a verdict, and a frame is used with all its pixels or not."""
     parameters = night_of()

@@ -87,6 +87,7 @@ damaged_bytes = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integer
 
 @BOUNDED
 @given(kind=st.sampled_from(KINDS), damage=damaged_bytes)
+@pytest.mark.slow
 def test_flipped_bytes(kind, damage):
     contents = bytearray(good_file(kind))
     for place, value in damage:
@@ -100,6 +101,7 @@ def test_flipped_bytes(kind, damage):
 
 @BOUNDED
 @given(kind=st.sampled_from(KINDS), kept=st.floats(0, 1), tail=st.binary(max_size=200))
+@pytest.mark.slow
 def test_cut_files(kind, kept, tail):
     contents = good_file(kind)
     found = outcome(contents[: int(kept * len(contents))] + tail)
@@ -109,6 +111,7 @@ def test_cut_files(kind, kept, tail):
 
 @BOUNDED
 @given(kind=st.sampled_from(KINDS), begin=st.floats(0, 1), length=st.integers(1, 6000))
+@pytest.mark.slow
 def test_bytes_missing_inside(kind, begin, length):
     contents = good_file(kind)
     at = int(begin * len(contents))
@@ -141,6 +144,7 @@ SPOILED = ("-1", "0", "1", "3", "2000000000", "1E300", "'x'", "'BYTEPIX'")
 
 
 @pytest.mark.parametrize("kind", TILED)
+@pytest.mark.slow
 def test_every_card_of_a_tile_compression(kind):
     """Each card by itself, with values that no packer writes: the file gets a verdict, and the next one is read."""
     good = good_file(kind)
@@ -152,6 +156,7 @@ def test_every_card_of_a_tile_compression(kind):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the crash was met on Linux")
+@pytest.mark.slow
 def test_a_file_that_kills_its_decoder_costs_nothing_else(monkeypatch):
     monkeypatch.setattr(tiles, "SAFE_SETTINGS", {})
     monkeypatch.setattr(tiles, "MOST_MEMORY", 2**45)  # within less the decoder says that it is too little
@@ -173,6 +178,7 @@ def test_a_decoder_that_takes_too_long_is_ended(monkeypatch):
 
 @BOUNDED
 @given(kind=st.sampled_from([kind for kind in KINDS if kind != "gzip"]), changes=changed_cards)
+@pytest.mark.slow
 def test_changed_cards(kind, changes):
     outcome(with_cards(good_file(kind), changes))
 
@@ -192,6 +198,7 @@ def test_anything_at_all(begin, tail):
     damage=damaged_bytes,
     changes=changed_cards,
 )
+@pytest.mark.slow
 def test_one_damaged_file_never_stops_a_night(tmp_path_factory, name, kind, damage, changes):
     parameters = parameters_of(tmp_path_factory.mktemp("fuzz"), SHAPE)
     directory = parameters.capture_directory

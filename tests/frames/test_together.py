@@ -234,6 +234,7 @@ def test_of_three_frames_a_misfit_leaves_too_few(sound):
 
 
 @pytest.mark.parametrize(("frames", "nights"), [(4, 10), (6, 10), (20, 3)])
+@pytest.mark.slow
 def test_power(frames, nights):
     """Every fault of these sizes is found, in every night, and nothing else is left out."""
     for seed in range(nights):
@@ -256,6 +257,7 @@ def false_rejections(total, sizes=(5, 10, 20, 100)) -> Counter:
     return found
 
 
+@pytest.mark.slow
 def test_sound_frames_are_kept():
     # Nine of 5,000 are allowed: of 300 more than three would be as rare as 1 in 350.
     assert max(false_rejections(300).values()) <= 3

@@ -101,6 +101,7 @@ def grid(defective):
     return tradeoff(defective[-1], defective[0].parameters)
 
 
+@pytest.mark.slow
 def test_every_setting_counts_and_finds_what_the_criterion_selects(defective, grid):
     night, leaders, injections, _, counts = defective
     own = leaders[leaders["reference"] == "leave_one_out"]
@@ -167,6 +168,7 @@ def test_a_night_of_more_leaders_than_are_kept_counts_no_setting(defective):
     assert (none[1:] == BELOW).all()
 
 
+@pytest.mark.slow
 def test_what_is_told_of_a_criterion_does_not_depend_on_which_is_configured(tmp_path):
     """A star that one rule finds was there already for the other: each keeps what every criterion needs."""
     night, _ = write_small_night(
@@ -224,6 +226,7 @@ def test_the_point_recommended_for_a_night_is_on_its_grid_and_does_not_see_the_q
     assert (again.cuts, again.chosen_on, again.quoted_on.count) == (point.cuts, point.chosen_on, 0)
 
 
+@pytest.mark.slow
 def test_a_clean_night_is_recommended_a_deeper_setting_than_the_defaults(tmp_path):
     changes = {"injections": 6000, "injection_flux_range": (300.0, 6000.0)}
     night, _ = write_small_night(tmp_path, 12, (192, 192), 3, noise=37.0, changes=changes)

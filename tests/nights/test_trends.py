@@ -508,6 +508,7 @@ FIRST = "2024-01-01/03_38_48/Dark30s"
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX")
 @pytest.mark.parametrize("damage", [*UNREADABLE_BY, *HARMLESS])
+@pytest.mark.slow
 def test_damaged_files_make_their_night_unreadable_on_a_page_that_is_written(tmp_path, damage):
     folders = [publish(tmp_path, number, bad=[(1, 2)], candidates=[(5, 6)]) for number in range(2)]
     (UNREADABLE_BY | HARMLESS)[damage](folders[1])

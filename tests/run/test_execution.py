@@ -35,6 +35,7 @@ def test_fault_is_named_and_what_ran_is_kept(tmp_path, name):
     assert cells[1].execution_count is not None
 
 
+@pytest.mark.slow
 def test_sound_notebook_keeps_no_trace_of_its_run(tmp_path):
     folder = tmp_path / "[a] {b} 'c' \"d\" é"
     folder.mkdir()
@@ -90,6 +91,7 @@ def test_threads_do_not_mix(tmp_path):
         assert f"threshold {number}.0" in (tmp_path / f"{number}.ipynb").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_figures_of_tagged_cells(tmp_path):
     execute(NOTEBOOKS / "good.ipynb", tmp_path / "good.ipynb", {})
     figures = tagged_figures(tmp_path / "good.ipynb")
@@ -139,6 +141,7 @@ def test_a_kernel_is_moved_by_nothing_of_its_callers(tmp_path, monkeypatch):
     assert before == after
 
 
+@pytest.mark.slow
 def test_a_kernel_leaves_no_file_behind(tmp_path, monkeypatch):
     """Nor does one that is killed: what it needs lies in the folder that its run deletes."""
     elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"

@@ -261,6 +261,7 @@ def test_second_run_is_told_that_the_night_is_busy(tmp_path, monkeypatch):
 
 
 @posix_only
+@pytest.mark.slow
 def test_lock_dies_with_its_process(tmp_path):
     hold = (
         "import sys, time; from pathlib import Path; from sla1tools.run import publishing as publish\n"

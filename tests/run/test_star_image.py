@@ -93,6 +93,7 @@ def sla1_psf(camera, *frames, to):
     return CliRunner().invoke(main, ["psf", *map(str, frames), "-f", str(night), "--to", str(to)])
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_psf_that_a_night_can_use(camera, tmp_path):
     to = tmp_path / "psf.json"
     result = sla1_psf(camera, *camera.frames, to=to)

@@ -38,6 +38,7 @@ def in_shell(script, **options):
     ],
     ids=["no output", "no streams", "64 files", "optimized", "programs in the folder"],
 )
+@pytest.mark.slow
 def test_check_works_wherever_it_is_begun(folder, script, said):
     run = in_shell(script, cwd=folder)
     assert run.returncode == 0, run.stderr

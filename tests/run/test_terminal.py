@@ -120,6 +120,7 @@ def test_the_workers_own_words_are_not_shown(batch, tmp_path):
     assert not logging.getLogger("distributed.scheduler").isEnabledFor(logging.ERROR)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
     """The nights before stay whole, each after says why, the page stays as it was, and nothing is half there."""
     nights, outputs, full = nights_in(tmp_path / "sessions", 3), tmp_path / "outputs", False

@@ -333,6 +333,7 @@ def test_cutouts_that_are_left_out_are_told_of_before_anybody_moves_there(opened
     assert "more without a cutout" in page.inner_text(".sla1-where")
 
 
+@pytest.mark.slow
 def test_further_cutouts_are_those_of_their_rows(leaders, injections):
     """As the kernel sends them to JupyterLab: rows of the carried table, under the same stretch."""
     for show, table in (("candidates", leaders), ("injections", injections.trials)):
@@ -492,6 +493,7 @@ def test_saving_never_overwrites(tmp_path, monkeypatch):
             save_parameters(parameters(), name)
 
 
+@pytest.mark.slow
 def test_sliders_setting_becomes_parameters(leaders, injections):
     explorer = Explorer(leaders, injections, parameters(p_min=0.0), FRAMES)
     view = explorer.widget.children[-1]

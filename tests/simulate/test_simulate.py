@@ -202,6 +202,7 @@ def test_muons_leave_what_the_truth_says(night):
         assert hits["value"].sum() < 8500
 
 
+@pytest.mark.slow
 def test_muon_rate_is_poisson():
     # The truth of 400 full frames, without drawing their pixels.
     camera = make_camera(400, (2048, 2048), seed=4, noise=37.0, stars=(), clean=False)
