@@ -100,7 +100,7 @@ def test_master_of_numpy(benchmark, comparison, stack, parameters):
 
 
 def test_read_and_find_of_ours(benchmark, comparison, night, parameters):
-    floor = Floors.of(parameters).peak
+    floor = 120.0  # electrons, three times the noise
     tables = comparison.ours(benchmark, READ_AND_FIND, lambda: flashes(night, floor), rounds=5)
     others = np.stack([night.rows(k, 0, night.shape[0]) for k in range(1, len(night.frames))])
     counts = night.rows(0, 0, night.shape[0])
@@ -275,7 +275,9 @@ def test_fits_of_a_known_gaussian(benchmark, comparison, stars):
 
 def test_injection_of_ours(benchmark, comparison, night, dark, parameters):
     stars = random_stars(parameters.model_copy(update={"injections": 10_000}), len(night.frames), night.shape)
-    comparison.ours(benchmark, INJECTED, lambda: inject(night, dark, Floors.of(parameters), stars), rounds=2)
+    comparison.ours(
+        benchmark, INJECTED, lambda: inject(night, dark, Floors.of(parameters, dark.median_noise), stars), rounds=2
+    )
 
 
 def test_injection_of_the_observers(benchmark, comparison, night, dark, parameters):
@@ -306,7 +308,7 @@ def test_injection_of_the_observers(benchmark, comparison, night, dark, paramete
         rounds=1,
         times=STAR_SHARE,
     )
-    trials = inject(night, dark, Floors.of(parameters), stars).trials
+    trials = inject(night, dark, Floors.of(parameters, dark.median_noise), stars).trials
     seen = [any(max(abs(i - x[k]), abs(j - y[k])) <= 1 for i, j in places) for k, places in enumerate(theirs)]
     assert trials["recovered_neighbor_ratio"].tolist() == seen
     assert 0 < sum(seen) < len(seen)

@@ -186,7 +186,7 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
         "reasons": [doubt.reason for doubt in opinion.doubts],
         "notes": [
             *opinion.notes,
-            *_floors_note(parameters, floors),
+            *_floors_note(Floors.of(parameters, dark.median_noise), floors),
             *verdict.name_telegraph(dark.classes.telegraph, telegraph_numbers(capture, dark, leaders)),
         ],
         "floors": asdict(floors),
@@ -205,7 +205,7 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
         },
         "dark": {
             "level": float(np.median(dark.master)),
-            "noise": float(np.median(dark.noise)),
+            "noise": dark.median_noise,
             "gain_measured": _finite(transfer.gain),
             "gain_configured": parameters.scale,
             "pedestal": _finite(transfer.pedestal * parameters.scale),
@@ -226,12 +226,12 @@ def _judge(capture, dark, leaders, audit, numbers) -> Opinion:
     own = {name: found[found["frame"] == name] for name in capture.names}
     events = {name: verdict.event_sizes(np.asarray(rows["x"]), np.asarray(rows["y"])) for name, rows in own.items()}
     per_frame = {name: len(sizes) for name, sizes in events.items()}
-    noise, (chance, shares) = float(np.median(dark.noise)), numbers["between_frames"]
+    chance, shares = numbers["between_frames"]
     frames, fits = len(capture.frames), holds_a_stamp(capture.shape)
     return (
         verdict.judge_crowd(leaders.meta.get("found"), len(leaders))
         + verdict.judge_scale(capture, audit, dark.noise_model.photon_transfer)
-        + verdict.judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, noise)
+        + verdict.judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, dark.median_noise)
         + verdict.name_tracks(events, capture.shape[0] * capture.shape[1])
         + verdict.judge_completeness(chance, shares, numbers["completeness"]["flux_50"]["flux"])
         + verdict.judge_frames(capture)
@@ -263,8 +263,8 @@ def telegraph_numbers(capture: Capture, dark: DarkModel, leaders: Table) -> dict
     }
 
 
-def _floors_note(parameters, floors) -> list[str]:
-    if floors == Floors.of(parameters):
+def _floors_note(usual: Floors, floors: Floors) -> list[str]:
+    if floors == usual:
         return []
     return [
         f"too many leaders for one table: its floors were raised to {floors.peak:.0f} e- or S/N {floors.snr:.1f}; "

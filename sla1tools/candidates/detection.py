@@ -25,7 +25,7 @@ from sla1tools.errors import ParametersError
 from sla1tools.parameters import Parameters
 
 SNR_FLOOR = 4.0
-PEAK_FLOOR = 120.0
+PEAK_FLOOR = 3.0  # times the night's median noise
 FLOORED = ("peak", "snr")  # a leader is kept if either column is above its floor
 NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel
 MOST_SHARE = 0.76  # a wide star reaches beyond its stamp: its filter at the stamp's rim is not that of the next pixel
@@ -57,10 +57,10 @@ class Floors:
         )
 
     @classmethod
-    def of(cls, parameters: Parameters) -> "Floors":
-        """Return the floors for these cuts: never above them."""
+    def of(cls, parameters: Parameters, noise: float) -> "Floors":
+        """Return the floors for these cuts, never above them, and a residual of this median noise in electrons."""
         highest = cls.highest(parameters)
-        return cls(min(highest.peak, PEAK_FLOOR), min(highest.snr, SNR_FLOOR))
+        return cls(min(highest.peak, PEAK_FLOOR * noise), min(highest.snr, SNR_FLOOR))
 
     def refuse_below(self, parameters: Parameters) -> None:
         """Raise `ParametersError` where a configured cut lies below its floor: leaders would be missing."""
@@ -303,7 +303,7 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
         a criterion that needs a fit, at least so many.
     """
     parameters = capture.parameters
-    floors, share = Floors.of(parameters), MOST_KEPT // (2 * len(capture.names))
+    floors, share = Floors.of(parameters, dark.median_noise), MOST_KEPT // (2 * len(capture.names))
     parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
     hits, sigma = [], dark.level_sigma("leave_one_out")
     looks = {reference: FirstLook.of(dark, reference, psf_of(parameters)) for reference in parts}

@@ -111,8 +111,8 @@ class Darks:
         frame : (ny, nx) array
             Raw counts of the same camera, mode and exposure; not changed.
         threshold, snr_min : float, optional
-            A leader is kept if its peak is above `threshold` (electrons) or its matched filter above `snr_min`; 120 e-
-            and 4 by default, or the settings' own cuts where those are lower.
+            A leader is kept if its peak is above `threshold` (electrons) or its matched filter above `snr_min`; three
+            times the median noise and 4 by default, or the settings' own cuts where those are lower.
 
         Returns
         -------
@@ -130,7 +130,7 @@ class Darks:
         The frame is compared with the median (or average) of all of the stack. Its noise is that of one frame, judged
         by the stack, and that of the master: a frame that was left out of its night is measured here as it was there.
         """
-        counts, usual = self._checked(frame), Floors.of(self.parameters)
+        counts, usual = self._checked(frame), Floors.of(self.parameters, self.model.median_noise)
         floors = Floors(usual.peak if threshold is None else threshold, usual.snr if snr_min is None else snr_min)
         hits = find_hits(self.model, "", counts, "outside", self.model.level_sigma("outside"))
         leaders = detect(self.model, self._first_look, "", counts, "outside", floors, self.parameters)

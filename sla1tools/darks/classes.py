@@ -20,7 +20,7 @@ METADATA_REACH = 32  # pixels, 64 bytes: cameras write 44 of them and more over 
 LEAST_METADATA = 4
 WILD_SIGMA, WILD_VARIANCE = 10.0, 25.0
 WARM_SIGMA = 5.0
-HOT_EXCESS = 800.0  # electrons: their shot noise, 28 e-, rivals a frame's own 37 e-
+HOT_NOISES = 22.0  # times the median noise of a frame: some 800 e- where that is 37 e-
 LINE_SIGMA = 6.0
 LINE_VARIANCE = 1.5  # times the model's: a whole column this noisy is noisy
 EDGE_WIDTH = 2  # a 5x5 stamp is cut there
@@ -48,9 +48,9 @@ MEANINGS: Mapping[PixelClass, str] = {
     PixelClass.METADATA: "overwritten by the camera with binary metadata (an end of the first or last row)",
     PixelClass.KNOWN: "marked in the known_pixels mask",
     PixelClass.ZERO_VARIANCE: "the same count in every frame",
-    PixelClass.HOT: "level over 800 e- and 5 sigma above its surroundings",
+    PixelClass.HOT: "level over 22 times a frame's noise, and over 5 sigma, above its surroundings",
     PixelClass.UNSTABLE: "switches between two levels (random telegraph signal)",
-    PixelClass.WARM: "level over 5 sigma, up to 800 e-, above its surroundings",
+    PixelClass.WARM: "level over 5 sigma, up to 22 times a frame's noise, above its surroundings",
     PixelClass.NOISY: "noisier than its level explains, in more than one frame",
     PixelClass.COLUMN_ROW: "in a column or row whose median level or noise stands out",
     PixelClass.SATURATED: "at the top code in at least one frame",
@@ -197,7 +197,7 @@ def _planes(stack, evidence, excess, spread, rails_only) -> tuple[dict[PixelClas
     lines = _columns_and_rows(excess, spread, evidence)
     apart = excess - lines.distance
     high = (apart > WARM_SIGMA * spread) & ~odd
-    planes[PixelClass.HOT] = high & (apart > HOT_EXCESS / stack.parameters.scale)
+    planes[PixelClass.HOT] = high & (apart > HOT_NOISES * np.sqrt(np.median(prior[:: max(1, len(prior) // 256)])))
     planes[PixelClass.WARM] = high & ~planes[PixelClass.HOT]
     planes[PixelClass.COLUMN_ROW] = lines.odd
     few = statistics.frames < LEAST_FRAMES

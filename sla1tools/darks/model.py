@@ -1,6 +1,7 @@
 """What a night's darks say about every pixel: reference, noise, classes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -53,6 +54,11 @@ class DarkModel:
     def noise(self) -> np.ndarray:
         """1-sigma of a held-out residual, from all frames, (ny, nx) float32 electrons."""
         return self.noise_model.noise_map(self.variance, self.prior, self.scale)
+
+    @cached_property
+    def median_noise(self) -> float:
+        """Median of `noise`, in electrons: what floors and hot pixels are measured by."""
+        return float(np.median(self.noise))
 
     @property
     def uncertainty(self) -> np.ndarray:

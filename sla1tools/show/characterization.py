@@ -196,7 +196,7 @@ def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> HTML:
 
     y0, x0 = (max(0, (size - side) // 2) for size in night.capture.shape)
     middle = night.residual(k, "leave_one_out")[y0 : y0 + side, x0 : x0 + side].astype(np.float32)
-    noise = float(np.median(night.dark.noise))
+    noise = night.dark.median_noise
     places = [(y, x) for y in range(16, middle.shape[0] - 16, 32) for x in range(16, middle.shape[1] - 16, 32)]
     starred = middle.copy()
     star = 5000 * psf_of(night.parameters).images(np.array([0.2]), np.array([-0.3]))[0, 0]

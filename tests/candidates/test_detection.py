@@ -13,6 +13,7 @@ from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.psf import gaussian, psf_of
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import characterize
+from sla1tools.errors import ParametersError
 from sla1tools.measure import measure_night
 from sla1tools.show import tables
 from sla1tools.simulate.night import Star
@@ -55,14 +56,16 @@ def slow_leaders(night, dark, k, reference):
     fits["y_fit"] += y
     for name in PSF_COLUMNS:
         leaders[name] = fits[name]
-    return leaders[Floors.of(parameters).keep(np.asarray(leaders["peak"]), np.asarray(leaders["snr"]))]
+    return leaders[
+        Floors.of(parameters, dark.median_noise).keep(np.asarray(leaders["peak"]), np.asarray(leaders["snr"]))
+    ]
 
 
 def fast_leaders(night, dark, k, reference):
     parameters = night.parameters
     look = FirstLook.of(dark, reference, psf_of(parameters))
     counts = night.rows(k, 0, night.shape[0])
-    return detect(dark, look, night.names[k], counts, reference, Floors.of(parameters), parameters)
+    return detect(dark, look, night.names[k], counts, reference, Floors.of(parameters, dark.median_noise), parameters)
 
 
 def places(table):
@@ -155,15 +158,31 @@ def test_what_the_observers_rule_finds_is_in_the_table_whatever_the_cuts(defecti
             assert places(in_table) == places(all_leaders)
 
 
+def test_floors_are_in_units_of_the_nights_noise(tmp_path):
+    """A camera of a quarter of the usual noise can be searched far below 12 sigma, whatever its threshold is."""
+    star = Star(600.0, 2.5, 40.0, 40.0, frame=2)
+    night, _ = write_small_night(tmp_path, 8, (96, 96), 3, {"injections": 0}, noise=9.0, level=81.0, stars=[star])
+    measured = measure_night(night.parameters)
+    noise = measured.summary["dark"]["noise"]
+    assert 9.0 < noise < 11.0
+    assert measured.floors == Floors(3 * noise, 4.0)
+    found = measured.candidates(threshold=40.0)
+    assert (40, 40) in set(zip(found["x"], found["y"], strict=True))
+    assert not len(measured.candidates(threshold=120.0))
+    with pytest.raises(ParametersError, match="below the night's floor"):
+        measured.candidates(threshold=20.0)
+    assert detect_night(with_parameters(night, threshold=20.0), measured.dark)[2].peak == 20.0
+
+
 def test_too_many_rows_raise_the_floors_aloud_and_lose_nothing_above_the_cuts(defective, monkeypatch):
     night = with_parameters(defective, injections=0)
     usual = measure_night(night.parameters)
-    assert usual.floors == Floors(120.0, 4.0)
+    assert usual.floors == Floors(3 * usual.dark.median_noise, 4.0)
     assert not any("floors were raised" in note for note in usual.summary["notes"])
     most = len(usual.leaders) // 2
     monkeypatch.setattr(detection, "MOST_ROWS", most)
     raised = measure_night(night.parameters)
-    assert 120.0 < raised.floors.peak <= 200.0
+    assert usual.floors.peak < raised.floors.peak <= 200.0
     assert 4.0 < raised.floors.snr <= 6.0
     assert len(raised.leaders) <= most
     assert raised.summary["floors"] == {"peak": raised.floors.peak, "snr": raised.floors.snr}
@@ -214,7 +233,8 @@ def test_more_leaders_than_can_be_measured_are_counted_and_the_highest_kept(defe
                 np.testing.assert_array_equal(np.sort(own["peak"][own["reference"] == reference]), peaks)
 
 
-def test_an_empty_night_gives_tables_of_no_rows(tmp_path, defective):
+def test_an_empty_night_gives_tables_of_no_rows(tmp_path, defective, monkeypatch):
+    monkeypatch.setattr(detection, "PEAK_FLOOR", 10.0)
     night, _ = write_small_night(tmp_path, 5, (24, 20), 2, noise=9.0, level=90.0)
     measured = measure_night(night.parameters.model_copy(update={"injections": 0}))
     full, _, _ = detect_night(defective, characterize(defective))

@@ -379,7 +379,7 @@ def gaussian_night(tmp_path_factory):
 
 
 def limits_of(night, dark):
-    trials = inject(night, dark, Floors.of(night.parameters)).trials
+    trials = inject(night, dark, Floors.of(night.parameters, dark.median_noise)).trials
     edges, flux = flux_bins(night.parameters.injection_flux_range), np.asarray(trials["flux_true"])
     curves = {name: completeness_curve(flux, np.asarray(trials[f"recovered_{name}"]), edges) for name in CRITERIA}
     return curves, {name: flux_limit(curve, 0.5) for name, curve in curves.items()}

@@ -77,7 +77,7 @@ def test_the_shortcut_is_the_whole_pipeline(defective, monkeypatch, method, refe
         ratio=0.25,
     )
     dark = characterize(night)
-    floors = Floors.of(night.parameters)
+    floors = Floors.of(night.parameters, dark.median_noise)
     stars = awkward_stars(night, bad, frames)
     made = capture_stars(monkeypatch)
     trials = inject(night, dark, floors, stars).trials
@@ -246,7 +246,8 @@ def reason_of(night, monkeypatch, star, **changes):
     """Miss reason and recovery of one noiseless star in frame 0."""
     night = with_parameters(night, **changes)
     quiet_stars(monkeypatch)
-    (trial,) = inject(night, characterize(night), Floors.of(night.parameters), stars_at([(0, *star)])).trials
+    dark = characterize(night)
+    (trial,) = inject(night, dark, Floors.of(night.parameters, dark.median_noise), stars_at([(0, *star)])).trials
     recovered = bool(trial[f"recovered_{night.parameters.criterion}"])
     assert recovered == (trial["miss_reason"] == "")
     return str(trial["miss_reason"])

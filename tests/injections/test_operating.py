@@ -7,6 +7,7 @@ import pytest
 from astropy.table import Table
 from small_nights import with_parameters, write_small_night
 
+from sla1tools.candidates import detection
 from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.rates import poisson_rate
@@ -238,11 +239,12 @@ def test_a_clean_night_is_recommended_a_deeper_setting_than_the_defaults(tmp_pat
         assert set(point["chosen_on"]) == set(asdict(poisson_rate(0, 1)))
 
 
-def test_tables_of_no_rows_have_a_grid_and_no_point(tmp_path):
+def test_tables_of_no_rows_have_a_grid_and_no_point(tmp_path, monkeypatch):
+    monkeypatch.setattr(detection, "PEAK_FLOOR", 10.0)
     night, _ = write_small_night(tmp_path, 5, (24, 20), 2, noise=9.0, level=90.0, changes={"injections": 0})
     dark = characterize(night)
     leaders, _, floors = detect_night(night, dark)
-    assert floors == Floors(120.0, 4.0)
+    assert floors == Floors(10 * dark.median_noise, 4.0)
     counts = count_settings(leaders, inject(night, dark, floors), night.names, floors, night.parameters)
     grid = tradeoff(counts, night.parameters)
     assert (np.asarray(grid["even"]) == 0).all()

@@ -44,7 +44,8 @@ def searched(tmp_path_factory):
     """Injections of a night, and for every star the whole frame's leaders without and with it."""
     night, bad = defective_night(tmp_path_factory.mktemp("night"))
     night = with_parameters(night, threshold=150.0, ratio=0.25)
-    dark, floors = characterize(night), Floors.of(night.parameters)
+    dark = characterize(night)
+    floors = Floors.of(night.parameters, dark.median_noise)
     without = [frame_leaders(night, dark, k, floors) for k in range(FRAMES)]
     stars = vstack([awkward_stars(night, bad, FRAMES), stars_beside(without, night.shape)])
     with pytest.MonkeyPatch.context() as patched:

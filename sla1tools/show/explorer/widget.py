@@ -38,13 +38,13 @@ class Explorer:
         Where the sliders start. With ``interactive: false`` a contact sheet for printing is shown instead.
     frames : sequence of str
         Names of all frames searched, in order.
+    floors : Floors
+        What the leaders exceed, and so the sliders' minima.
     histories : callable, optional
         ``histories(x, y)`` gives (n, N) held-out residuals of n pixels in every frame, in units of their noise. Without
         it a cutout's history has no chart.
     show : {'candidates', 'injections'}
         Whose cutouts: the camera's candidates, or the injected stars, found and missed.
-    floors : Floors, optional
-        What the leaders exceed, and so the sliders' minima; by default the usual floors of these parameters.
 
     Notes
     -----
@@ -57,25 +57,23 @@ class Explorer:
         injections: Injections | None,
         parameters: Parameters,
         frames: Sequence[str],
+        floors: Floors,
         histories: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
         show: str = "candidates",
-        floors: Floors | None = None,
     ):
         self.parameters = parameters
         self._picture = contact_sheet.picture(leaders, injections, parameters, show)
         self.caption = contact_sheet.caption(leaders, injections, parameters, frames, show)
         self.payload: dict[str, Any] = {"interactive": False}
         if parameters.interactive:
-            floors = floors or Floors.of(parameters)
             self.payload = gallery.payload(leaders, injections, parameters, frames, floors, histories, show)
             self._more_cutouts = gallery.more_cutouts(leaders, injections, parameters, floors, self.payload)
 
     @classmethod
     def of(cls, night, show: str = "candidates") -> "Explorer":
         """Explore a `measure.Measurement`."""
-        return cls(
-            night.leaders, night.injections, night.parameters, night.capture.names, night.histories, show, night.floors
-        )
+        tables = night.leaders, night.injections, night.parameters, night.capture.names
+        return cls(*tables, night.floors, night.histories, show)
 
     @functools.cached_property
     def widget(self):
