@@ -396,7 +396,7 @@ def test_batch_resume_failure_and_force(site, tmp_path, monkeypatch):
     here.batch("--force", workers=1)
     assert len(here.begun()) == 5 + 4
     assert [products_of(folder) for folder in here.published()] == by_two
-    assert min(map(len, by_two)) == 6
+    assert min(map(len, by_two)) >= 6
     first = replace(here.jobs()[0], outputs=tmp_path / "alone")
     assert run_one(first).verdict == "ok"
     assert products_of(first.outputs / first.night) == products_of(here.outputs / first.night)
