@@ -134,7 +134,13 @@ class Measurement:
                 raise ParametersError(f"candidates: {name} is no cut of {chosen.criterion}, whose cuts are {told}")
         self.floors.refuse_below(chosen)
         held = self.leaders["reference"] == chosen.reference
-        return self.leaders[candidates(self.leaders, chosen) & held]
+        return self.timed(self.leaders[candidates(self.leaders, chosen) & held])
+
+    def timed(self, rows: Table) -> Table:
+        """Return rows of a table with `time`, when their frame's exposure began (UTC), beside `frame`."""
+        rows = rows.copy(copy_data=False)
+        rows.add_column(self.capture.times(rows["frame"]), index=rows.colnames.index("frame") + 1, name="time")
+        return rows
 
 
 def measure_night(parameters: Parameters, progress=None) -> Measurement:

@@ -184,6 +184,19 @@ def test_residuals_and_histories_are_the_definitions(measured):
     assert histories[1].argmax() == 2, "the third star is in the third frame"
 
 
+def test_every_candidate_has_its_time(measured):
+    """That at which its frame's exposure began, by the header (as SharpCap writes it: DATE-END minus EXPTIME)."""
+    found = measured.candidates(threshold=measured.floors.peak + 1, ratio=0.0)
+    assert found.colnames[:2] == ["frame", "time"]
+    assert len(found)
+    starts = {frame.name: frame.start for frame in measured.capture.frames}
+    assert {row["time"] for row in found} <= {start.isoformat(timespec="milliseconds") for start in starts.values()}
+    for row in found:
+        assert row["time"] == starts[row["frame"]].isoformat(timespec="milliseconds")
+    assert measured.capture.times(["no such frame"]).tolist() == [""]
+    assert "time" not in measured.leaders.colnames
+
+
 def test_tables_have_the_contracts_columns(measured):
     assert measured.leaders.colnames == [*LEADER_COLUMNS, "stamp"]
     assert set(measured.leaders["reference"]) == {"leave_one_out", "all"}

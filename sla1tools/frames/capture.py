@@ -104,6 +104,11 @@ class Capture:
         """File names of the used frames, in order."""
         return [frame.name for frame in self.frames]
 
+    def times(self, names) -> np.ndarray:
+        """When the exposures of frames of these names began, (n,) texts in UTC, as ISO 8601; empty where unknown."""
+        known = {frame.name: frame.start.isoformat(timespec="milliseconds") for frame in self.frames if frame.start}
+        return np.array([known.get(name, "") for name in np.asarray(names).tolist()], "U23")
+
     @property
     def camera(self) -> str | None:
         """The camera's name, as the first used frame that gives one writes it."""

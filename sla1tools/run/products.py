@@ -25,6 +25,7 @@ from sla1tools.text import json_text, printable
 # name: (type, unit, what it is)
 LEADER_COLUMNS: dict[str, tuple[str, str | None, str]] = {
     "frame": ("U", None, "file name"),
+    "time": ("U", None, "start of the exposure, UTC; empty where unknown"),
     "x": ("i4", "pix", "column, 0-based"),
     "y": ("i4", "pix", "row, 0-based"),
     "reference": ("U", None, "what was subtracted: the other frames, or all"),
@@ -115,8 +116,9 @@ def write_products(measurement: Measurement, directory: Path) -> None:
     """
     dark, cards = measurement.dark, provenance(measurement.capture)
     write_master(directory / "master_dark.fits", dark, cards)
-    write_table(directory / "leaders.fits", measurement.leaders, "LEADERS", LEADER_COLUMNS, cards)
-    write_table(directory / "injections.fits", measurement.trials, "INJECTIONS", TRIAL_COLUMNS, cards)
+    leaders, trials = map(measurement.timed, (measurement.leaders, measurement.trials))
+    write_table(directory / "leaders.fits", leaders, "LEADERS", LEADER_COLUMNS, cards)
+    write_table(directory / "injections.fits", trials, "INJECTIONS", TRIAL_COLUMNS, cards)
     write_candidates(directory, measurement.candidates())
     np.save(directory / "settings.npy", measurement.counts)
     telegraph = fixed_columns(dark.classes.telegraph, TELEGRAPH_COLUMNS)
@@ -166,7 +168,8 @@ def write_table(path: Path, table: Table, name: str, columns: Mapping, cards: Ma
 
     Notes
     -----
-    TUNIT says electron, a word outside the FITS standard's list of units: astropy reads it back with a warning.
+    Electrons are no unit of the FITS standard, and a TUNIT that says so is read with a warning: the column's comment
+    says it instead.
     """
     fixed = fixed_columns(table, columns)
     for column in (name for name, (kind, _, _) in columns.items() if kind == "U"):
@@ -175,12 +178,10 @@ def write_table(path: Path, table: Table, name: str, columns: Mapping, cards: Ma
     first = fits.PrimaryHDU()
     _add_cards(first.header, cards)
     for column in fixed.itercols():
-        column.unit = None  # astropy would drop the electron: written below
+        column.unit = None if column.unit == "electron" else column.unit
     rows = fits.table_to_hdu(fixed, name=name)
-    for number, (column, (_, unit, meaning)) in enumerate(columns.items(), start=1):
-        if unit:
-            rows.columns[column].unit = unit
-        rows.header.comments[f"TTYPE{number}"] = meaning
+    for number, (_, unit, meaning) in enumerate(columns.values(), start=1):
+        rows.header.comments[f"TTYPE{number}"] = f"[{unit}] {meaning}" if unit == "electron" else meaning
     _write_hdus(path, [first, rows])
 
 
