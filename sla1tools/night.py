@@ -1,9 +1,11 @@
 """The night as a user holds it: opened from parameters or a folder, selected from, tried with stars, explored."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from astropy.table import Table
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
@@ -17,6 +19,8 @@ from sla1tools.places import from_working_folder
 from sla1tools.published import MANIFEST, read_manifest, stored
 from sla1tools.simulate.night import ensure_demo_night
 from sla1tools.text import counted, printable
+from sla1tools.vetting.expectation import CameraFlashes
+from sla1tools.vetting.judging import Witness
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,6 +76,50 @@ class Night(Measurement):
         except (TypeError, ValueError):
             raise ParametersError(f"inject: x={x!r}, y={y!r} and flux={flux!r} must be numbers") from None
         return inject(self.capture, self.dark, self.floors, stars).trials
+
+    @cached_property
+    def witness(self) -> Witness:
+        """What the darks can say of a flash in a science frame."""
+        held, frames = self.candidates(reference="leave_one_out"), self.capture.frames
+        return Witness(
+            dark=self.dark,
+            parameters=self.parameters,
+            floors=self.floors,
+            flashes=CameraFlashes.of(self.leaders, len(frames), self.parameters),
+            candidates=np.stack([held["x"], held["y"]], axis=1),
+            histories=self.histories,
+            gain=next((frame.gain for frame in frames if frame.gain is not None), None),
+        )
+
+    def vet(self, frame, x, y, *, searched: int = 1, known_place: bool = False) -> Table:
+        """Judge a flash of a science frame: is it the camera's?
+
+        Parameters
+        ----------
+        frame : path, or (ny, nx) array
+            A raw frame of the sky of the darks' shape, exposure and gain, not one of them; only read.
+        x, y : float, or (n,) arrays
+            Column and row, 0-based.
+        searched : int
+            Frames that were searched, whole, where the flash was found.
+        known_place : bool
+            The place was fixed before looking, as that of a known source: nothing was searched but its own 5x5 pixels.
+
+        Returns
+        -------
+        judged : Table
+            A row a flash, as `sla1 vet` writes it: what was measured, `searched`, `expected` and `expected_high` (such
+            flashes of the camera in what was searched, and the 95 % limit), `verdict` and `reasons`.
+
+        Raises
+        ------
+        FrameError, ParametersError
+            Where the frame is not one of raw counts of the darks' shape, exposure and gain.
+        """
+        if not known_place and searched < 1:
+            raise ParametersError(f"vet: searched={searched!r} must be at least one frame")
+        science = self.witness.take(frame)
+        return self.witness.vet(science, np.atleast_1d(x), np.atleast_1d(y), 0 if known_place else searched)
 
     def explore(self, show: str = "candidates"):
         """Give the sliders over the night's tables, for a cell's last line; `show="injections"` for injected stars."""

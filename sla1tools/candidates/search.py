@@ -138,11 +138,15 @@ class Darks:
         return leaders
 
     def _checked(self, frame) -> np.ndarray:
-        counts = _raw_counts(frame, 2, "frame")
-        if counts.shape != self.parameters.frame_shape:
-            expected = list(self.parameters.frame_shape)
-            raise ParametersError(f"frame: its shape is {list(counts.shape)}, that of the stack's frames {expected}")
-        return counts
+        return raw_frame(frame, self.parameters.frame_shape)
+
+
+def raw_frame(frame, shape: tuple[int, int]) -> np.ndarray:
+    """Return a frame's raw counts as uint16; `ParametersError` where it holds anything else, or is of another shape."""
+    counts = _raw_counts(frame, 2, "frame")
+    if counts.shape != shape:
+        raise ParametersError(f"frame: its shape is {list(counts.shape)}, that of the darks {list(shape)}")
+    return counts
 
 
 def _raw_counts(values, dimensions: int, name: str) -> np.ndarray:

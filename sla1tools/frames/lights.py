@@ -1,0 +1,40 @@
+"""One frame of the sky that belongs to the darks: of their shape, exposure and gain."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sla1tools.errors import FrameError, Reason
+from sla1tools.frames.fits import decode, read_bytes
+from sla1tools.frames.headers import read_facts
+from sla1tools.parameters import Parameters
+
+
+def read_light(path: Path, parameters: Parameters, gain: float | None = None) -> tuple[np.ndarray, str | None]:
+    """Read a frame of the sky; it is judged as a dark is, but for IMAGETYP and FILTER, which may say anything.
+
+    Parameters
+    ----------
+    path : Path
+        A raw FITS file; only read.
+    parameters : Parameters
+        Of the darks: shape, exposure and its tolerance.
+    gain : float, optional
+        GAIN of the darks; a frame that states another one is refused.
+
+    Returns
+    -------
+    counts : (ny, nx) uint16 array
+    filter_name : str or None
+        As the header gives it.
+
+    Raises
+    ------
+    FrameError
+        With the reason and what was found.
+    """
+    image = decode(read_bytes(path, parameters.frame_shape)[0], parameters.frame_shape)
+    facts = read_facts(image.header | {"IMAGETYP": None, "FILTER": None}, parameters)
+    if None not in (gain, facts.gain) and facts.gain != gain:
+        raise FrameError(Reason.GAIN, f"gain {facts.gain:g}, the darks' is {gain:g}")
+    return image.counts, image.header.get("FILTER")

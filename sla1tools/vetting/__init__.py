@@ -1,0 +1,1 @@
+"""Flashes of science frames, judged by the darks: is it the camera?"""

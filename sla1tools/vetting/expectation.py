@@ -1,0 +1,56 @@
+"""How many flashes the camera alone makes in what was searched, at least as bright and as like a star as one in hand."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import Table
+
+from sla1tools.candidates.criteria import CRITERIA
+from sla1tools.candidates.rates import upper_limit
+from sla1tools.candidates.selection import column_of
+from sla1tools.parameters import Parameters
+
+MOST_DARKS = 10**7
+
+
+@dataclass(frozen=True)
+class CameraFlashes:
+    """The leaders of a night's darks that pass for stars, by their S/N.
+
+    Attributes
+    ----------
+    snr : (n,) array
+        Rising.
+    frames : int
+        Darks that they were found in.
+    """
+
+    snr: np.ndarray
+    frames: int
+
+    @classmethod
+    def of(cls, leaders: Table, frames: int, parameters: Parameters) -> "CameraFlashes":
+        """Select by `psf_chi2`, at any S/N above the floor, what the held-out frames of a night show."""
+        held = leaders[leaders["reference"] == "leave_one_out"]
+        starlike = held[CRITERIA["psf_chi2"].select(held, {"snr_min": 0.0, "p_min": parameters.p_min})]
+        return cls(np.sort(column_of(starlike, "snr")), frames)
+
+    def at_least(self, snr) -> np.ndarray:
+        """Count those of at least this S/N."""
+        return len(self.snr) - np.searchsorted(self.snr, snr)
+
+    def expected(self, snr, searched) -> tuple[np.ndarray, np.ndarray]:
+        """Expected number in what was searched (frames times the share of their area), and its 95 % upper limit."""
+        count, share = self.at_least(snr), np.asarray(searched) / self.frames
+        return count * share, upper_limit(count) * share
+
+    def darks_to_clear(self, snr: float, searched: float, level: float) -> int | None:
+        """Darks that bring the upper limit to `level` if the camera goes on as it did; None where no number does."""
+        rate, low, high = float(self.at_least(snr)) / self.frames, self.frames, MOST_DARKS
+        if rate * searched >= level:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            enough = upper_limit(np.floor(rate * middle)) * searched / middle <= level
+            low, high = (low, middle) if enough else (middle + 1, high)
+        return low if low < MOST_DARKS else None
