@@ -19,7 +19,6 @@ from sla1tools.places import from_working_folder
 from sla1tools.published import MANIFEST, read_manifest, stored
 from sla1tools.simulate.night import ensure_demo_night
 from sla1tools.text import counted, printable
-from sla1tools.vetting.expectation import CameraFlashes
 from sla1tools.vetting.judging import Witness
 
 
@@ -80,16 +79,7 @@ class Night(Measurement):
     @cached_property
     def witness(self) -> Witness:
         """What the darks can say of a flash in a science frame."""
-        held, frames = self.candidates(reference="leave_one_out"), self.capture.frames
-        return Witness(
-            dark=self.dark,
-            parameters=self.parameters,
-            floors=self.floors,
-            flashes=CameraFlashes.of(self.leaders, len(frames), self.parameters),
-            candidates=np.stack([held["x"], held["y"]], axis=1),
-            histories=self.histories,
-            gain=next((frame.gain for frame in frames if frame.gain is not None), None),
-        )
+        return Witness.of(self.capture, self.dark, self.leaders, self.floors, self.histories)
 
     def vet(self, frame, x, y, *, searched: int = 1, known_place: bool = False) -> Table:
         """Judge a flash of a science frame: is it the camera's?

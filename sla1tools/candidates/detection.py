@@ -101,12 +101,12 @@ class FirstLook:
     share: float
 
     @classmethod
-    def of(cls, dark: DarkModel, reference: Reference, psf: PSF) -> "FirstLook":
-        """Prepare the filter for all frames of a night."""
+    def of(cls, dark: DarkModel, reference: Reference, psf: PSF, sigma: np.ndarray | None = None) -> "FirstLook":
+        """Prepare the filter for all frames of a night, or for one of another noise (`sigma`, electrons)."""
         usable = dark.classes.dq & BLOCKING == 0
         share = min(NOISE_MARGIN * corner_share(psf), MOST_SHARE)
         # a fit may place its star on a pixel that it leaves out: the filter looks there too, at what is around it
-        noise = np.where(usable, dark.level_sigma(reference), BLIND)
+        noise = np.where(usable, dark.level_sigma(reference) if sigma is None else sigma, BLIND)
         return cls(usable, MatchedFilter(noise, np.ones_like(usable), psf.fwhm), share)
 
     def near(self, residual: np.ndarray, snr_floor: float) -> np.ndarray:

@@ -87,6 +87,8 @@ def fit_stamps(stamps, noise, valid, psf, rivals=None, places=None):
     for start, values, weights in chunks(stamps, noise, valid):
         dof = np.count_nonzero(weights, axis=0) - FREE_PARAMETERS
         fitted = np.flatnonzero((weights[CENTRE] > 0) & (dof >= 1))
+        if not len(fitted):
+            continue
         local = coefficients[start + fitted] if len(coefficients) > 1 else coefficients
         columns = _fit_chunk(values[:, fitted], weights[:, fitted], local, psf, prepared) | {"dof": dof[fitted]}
         columns["p_value"] = chdtrc(columns["dof"], columns["chi2"])

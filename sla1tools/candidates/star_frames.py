@@ -14,10 +14,9 @@ from sla1tools.candidates.psf import GAUSSIAN, PSF
 from sla1tools.darks.classes import BLOCKING
 from sla1tools.darks.model import DarkModel
 from sla1tools.errors import FrameError, NightError
-from sla1tools.frames.fits import decode, read_bytes
+from sla1tools.frames.lights import read_light
 from sla1tools.parameters import Parameters
 
-EXPOSURE_TOLERANCE = 0.005
 SKY_BOX = 64  # px
 LEAST_SKY = 0.3  # of a pixel's variance: with less of it the sky does not tell the gain
 STAR_SNR = 50.0
@@ -82,20 +81,11 @@ def read_star_frames(paths: Sequence[Path], dark: DarkModel, parameters: Paramet
     frames, filters = [], {}
     for path in paths:
         try:
-            image = decode(read_bytes(path, parameters.frame_shape)[0], parameters.frame_shape)
+            counts, filter_name = read_light(path, parameters)
         except FrameError as error:
-            raise NightError(f"{path}: {error.detail}; star frames have the darks' shape") from None
-        exposure = image.header.get("EXPTIME")
-        if (
-            isinstance(exposure, int | float)
-            and abs(exposure - parameters.dark_exposure) > EXPOSURE_TOLERANCE * parameters.dark_exposure
-        ):
-            raise NightError(
-                f"{path}: exposed {exposure:g} s, the darks {parameters.dark_exposure:g} s: name a night of darks of "
-                "that exposure (-f)"
-            )
-        filters[str(image.header.get("FILTER"))] = path.name
-        frames.append(StarFrame.of(path.name, image.counts, dark, parameters.top_code))
+            raise NightError(f"{path}: {error.detail}; name a night of darks of its shape and exposure (-f)") from None
+        filters[str(filter_name)] = path.name
+        frames.append(StarFrame.of(path.name, counts, dark, parameters.top_code))
     if len(filters) > 1:
         told = ", ".join(f"{name} ({file})" for name, file in filters.items())
         raise NightError(f"the frames were taken through different filters: {told}; measure one PSF for each")

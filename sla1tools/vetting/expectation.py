@@ -1,4 +1,4 @@
-"""How many flashes the camera alone makes in what was searched, at least as bright and as like a star as one in hand."""
+"""How many flashes the camera alone makes in what was searched, at least as bright and as like a star as one given."""
 
 from dataclasses import dataclass
 
@@ -29,9 +29,8 @@ class CameraFlashes:
     frames: int
 
     @classmethod
-    def of(cls, leaders: Table, frames: int, parameters: Parameters) -> "CameraFlashes":
-        """Select by `psf_chi2`, at any S/N above the floor, what the held-out frames of a night show."""
-        held = leaders[leaders["reference"] == "leave_one_out"]
+    def of(cls, held: Table, frames: int, parameters: Parameters) -> "CameraFlashes":
+        """Select by `psf_chi2`, at any S/N above the floor, from the leaders of a night's held-out frames."""
         starlike = held[CRITERIA["psf_chi2"].select(held, {"snr_min": 0.0, "p_min": parameters.p_min})]
         return cls(np.sort(column_of(starlike, "snr")), frames)
 

@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 from astropy.table import MaskedColumn, Table
 
+from sla1tools.candidates.criteria import candidates
 from sla1tools.candidates.detection import LEADER_COLUMNS, UNITS, Floors
 from sla1tools.candidates.leaders import cut_stamps
 from sla1tools.candidates.selection import column_of
-from sla1tools.darks.classes import BLOCKING, PixelClass, names_in
+from sla1tools.darks.classes import BLOCKING, names_in
 from sla1tools.darks.model import DarkModel
 from sla1tools.errors import FrameError
+from sla1tools.frames.capture import Capture
 from sla1tools.parameters import Parameters
 from sla1tools.text import counted, shown
 from sla1tools.vetting.expectation import CameraFlashes
-from sla1tools.vetting.measuring import ScienceFrame, measure
+from sla1tools.vetting.measuring import NEARBY, ScienceFrame, measure
 
 VERDICTS = ("camera", "camera-like", "not told apart", "not the camera's", "not judged")
 OWN_COLUMNS = ("sky", "searched", "expected", "expected_high", "verdict", "reasons")
@@ -24,6 +26,7 @@ PLACE_PIXELS = 25  # of a place fixed before looking: the flash's own 5x5
 LEAST_HEIGHT = 3.0  # sigma: a flagged peak below it is noise
 JUMP_SIGMA = 5.0  # of a dark: noise alone makes one such in three million pixels
 EXPLAINS = 0.5  # of the flash's height: a pixel that has jumped so far may do so again
+OUTSHONE = 4.0  # times: beside it a wing's noise is the leader
 FAINT = 20.0  # S/N below which half of the real hits pass for stars
 
 
@@ -54,6 +57,21 @@ class Witness:
     candidates: np.ndarray
     histories: Callable[[np.ndarray, np.ndarray], np.ndarray] = field(repr=False)
     gain: float | None = None
+
+    @classmethod
+    def of(cls, capture: Capture, dark: DarkModel, leaders: Table, floors: Floors, histories) -> "Witness":
+        """Take what a night measured; `histories` as `Measurement.histories`."""
+        held = leaders[leaders["reference"] == "leave_one_out"]
+        found, frames = held[candidates(held, capture.parameters)], capture.frames
+        return cls(
+            dark=dark,
+            parameters=capture.parameters,
+            floors=floors,
+            flashes=CameraFlashes.of(held, len(frames), capture.parameters),
+            candidates=np.stack([found["x"], found["y"]], axis=1),
+            histories=histories,
+            gain=next((frame.gain for frame in frames if frame.gain is not None), None),
+        )
 
     def take(self, source) -> ScienceFrame:
         """Take a science frame, a path or raw counts; errors as for `ScienceFrame.of`."""
@@ -112,7 +130,8 @@ class Witness:
             except FrameError as error:
                 problems[rows] = f"no frame of these darks: {error.detail}"
                 continue
-            found, problems[rows] = self._found(frame, *(np.asarray(flashes[axis])[rows] for axis in "xy"), searched)
+            x, y = (np.asarray(flashes[axis])[rows] for axis in ("x", "y"))
+            found, problems[rows] = self._found(frame, x, y, searched)
             found["place"] = rows[found["place"]]
             look(frame, found)
             every.append(found)
@@ -146,7 +165,9 @@ class Witness:
         """Return the verdict and its reasons, the deciding one first."""
         snr, p_value, own = row["snr"], row["p_value"], int(row["dq"]) & int(BLOCKING)
         jumps = np.count_nonzero(history >= max(JUMP_SIGMA, EXPLAINS * row["height"]))
-        darks = f"highest of its {counted(len(history), 'dark')}: {history.max():.1f} σ, this flash: {row['height']:.1f} σ"
+        darks = (
+            f"highest of its {counted(len(history), 'dark')}: {history.max():.1f} σ, this flash: {row['height']:.1f} σ"
+        )
         reasons = [darks]
         if nearby:
             reasons.append(f"beside it a pixel is flagged: {names_in(nearby)}")
@@ -162,11 +183,15 @@ class Witness:
             return "camera", _joined(f"its pixel has jumped so before, in {jumps} of {len(history)} darks", *reasons)
         if again:
             return "camera", _joined(f"{counted(again, 'candidate')} of the darks within a pixel of it", *reasons)
+        if p_value < self.parameters.p_min and row["nearby"] > OUTSHONE * row["peak"]:
+            brighter = f"something {OUTSHONE:g} times as bright within {NEARBY} px"
+            return "not judged", _joined(f"its shape cannot be judged, with {brighter}: {shape}", *reasons)
         if p_value < self.parameters.p_min:
             return "camera-like", _joined(f"no star looks so: {shape}, below {self.parameters.p_min:g}", *reasons)
+        least, most = (shown(float(row[name]), digits=2) for name in ("expected", "expected_high"))
         rate = (
-            f"of the camera's {self.flashes.at_least(snr)} such flashes in {self.flashes.frames:,} darks "
-            f"{shown(row['expected'], digits=2)} are expected in what was searched, at most {shown(row['expected_high'], digits=2)}"
+            f"of the camera's {self.flashes.at_least(snr)} such flashes in {counted(self.flashes.frames, 'dark')} "
+            f"{least} are expected in what was searched, at most {most}"
         )
         reasons.insert(0, f"it looks like a star: {shape}")
         if snr < FAINT:

@@ -19,9 +19,13 @@ from sla1tools.darks.model import DarkModel
 from sla1tools.frames.lights import read_light
 from sla1tools.parameters import Parameters
 
-LEAST_RING, RING_WIDTH = 5.0, 4.0  # px: inner radius, farther out for wide stars, and width
+LEAST_RING, RING_WIDTH = 5.0, 10.0  # px: inner radius, farther out for wide stars, and width
 RING_FWHM = 2.5  # inner radius, in widths of the star
-LEAST_SKY_PIXELS = 20
+LEAST_SKY_PIXELS = 100
+DAZZLED = 9.0  # px from a saturated pixel: a bright star's wing
+NEARBY = 5  # px: a star's wing, and its noise
+MOST_AT_ONCE = 4096  # places
+MEDIAN_VARIANCE = np.pi / 2  # of many values, over that of their mean
 EVERYTHING = Floors(-np.inf, -np.inf)
 
 
@@ -69,10 +73,16 @@ class ScienceFrame:
         """The frame less the master dark, (ny, nx) float64, by the frame's own gain."""
         return self.dark.residual(self.counts, "outside") * (self.field.gain / self.dark.scale)
 
-    def noise(self, where, sky) -> np.ndarray:
-        """1-sigma of `electrons` without the flash: of one dark, of the master, and of the sky's light."""
+    def noise(self, where, sky, sky_pixels) -> np.ndarray:
+        """1-sigma of `electrons` less `sky`, without the flash: of a dark, the master, the sky's light and its median.
+
+        What a median of so many pixels errs by is common to all pixels of a stamp, and the filter adds it up: it counts
+        as often as a star covers pixels.
+        """
         dark = self.dark.sigma(self.counts[where], where, "outside") * (self.field.gain / self.dark.scale)
-        return np.sqrt(dark**2 + np.maximum(sky, 0))
+        (image,) = psf_of(self.parameters).images(np.zeros(1), np.zeros(1))
+        covered = image.sum() ** 2 / (image**2).sum()
+        return np.sqrt((dark**2 + np.maximum(sky, 0)) * (1 + MEDIAN_VARIANCE * covered / sky_pixels))
 
 
 def measure(frame: ScienceFrame, x, y) -> tuple[Table, np.ndarray]:
@@ -90,9 +100,9 @@ def measure(frame: ScienceFrame, x, y) -> tuple[Table, np.ndarray]:
     -------
     flashes : Table
         A row a flash that could be measured: columns of the leader table and `stamp`; `place` (index into x and y),
-        `sky` (electrons, median of the usable pixels of a ring around, which starts 5 px or 2.5 FWHM away and is 4 px
-        wide), `height` (peak in sigma of what its level and the sky suggest), `rival_chi2`. PSF columns are masked
-        where the peak is flagged.
+        `sky` (electrons, median of the `sky_pixels` usable pixels of a ring around, which starts 5 px or 2.5 FWHM away
+        and is 10 px wide), `height` (peak in sigma of what its level and the sky suggest), `rival_chi2`, `nearby`
+        (electrons of the brightest pixel within 5 px). PSF columns are masked where the peak is flagged.
     problems : (n,) str array
         Why a place could not be measured, '' where it could.
     """
@@ -103,8 +113,8 @@ def measure(frame: ScienceFrame, x, y) -> tuple[Table, np.ndarray]:
     problems[outside] = f"outside the frame of {nx} columns and {ny} rows"
     place = np.flatnonzero(problems == "")
     column, row = (np.rint(values[place]).astype(int) for values in (x, y))
-    sky, dazzled = _surroundings(frame, row, column)
-    flashes = _brightest(frame, row, column, sky)
+    sky, sky_pixels, dazzled = _surroundings(frame, row, column)
+    flashes = _brightest(frame, row, column, sky, sky_pixels)
     none = np.ones(len(place), bool)
     none[flashes["star"]] = False
     problems[place[none]] = "no pixel here outshines its neighbours: the wing of something brighter"
@@ -116,29 +126,36 @@ def measure(frame: ScienceFrame, x, y) -> tuple[Table, np.ndarray]:
 
 
 def _surroundings(frame: ScienceFrame, row, column):
-    """Median electrons of the ring around each place, and whether a pixel within it is saturated in this frame."""
+    """Median electrons and number of the pixels around each place, and whether one near it is saturated now."""
     inner = max(LEAST_RING, RING_FWHM * psf_of(frame.parameters).fwhm)
     reach = int(np.ceil(inner + RING_WIDTH))
     away = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])
     ring, usable = (away >= inner) & (away < inner + RING_WIDTH), frame.dark.classes.dq & BLOCKING == 0
-    saturated = usable & (frame.counts >= frame.parameters.top_code)
-    around = cut_stamps(np.where(usable, frame.electrons, np.nan), row, column, radius=reach)[:, ring]
-    around[np.isfinite(around).sum(1) < LEAST_SKY_PIXELS] = np.nan
-    known = np.isfinite(around).any(1)
-    sky = np.full(len(row), np.nan)
-    sky[known] = np.nanmedian(around[known], axis=1)
-    return sky, cut_stamps(saturated, row, column, False, reach)[:, away < inner + RING_WIDTH].any(1)
+    electrons, saturated = (
+        np.where(usable, frame.electrons, np.nan),
+        usable & (frame.counts >= frame.parameters.top_code),
+    )
+    sky, pixels, dazzled = np.full(len(row), np.nan), np.zeros(len(row), int), np.zeros(len(row), bool)
+    for start in range(0, len(row), MOST_AT_ONCE):
+        some = np.arange(start, min(start + MOST_AT_ONCE, len(row)))
+        around = cut_stamps(electrons, row[some], column[some], radius=reach)[:, ring]
+        pixels[some] = np.isfinite(around).sum(axis=1)
+        told = pixels[some] >= LEAST_SKY_PIXELS
+        sky[some[told]] = np.nanmedian(around[told], axis=1)
+        dazzled[some] = cut_stamps(saturated, row[some], column[some], False, reach)[:, away < DAZZLED].any(axis=1)
+    return sky, pixels, dazzled
 
 
-def _brightest(frame: ScienceFrame, row, column, sky) -> Table:
+def _brightest(frame: ScienceFrame, row, column, sky, sky_pixels) -> Table:
     """Measure the brightest leader near each place that has a sky; `star` is its index."""
     ny, nx = frame.counts.shape
     half = np.arange(PATCH_SIZE) - PATCH_SIZE // 2
     rows, columns = np.broadcast_arrays(row[:, None, None] + half[:, None], column[:, None, None] + half)
     inside = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
-    where, level = (np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)), sky[:, None, None]
+    where = np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)
+    level, pixels = sky[:, None, None], np.maximum(sky_pixels, 1)[:, None, None]
     residual = np.where(inside, frame.electrons[where] - level, np.nan)
-    patches = Patches(rows, columns, frame.counts[where], residual, frame.noise(where, level))
+    patches = Patches(rows, columns, frame.counts[where], residual, frame.noise(where, level, pixels))
     leaders = detect_patches(frame.dark, patches, "outside", EVERYTHING, frame.parameters)
     own = (leaders["x"] == column[leaders["star"]]) & (leaders["y"] == row[leaders["star"]])
     order = np.lexsort((-np.asarray(leaders["peak"]), ~own, leaders["star"]))
@@ -146,11 +163,14 @@ def _brightest(frame: ScienceFrame, row, column, sky) -> Table:
     star, at = found["star"], (np.asarray(found["y"]), np.asarray(found["x"]))
     gain = frame.field.gain / frame.dark.scale
     level_noise = frame.dark.level_sigma("outside")[at] * gain
-    found["sky"] = sky[star]
+    found["sky"], found["sky_pixels"] = sky[star], sky_pixels[star]
     found["height"] = found["peak"] / np.sqrt(level_noise**2 + np.maximum(sky[star], 0))
     found["frame"] = np.full(len(found), frame.name)
-    fits = fit_stamps(*stamps_of(frame, found), psf_of(frame.parameters), rival_templates(), at[::-1])
-    found["rival_chi2"] = fits["rival_chi2"]
+    stamps, noise, valid = stamps_of(frame, found)
+    psf = psf_of(frame.parameters)
+    found["rival_chi2"] = fit_stamps(stamps, noise, valid, psf, rival_templates(), at[::-1])["rival_chi2"]
+    nearby = cut_stamps(frame.electrons, *at, radius=NEARBY)
+    found["nearby"] = np.nanmax(nearby, axis=(1, 2), initial=0) - found["sky"]
     return found
 
 
@@ -160,7 +180,7 @@ def stamps_of(frame: ScienceFrame, flashes: Table):
     reach = np.arange(-2, 3)
     (ny, nx), rows, columns = frame.counts.shape, at[0][:, None, None] + reach[:, None], at[1][:, None, None] + reach
     where = np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)
-    noise = frame.noise(np.broadcast_arrays(*where), np.asarray(flashes["sky"])[:, None, None])
+    sky, pixels = (np.asarray(flashes[name])[:, None, None] for name in ("sky", "sky_pixels"))
+    noise = frame.noise(tuple(np.broadcast_arrays(*where)), sky, pixels)
     usable = (frame.dark.classes.dq & BLOCKING == 0) & (frame.counts < frame.parameters.top_code)
     return np.asarray(flashes["stamp"]), noise, cut_stamps(usable, *at, False)
-

@@ -66,10 +66,10 @@ def test_where_the_sky_is_dark_the_gain_is_that_of_the_darks(camera):
 @pytest.mark.parametrize(
     ("name", "cards", "shape", "message"),
     [
-        ("exposure", {"EXPTIME": 60.0}, SHAPE, r"exposed 60 s, the darks 30 s: name a night .* \(-f\)"),
+        ("exposure", {"EXPTIME": 60.0}, SHAPE, r"EXPTIME 60 s, not 30 s; name a night .* \(-f\)"),
         ("filter", {"FILTER": "V"}, SHAPE, r"different filters: R \(1\.fits\), V \(filter\.fits\); measure one PSF"),
         ("no-filter", {"FILTER": None}, SHAPE, "different filters"),
-        ("shape", {}, (200, 200), r"shape\.fits: .*200.*; star frames have the darks' shape"),
+        ("shape", {}, (200, 200), r"shape\.fits: .*200.*; name a night of darks of its shape"),
     ],
 )
 def test_frames_of_another_kind_are_refused(camera, tmp_path, name, cards, shape, message):
