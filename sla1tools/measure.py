@@ -1,6 +1,6 @@
 """From a night's frames to its tables and numbers: the one pure function that everything else reads."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from astropy.table import Table
@@ -184,8 +184,8 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
     parameters = capture.parameters
     transfer = dark.noise_model.photon_transfer
     rejected = dict.fromkeys(item.reason.value for item in capture.rejected)
-    per_criterion = {name: _criterion_numbers(name, capture, dark, leaders, trials, grid) for name in CRITERIA}
-    opinion = _judge(capture, dark, leaders, audit, per_criterion[parameters.criterion])
+    per_criterion = {name: _criterion_numbers(name, capture, dark, leaders, trials, floors, grid) for name in CRITERIA}
+    opinion = _judge(capture, dark, leaders, floors, audit, per_criterion[parameters.criterion])
     summary = {
         "night": {key: getattr(parameters, key) for key in ("capture_date", "capture_time", "object_name")},
         "verdict": "degraded" if opinion.doubts else "ok",
@@ -212,7 +212,7 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
         "dark": {
             "level": float(np.median(dark.master)),
             "noise": dark.median_noise,
-            "gain_measured": _finite(transfer.gain),
+            "gain_measured": _finite(transfer.gain) if transfer.dark_signal else None,
             "gain_configured": parameters.scale,
             "pedestal": _finite(transfer.pedestal * parameters.scale),
         },
@@ -225,17 +225,18 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
     return summary, opinion.doubts
 
 
-def _judge(capture, dark, leaders, audit, numbers) -> Opinion:
+def _judge(capture, dark, leaders, floors, audit, numbers) -> Opinion:
     """Everything that can be said against the night, the gravest first."""
     parameters = capture.parameters
     found = leaders[candidates(leaders, parameters) & (leaders["reference"] == parameters.reference)]
     own = {name: found[found["frame"] == name] for name in capture.names}
     events = {name: verdict.event_sizes(np.asarray(rows["x"]), np.asarray(rows["y"])) for name, rows in own.items()}
-    per_frame = {name: len(sizes) for name, sizes in events.items()}
+    seen = numbers["candidates"]["per_frame"] if floors.left_out else map(len, events.values())
+    per_frame = dict(zip(capture.names, seen, strict=True))
     chance, shares = numbers["between_frames"]
     frames, fits = len(capture.frames), holds_a_stamp(capture.shape)
     return (
-        verdict.judge_crowd(leaders.meta.get("found"), len(leaders))
+        verdict.judge_crowd(floors.left_out, len(leaders))
         + verdict.judge_scale(capture, audit, dark.noise_model.photon_transfer)
         + verdict.judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, dark.median_noise)
         + verdict.name_tracks(events, capture.shape[0] * capture.shape[1])
@@ -270,7 +271,7 @@ def telegraph_numbers(capture: Capture, dark: DarkModel, leaders: Table) -> dict
 
 
 def _floors_note(usual: Floors, floors: Floors) -> list[str]:
-    if floors == usual:
+    if replace(floors, left_out=0) == usual:
         return []
     return [
         f"too many leaders for one table: its floors were raised to {floors.peak:.0f} e- or S/N {floors.snr:.1f}; "
@@ -282,7 +283,7 @@ def _finite(value) -> float | None:
     return float(value) if value is not None and np.isfinite(value) else None
 
 
-def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
+def _criterion_numbers(criterion, capture, dark, leaders, trials, floors, grid) -> dict:
     parameters = capture.parameters
     passing = leaders[candidates(leaders, parameters, criterion)]
     counts = {
@@ -308,7 +309,7 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, grid) -> dict:
             "per_frame": counts[parameters.reference],
         },
         "false_alarms": {
-            **{end: None if "found" in leaders.meta else getattr(rate, end) for end in ("rate", "low", "high")},
+            **{end: None if floors.left_out else getattr(rate, end) for end in ("rate", "low", "high")},
             "confidence": rate.confidence,
             "gaussian_expectation": CRITERIA[criterion].expected(dark.level_sigma(parameters.reference), parameters),
         },

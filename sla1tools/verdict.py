@@ -94,23 +94,25 @@ def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer |
     Notes
     -----
     Codes off the configured padding deny the scale only where nothing confirms it: a camera may fill the low bits.
+    Photon transfer that hot pixels do not bear out may be that of a bias pattern: it confirms nothing, and headers that
+    agree with the scale outweigh it.
     """
     parameters = capture.parameters
-    measured = transfer is not None and transfer.can_tell
     doubts, notes = [], []
-    confirmed = False
-    if transfer is not None and measured:
+    stated, confirmed = _stated_scales(capture), False
+    agreeing = [name for name, scale in stated.items() if not _apart(scale, parameters.scale)]
+    if transfer is not None and transfer.can_tell:
         told = f"photon transfer measures {transfer.gain:.4f} ± {transfer.gain_error:.4f} electrons per count"
+        told += "" if transfer.dark_signal else " if the level is dark signal, which a second exposure would tell"
         far = abs(1 / parameters.scale - transfer.slope) > SIGMAS * transfer.slope_error
-        confirmed = not (far and _apart(transfer.gain, parameters.scale))
-        if not confirmed:
+        denied = far and _apart(transfer.gain, parameters.scale)
+        confirmed = transfer.dark_signal and not denied
+        if denied and (transfer.dark_signal or not agreeing):
             doubts.append(_wrong_scale(told, transfer.gain, parameters))
-        elif transfer.agrees_with(parameters.scale) is False:
+        elif not transfer.dark_signal or transfer.agrees_with(parameters.scale) is False:
             notes.append(f"{told}, configured are {parameters.scale:.4f}")
     elif transfer is not None:
         notes.append(f"photon transfer cannot tell the gain: {transfer.reason}")
-    stated = _stated_scales(capture)
-    agreeing = [name for name, scale in stated.items() if not _apart(scale, parameters.scale)]
     if stated and not agreeing:
         name, scale = next(iter(stated.items()))
         told = f"the headers' {name} is {scale:.4g} electrons per count"
@@ -150,12 +152,12 @@ def _wrong_scale(told: str, scale: float, parameters: Parameters) -> Doubt:
     )
 
 
-def judge_crowd(found: int | None, kept: int) -> Opinion:
-    """Doubt a night with more leaders than can be measured: `found` of them, None where all were."""
-    if found is None:
+def judge_crowd(left_out: int, kept: int) -> Opinion:
+    """Doubt a night with more leaders than were measured."""
+    if not left_out:
         return Opinion()
     doubt = Doubt(
-        f"this is no night of darks, or it drifts: {found:,} leaders, of which the {kept:,} highest were measured",
+        f"this is no night of darks, or it drifts: of {kept + left_out:,} leaders the {kept:,} highest were measured",
         "no rate is known; a criterion that fits the PSF is counted among the measured leaders alone",
         "look at the frames in notebook 02: flats and stars do not belong here, and a drift needs level_correction",
     )

@@ -28,7 +28,7 @@ SHAPE = {
     "verdict": None,
     "reasons": None,
     "notes": None,
-    "floors": {"peak", "snr"},
+    "floors": {"peak", "snr", "left_out"},
     "frames": {"used", "rejected", "ignored"},
     "counts": {"low_bit_use", "step", "top_code_seen", "padding_holds"},
     "dark": {"level", "noise", "gain_measured", "gain_configured", "pedestal"},
@@ -85,7 +85,7 @@ def test_the_summary_has_the_contracts_keys_and_no_others(measured):
 
 def test_the_summarys_numbers_are_the_tables(measured):
     summary, parameters = measured.summary, measured.parameters
-    assert summary["floors"] == {"peak": 3 * measured.dark.median_noise, "snr": 4.0}
+    assert summary["floors"] == {"peak": 3 * measured.dark.median_noise, "snr": 4.0, "left_out": 0}
     for criterion in CRITERIA:
         passing = measured.leaders[candidates(measured.leaders, parameters, criterion)]
         held_out = passing[passing["reference"] == "leave_one_out"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_nights import with_parameters, write_small_night
 
+from sla1tools.darks.model import characterize
 from sla1tools.frames.codes import audit_capture
 from sla1tools.injections.completeness import flux_bins, flux_limit_over_frames, frames_differ
 from sla1tools.measure import measure_night
@@ -72,6 +73,24 @@ def test_codes_deny_a_padding_that_nothing_confirms(night):
     assert "your 200 e- are 3,200 e-" in doubt.meaning
 
 
+def test_a_gain_that_hot_pixels_do_not_bear_out_is_no_proof(night):
+    """It confirms nothing, and denies a scale only where the headers do not state it."""
+    audit = audit_capture(night)
+    transfer = characterize(night).noise_model.photon_transfer
+    assert transfer.can_tell
+    assert not transfer.dark_signal, "there is no hot pixel"
+    wrong = replace(transfer, gain=transfer.gain * 4, slope=transfer.slope / 4, slope_error=transfer.slope_error / 4)
+    opinion = judge_scale(night, audit, wrong)
+    assert opinion.doubts == ()
+    assert any("if the level is dark signal, which a second exposure would tell" in note for note in opinion.notes)
+    silent = stating(night, EGAINSAV=None, EGAIN=None)
+    assert "if the level is dark signal" in judge_scale(silent, audit, wrong).doubts[0].reason
+    denied = stating(night, EGAINSAV=2.0)
+    assert judge_scale(denied, audit, transfer).doubts[0].reason.startswith("the headers' EGAINSAV")
+    assert judge_scale(denied, audit, replace(transfer, dark_signal=True)).doubts == ()
+    assert judge_scale(night, audit, replace(wrong, dark_signal=True)).doubts[0].reason.startswith("photon transfer")
+
+
 def measured(directory, seed, clean=True, **changes):
     options = {"glow": 2400.0, "clean": clean, "seed": seed}
     night, _ = write_small_night(directory, 8, (256, 256), changes={"injections": 300} | changes, **options)
@@ -83,6 +102,7 @@ def test_photon_transfer_denies_a_scale_that_is_wrong_by_far(tmp_path):
     """At the right scale the same frames are not doubted, though their padding does not hold."""
     right = measured(tmp_path / "right", 3)
     assert (right.summary["verdict"], right.summary["reasons"], right.doubts) == ("ok", [], ())
+    assert right.summary["dark"]["gain_measured"] is None, "no hot pixel bears it out"
     wrong = measured(tmp_path / "wrong", 3, scale_due_to_padding=1.0, threshold=4800.0)
     assert wrong.summary["verdict"] == "degraded"
     assert wrong.summary["reasons"][0].startswith("photon transfer measures 0.0")

@@ -5,7 +5,7 @@ if its peak is above the electron floor (the observers' rule needs it) or its ma
 (the PSF criterion needs it): no criterion loses leaders to another's floor.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
@@ -44,10 +44,14 @@ LEADER_COLUMNS = ("frame", "x", "y", "reference", "peak", "neighbor_min", "neigh
 
 @dataclass(frozen=True)
 class Floors:
-    """What a leader must exceed to be kept: `peak` in electrons, or `snr`. They are the sliders' minima."""
+    """What a leader must exceed to be kept: `peak` in electrons, or `snr`. They are the sliders' minima.
+
+    `left_out` leaders above them were counted and not measured: none in a night of darks.
+    """
 
     peak: float
     snr: float
+    left_out: int = 0
 
     @classmethod
     def highest(cls, parameters: Parameters) -> "Floors":
@@ -298,9 +302,9 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     floors : Floors
         The floors that hold for all rows. Where more than `MOST_ROWS` rows stand above the usual floors, they are
         raised, but never above the configured cuts. Where more than `MOST_KEPT` stand above those, or more than a
-        frame's share of them in one frame, the highest over their noise are kept, and ``leaders.meta["found"]`` is the
-        number that were found, ``leaders.meta["counted"]`` the candidates of each frame by criterion, by reference; of
-        a criterion that needs a fit, at least so many.
+        frame's share of them in one frame, the highest over their noise are kept, `left_out` are the others, and
+        ``leaders.meta["counted"]`` the candidates of each frame by criterion, by reference; of a criterion that needs a
+        fit, at least so many.
     """
     parameters = capture.parameters
     floors, share = Floors.of(parameters, dark.median_noise), MOST_KEPT // (2 * len(capture.names))
@@ -326,8 +330,9 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     every = [*parts["leave_one_out"], *parts["all"]]
     leaders = vstack(every, metadata_conflicts="silent")
     leaders.meta.clear()
-    if any("found" in table.meta for table in every):
-        leaders.meta["found"] = sum(table.meta.get("found", len(table)) for table in every)
+    found = sum(table.meta.get("found", len(table)) for table in every)
+    if found > len(leaders):
+        floors = replace(floors, left_out=found - len(leaders))
         leaders.meta["counted"] = {
             reference: [_count(table, parameters) for table in tables] for reference, tables in parts.items()
         }

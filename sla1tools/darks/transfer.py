@@ -14,6 +14,7 @@ JUMPING = 6.0  # excess squared over variance: of a pixel that jumps between two
 LEAST_HOT = 100
 HOT_FACTOR = 1.3  # either way: hot pixels flicker, and three frames tell a median variance to 15 %
 HOT_SIGMAS = 4.0
+HOT_PRECISION = 0.1  # relative 1-sigma to which hot pixels must know the slope that they confirm
 Z_95 = 1.959964
 
 
@@ -36,7 +37,8 @@ class PhotonTransfer:
     can_tell : bool
         The levels reach far enough for the gain to be known better than 20 %, and the hot pixels do not deny it.
     dark_signal : bool
-        The hot pixels, whose excess is dark signal, confirm the gain; without them it holds if the level is.
+        The hot pixels, whose excess is dark signal, agree within a factor of 1.3 and know it to 10 %; without them the
+        gain holds if the level is dark signal, which a second exposure would tell.
     reason : str
         One sentence, with the numbers.
     level, variance, error : (bins,) arrays
@@ -75,7 +77,9 @@ class PhotonTransfer:
             return f"Not tested: {self.reason}."
         agrees = "agrees" if self.agrees_with(configured) else "disagrees"
         pedestal, error = self.pedestal * configured, self.pedestal_error * configured
-        measured = "The measured gain" if self.dark_signal else "If the level is dark signal, the measured gain"
+        measured = "The measured gain"
+        if not self.dark_signal:
+            measured = "If the level is dark signal, which a second exposure would tell, the measured gain"
         return (
             f"{measured} is {self.gain:.4f} ± {self.gain_error:.4f} e- per count; it {agrees} with the "
             f"configured {configured:.4f} (at 95 %). If there is no read noise the pedestal is {pedestal:.0f} ± "
@@ -105,7 +109,7 @@ def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTr
     A bias pattern whose noise differs from place to place has a slope too, and no gain. So the smooth slope is compared
     with that of the hot pixels: the median of excess variance over excess level, both above the row neighbours, with
     each column's median taken off, of pixels that do not jump. More than a factor of 1.3 apart, beyond four errors, no
-    gain is given.
+    gain is given; where they cannot confirm it, it is given with an "if" (`dark_signal`).
 
     A glow that changes during the night counts as variance, most where the glow is: believe the gain where
     `structure.frame_drift` is flat.
@@ -145,7 +149,9 @@ def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTr
         pedestal_error=float(pedestal_error),
         read_noise=gain * float(np.sqrt(intercept)) if intercept >= 0 else np.nan,
         can_tell=can_tell,
-        dark_signal=can_tell and hot_error < GAIN_PRECISION * hot,
+        dark_signal=bool(
+            can_tell and hot_error < HOT_PRECISION * hot and slope / HOT_FACTOR < hot < slope * HOT_FACTOR
+        ),
         reason=reason,
         level=curve.level,
         variance=curve.variance,

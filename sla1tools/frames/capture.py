@@ -15,7 +15,7 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.errors import FrameError, NightError, ParametersError, Reason
-from sla1tools.frames.codes import CODES, code_histogram
+from sla1tools.frames.codes import CODES, code_histogram, positive
 from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
 from sla1tools.frames.headers import Facts, read_facts
 from sla1tools.frames.together import Sample, judge_together, sample_frame
@@ -114,6 +114,12 @@ class Capture:
         """The camera's name, as the first used frame that gives one writes it."""
         names = (str(frame.header.get("INSTRUME", "")).strip() for frame in self.frames)
         return next(filter(None, names), None)
+
+    @property
+    def pixel_size(self) -> float:
+        """Side of a pixel in micrometres: the first XPIXSZ that a header gives, else that of the parameters."""
+        sizes = (positive(frame.header.get("XPIXSZ")) for frame in self.frames)
+        return next(filter(None, sizes), self.parameters.pixel_size)
 
     @cached_property
     def offsets(self) -> np.ndarray:

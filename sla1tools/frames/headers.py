@@ -17,6 +17,7 @@ SET_POINT = "SET-TEMP"
 NO_DARK = re.compile(r"light|flat|bias|zero|offset|object|science", re.IGNORECASE)
 NO_EXPOSURE = re.compile(r"bias|zero|offset", re.IGNORECASE)
 NOTED_EXPOSURE = 1e-3  # relative
+NOTED_SIZE = 0.02  # relative
 LEAST_KELVIN = 150.0  # a temperature above it is in kelvin: no camera survives that many degrees Celsius
 COLDEST = -200.0  # degrees Celsius: below it a sensor that is not there is read
 
@@ -66,6 +67,9 @@ def read_facts(header: dict, parameters: Parameters) -> Facts:
     colours = str(header.get("BAYERPAT") or "").strip()
     if colours.upper() not in ("", "NONE", "MONO"):
         remarks.append(f"BAYERPAT is that of a colour sensor, whose neighbouring pixels differ: {printable(colours)}")
+    size = _number(header, "XPIXSZ")
+    if size is not None and abs(size - parameters.pixel_size) > NOTED_SIZE * parameters.pixel_size:
+        remarks.append(f"XPIXSZ is not the {parameters.pixel_size:g} um of pixel_size: {size:g} um")
     return Facts(
         exposure=exposure,
         start=start,

@@ -51,7 +51,7 @@ def count_settings(leaders: Table, injections: Injections, frames: list[str], fl
     for criterion, axes in _planes(parameters):
         lowest = {cut.name: getattr(floors, cut.floor) if cut.floor else -np.inf for cut in criterion.cuts}
         above = np.logical_and.reduce([values >= lowest[name] for name, values in _grid(axes).items()])
-        above &= "found" not in leaders.meta
+        above &= floors.left_out == 0
         part = np.full((len(above), 1 + len(FLUX_EDGES)), BELOW)
         if above.any():
             measured = {name: values[values >= lowest[name]] for name, values in axes.items()}

@@ -39,12 +39,7 @@ from sla1tools.run.workers import (
 )
 from sla1tools.text import counted, moment, printable
 
-WORDS = {
-    "ok": "ok",
-    "degraded": "usable, with reservations",
-    "failed": "failed",
-    CURRENT: "current already",
-}
+VERDICTS = ("ok", "degraded", "failed", CURRENT)
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} to go"
 MOST_LINES = 8  # of nights that are being run, below the bar
 REVISIT_SECONDS = 2.0  # before a night that someone else runs is looked at again
@@ -253,9 +248,8 @@ def _line(outcome: Outcome) -> str:
 
 def _close(outcomes: Sequence[Outcome], outputs: Path) -> None:
     tally = Counter(outcome.verdict for outcome in outcomes)
-    for verdict, words in WORDS.items():
-        if tally[verdict]:
-            click.echo(f"{tally[verdict]:6} {words}", err=True)
+    for verdict in filter(tally.get, VERDICTS):
+        click.echo(f"{tally[verdict]:6} {verdict}", err=True)
     if tally["failed"]:
         click.echo(f"the logs of what failed are in {Path(outputs) / LOGS}", err=True)
 

@@ -32,7 +32,8 @@ def scales(night: Measurement) -> HTML:
     if padding != 1:
         values[f"the configured gain without padding: {gain:g}"] = gain, ""
     if transfer.can_tell:
-        values["as photon transfer measures it, below"] = transfer.gain, f" ± {transfer.gain_error:.4f}"
+        name = "as photon transfer measures it, below" + ", if the level is dark signal" * (not transfer.dark_signal)
+        values[name] = transfer.gain, f" ± {transfer.gain_error:.4f}"
     rows = []
     for name, (scale, error) in values.items():
         electrons = np.array([parameters.threshold, night.summary["dark"]["level"]]) * scale / parameters.scale

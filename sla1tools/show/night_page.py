@@ -14,7 +14,7 @@ NOT_TESTED = "not tested"
 NOT_REACHED = "not reached"
 _STATES = {
     "ok": "The night is sound",
-    "degraded": "The night is usable, with reservations",
+    "degraded": "The night is degraded",
     "failed": "The night failed",
 }
 _CROWDED = "No rate can be told from this night"

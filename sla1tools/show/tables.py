@@ -44,11 +44,18 @@ def candidate_counts(night: Measurement) -> HTML:
         numbers = night.summary["candidates"][name]
         cuts = in_words(criterion.configured(night.parameters))
         rows.append((name, cuts, numbers["held_out"], numbers["in_sample"]))
-    return shown(Table(rows=rows, names=("criterion", "cuts", "held out", "in sample")))
+    table = shown(Table(rows=rows, names=("criterion", "cuts", "held out", "in sample")))
+    if left_out := night.floors.left_out:
+        kept = f"the {len(night.leaders):,} highest of {len(night.leaders) + left_out:,} leaders"
+        return HTML(f"{table.data}<p>Only {kept} were measured: the galleries below show those alone.</p>")
+    return table
 
 
 def per_frame(night: Measurement) -> dict[str, np.ndarray]:
-    """Candidates of the configured criterion in each frame: held out and in sample."""
+    """Candidates of the configured criterion in each frame: held out and in sample, or as far as they were counted."""
+    if night.floors.left_out:
+        counted = night.summary["candidates"][night.parameters.criterion]["per_frame"]
+        return {f"{REFERENCE_NAMES[night.parameters.reference]}, counted": np.array(counted)}
     return {
         label: night.per_frame(night.candidates(reference=reference)) for reference, label in REFERENCE_NAMES.items()
     }

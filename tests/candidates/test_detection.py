@@ -1,5 +1,7 @@
 """Detection: a fast table that holds what a fit of every leader would have found, and nothing else."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -16,6 +18,7 @@ from sla1tools.darks.model import characterize
 from sla1tools.errors import ParametersError
 from sla1tools.measure import measure_night
 from sla1tools.show import tables
+from sla1tools.show.explorer.payload import payload
 from sla1tools.simulate.night import Star
 
 FITTED = ("snr", "flux", "x_fit", "y_fit", "chi2", "dof", "p_value")
@@ -185,7 +188,7 @@ def test_too_many_rows_raise_the_floors_aloud_and_lose_nothing_above_the_cuts(de
     assert usual.floors.peak < raised.floors.peak <= 200.0
     assert 4.0 < raised.floors.snr <= 6.0
     assert len(raised.leaders) <= most
-    assert raised.summary["floors"] == {"peak": raised.floors.peak, "snr": raised.floors.snr}
+    assert raised.summary["floors"] == asdict(raised.floors)
     (note,) = (note for note in raised.summary["notes"] if "floors were raised" in note)
     assert f"{raised.floors.peak:.0f} e-" in note
     kept = usual.leaders[raised.floors.keep(usual.leaders["peak"], np.ma.filled(usual.leaders["snr"], np.nan))]
@@ -207,12 +210,13 @@ def test_more_leaders_than_can_be_measured_are_counted_and_the_highest_kept(defe
     """At thresholds of half a sigma noise alone leads at every fifth pixel."""
     night = with_parameters(defective, injections=50, threshold=20.0)
     usual = measure_night(night.parameters)
-    assert "found" not in usual.leaders.meta
+    assert usual.floors.left_out == 0
+    assert "measured" not in tables.candidate_counts(usual).data
     share = len(usual.leaders) // (4 * len(night.frames))
     monkeypatch.setattr(detection, "MOST_KEPT", share * 2 * len(night.frames))
     monkeypatch.setattr(detection, "MOST_IN_FRAME", share if limit == "MOST_IN_FRAME" else 50_000)
     crowded = measure_night(night.parameters)
-    assert crowded.leaders.meta["found"] >= len(usual.leaders) > len(crowded.leaders) > 0
+    assert len(crowded.leaders) + crowded.floors.left_out >= len(usual.leaders) > len(crowded.leaders) > 0
     assert crowded.summary["verdict"] == "degraded"
     assert crowded.summary["reasons"][0].startswith("this is no night of darks, or it drifts: ")
     for rate in crowded.summary["false_alarms_per_frame"].values():
@@ -221,6 +225,11 @@ def test_more_leaders_than_can_be_measured_are_counted_and_the_highest_kept(defe
     told, whole = (m.summary["candidates"]["neighbor_ratio"] for m in (crowded, usual))
     assert told == whole, "counted before the table was cut"
     assert whole["held_out"] > np.count_nonzero(candidates(crowded.leaders, night.parameters))
+    assert f"of {len(crowded.leaders) + crowded.floors.left_out:,} leaders" in tables.candidate_counts(crowded).data
+    ((label, counted),) = tables.per_frame(crowded).items()
+    assert (label, counted.tolist()) == ("held out, counted", whole["per_frame"])
+    carried = payload(crowded.leaders, None, night.parameters, night.names, crowded.floors)["carried"]
+    assert (carried["total"] - carried["rows"], carried["complete"]) == (crowded.floors.left_out, False)
     html = tables.false_alarms(crowded).data
     assert f">{sum(whole['per_frame'])}<" in html
     assert "&lt;" not in html.split("<td>one-off")[1], "no limit, no rate"

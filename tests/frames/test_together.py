@@ -341,6 +341,15 @@ def test_an_exposure_that_is_not_quite_the_configured_one(night_of):
     assert rejected(strict) == dict.fromkeys(range(1, 11), "exposure")
 
 
+def test_the_size_of_a_pixel_is_the_headers(night_of):
+    night = night_of(change=lambda k, header: header.update(XPIXSZ=9.0))
+    assert night.pixel_size == 9.0
+    assert "XPIXSZ is not the 11 um of pixel_size (10 of 10 frames)" in night.notes
+    silent = night_of(change=lambda k, header: header.remove("XPIXSZ"), pixel_size=5.4)
+    assert silent.pixel_size == 5.4
+    assert not any("XPIXSZ" in note for note in silent.notes)
+
+
 def test_pixels_clipped_below_the_top_code(night_of, sound):
     stack = np.minimum(sound[:10], 57532)
     stack[:, 40:43, 50:53] = 57532

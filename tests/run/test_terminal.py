@@ -106,9 +106,9 @@ def test_lines_and_tally_without_a_terminal(batch, tmp_path):
     lines = [line.split() for line in complaints.splitlines()]
     assert lines[:4] == [
         ["1", "ok"],
-        ["1", "usable,", "with", "reservations"],
+        ["1", "degraded"],
         ["1", "failed"],
-        ["1", "current", "already"],
+        ["1", "current"],
     ]
     assert (output + complaints).count("No space left on device") == 1
     assert "the logs of what failed are in" in complaints

@@ -27,7 +27,7 @@ def summary_of(keys, level=1300.0, noise=40.0, gain=0.087, alarms=0.1, flux=1800
         "verdict": "ok",
         "reasons": [],
         "notes": [],
-        "floors": {"peak": 120.0, "snr": 4.0},
+        "floors": {"peak": 120.0, "snr": 4.0, "left_out": 0},
         "counts": {"low_bit_use": [], "step": 1, "top_code_seen": False, "padding_holds": False},
         "frames": {"used": [f"{k:05d}.fits" for k in range(frames)], "rejected": {}, "ignored": []},
         "dark": {"level": level, "noise": noise, "gain_measured": gain, "gain_configured": 0.087, "pedestal": 0.0},

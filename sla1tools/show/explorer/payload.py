@@ -73,7 +73,7 @@ def payload(
     `carried.complete` is False.
     """
     rows, floors, complete = carried(leaders, parameters, floors)
-    leaders, total = leaders[rows], len(leaders)
+    leaders, total, complete = leaders[rows], len(leaders) + floors.left_out, complete and not floors.left_out
     pictured = leaders if show == "candidates" else None if injections is None else injections.trials
     low, high = parameters.injection_flux_range
     bounds = {name: list(cut.ends(parameters, floors)) for name, cut in CUTS.items()} | {"flux": [low, high]}
@@ -146,7 +146,7 @@ def carried(
     highest = Floors.highest(parameters)
     snr_floor = _floor(snr, most // 2, floors.snr, highest.snr)
     rest = max(most - int(np.count_nonzero(snr >= snr_floor)), most // 2)
-    raised = Floors(_floor(peak, rest, floors.peak, highest.peak), snr_floor)
+    raised = Floors(_floor(peak, rest, floors.peak, highest.peak), snr_floor, floors.left_out)
     # A slider may stand on its floor, where a criterion may take an S/N equal to it.
     index = np.flatnonzero(raised.keep(peak, snr) | (snr == raised.snr))
     if len(index) <= most:
