@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_nights import with_parameters, write_small_night
+from simulated import simulate_counts, write_night
+from small_nights import parameters_of, with_parameters, write_small_night
 
 from sla1tools.darks.model import characterize
 from sla1tools.frames.codes import audit_capture
 from sla1tools.injections.completeness import flux_bins, flux_limit_over_frames, frames_differ
+from sla1tools.injections.injection import inject
 from sla1tools.measure import measure_night
 from sla1tools.verdict import (
     SOUND_NIGHTS,
@@ -22,6 +24,7 @@ from sla1tools.verdict import (
 )
 
 SHAPE = (160, 160)
+SCALE = 1.39 / 16
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +200,45 @@ def test_completeness_that_differs_between_frames():
     assert wide.low < wide.flux < wide.high
     assert wide.high - wide.low > 1.5 * (like.high - like.low)
     assert frames_differ(frame[:0], flux[:0], found[:0], edges) == (1.0, {})
+
+
+@pytest.fixture(scope="module")
+def alike():
+    """Eight frames of noise alone."""
+    return simulate_counts(8, (128, 128), 5, clean=True, glow=0.0)
+
+
+def with_levels(directory, simulated, electrons, **changes):
+    """Measure the night with each frame's level changed by some electrons."""
+    steps = np.rint(np.array(electrons) / SCALE).astype(np.uint16)[:, None, None]
+    parameters = parameters_of(directory, (128, 128), **({"injections": 6000} | changes))
+    write_night(parameters.capture_directory, replace(simulated, counts=simulated.counts + steps))
+    return measure_night(parameters)
+
+
+def test_frames_at_two_levels_within_the_limits_degrade_the_night_by_their_completeness(tmp_path, alike):
+    """Levels 1.2 sigma apart are kept; the same threshold then cuts at two depths, and the interval says so."""
+    uneven = with_levels(tmp_path / "uneven", alike, [0, 45] * 4)
+    assert len(uneven.capture.frames) == 8
+    (reason,) = (reason for reason in uneven.summary["reasons"] if "of the same stars" in reason)
+    assert uneven.summary["verdict"] == "degraded"
+    assert float(reason.split(" finds ")[1].split()[0]) > 1.05
+    even = with_levels(tmp_path / "even", alike, [0] * 8)
+    assert not any("of the same stars" in reason for reason in even.summary["reasons"])
+    wide, narrow = (m.summary["completeness"]["neighbor_ratio"]["flux_50"] for m in (uneven, even))
+    assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
+
+
+def test_stars_in_frames_alike_are_found_alike(tmp_path, alike):
+    """Twelve draws of stars into a sound night: none is doubted, and chances below 0.05 are rare."""
+    night, chances = with_levels(tmp_path, alike, [0] * 8, injections=0), []
+    for seed in range(12):
+        capture = with_parameters(night.capture, injections=1500, random_seed=seed)
+        trials = inject(capture, night.dark, night.floors).trials
+        columns = (np.asarray(trials[name]) for name in ("frame", "flux_true", "recovered_neighbor_ratio"))
+        chances.append(frames_differ(*columns, flux_bins(capture.parameters.injection_flux_range))[0])
+    assert min(chances) > SOUND_NIGHTS
+    assert np.sum(np.array(chances) < 0.05) <= 3
 
 
 def test_a_class_that_the_camera_cannot_show_is_a_note():

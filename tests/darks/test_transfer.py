@@ -146,9 +146,8 @@ def test_levels_in_steps_bias_nothing():
 def test_the_verdict_says_what_was_measured_beside_the_configured_gain():
     transfer = transfer_of(glowing_night(1, 10, (256, 256)))
     assert transfer.verdict(GAIN).startswith("If the level is dark signal, ")  # no hot pixels
-    assert f"gain is {transfer.gain:.4f} ± {transfer.gain_error:.4f} e- per count; it agrees with" in transfer.verdict(
-        GAIN
-    )
+    told = f"gain is {transfer.gain:.4f} ± {transfer.gain_error:.4f} e- per count; it agrees with"
+    assert told in transfer.verdict(GAIN)
     assert "it disagrees with the configured 1.3900" in transfer.verdict(1.39)
     flat = transfer_of(glowing_night(1, 10, (128, 128), glow=0.0, dsnu=0.0))
     assert flat.verdict(GAIN) == f"Not tested: {flat.reason}."
