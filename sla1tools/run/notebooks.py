@@ -22,6 +22,7 @@ from sla1tools.places import HOME, working_folder
 NIGHT_PAGE = "night-page"  # tag of the cells whose figures the night's page shows
 OPENS_NIGHT = "opens-night"  # tag of the cell that needs the measurement
 INLINE = "module://matplotlib_inline.backend_inline"
+SILENCE = 60  # seconds for a cell's outputs to arrive once it has ended
 INJECTED = "injected-parameters"  # tag of the cell that papermill adds
 
 
@@ -102,6 +103,8 @@ def execute(
             kernel_name="python3",
             progress_bar=False,
             execution_timeout=timeout,
+            iopub_timeout=SILENCE,
+            raise_on_iopub_timeout=True,  # else what a busy machine delays for 4 s is left out, and nobody told
             kernel_manager_class=QuietKernelManager,
             config=Config({"QuietKernelManager": {"private": private.name}}),
             shutdown_kernel="immediate",
@@ -110,8 +113,9 @@ def execute(
     except papermill.PapermillExecutionError as error:
         silent = error.ename == "CellExecutionError"  # so papermill calls a failure that the kernel could not report
         problem = "failed and could not say why; out of memory?" if silent else f"{error.ename}: {error.evalue}"
-    except TimeoutError:
-        problem = f"took longer than {timeout} s" if timeout else "timed out"
+    except TimeoutError as error:
+        silent = "IOPub" in str(error)
+        problem = "its outputs did not arrive: the kernel fell silent" if silent else f"took longer than {timeout} s"
     except Exception as error:
         problem = str(error) or type(error).__name__
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from sla1tools.run import notebooks
 from sla1tools.run.notebooks import NotebookError, execute, tagged_figures
 
 NOTEBOOKS = Path(__file__).parents[1] / "support" / "notebooks"
@@ -21,13 +22,15 @@ FAULTS = {
     "dies_last": r"dies_last.ipynb: cell 3 \(os._exit\(9\)\): Kernel died",
     "starves": r"starves.ipynb: cell 3 \(import resource\): (MemoryError|failed .*; out of memory\?)",
     "slain": r"slain.ipynb: cell 3 \(import os\): Kernel died",
+    "falls_silent": r"falls_silent.ipynb: cell 3 \(kernel._publish.*\): its outputs did not arrive",
     "hangs": r"hangs.ipynb: cell 3 \(time.sleep\(600\)\): took longer than 1 s",
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.slow
-def test_fault_is_named_and_what_ran_is_kept(tmp_path, name):
+def test_fault_is_named_and_what_ran_is_kept(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(notebooks, "SILENCE", 2)
     target = tmp_path / "executed.ipynb"
     with pytest.raises(NotebookError, match=FAULTS[name]):
         execute(NOTEBOOKS / f"{name}.ipynb", target, {"threshold": 2.0}, timeout=1 if name == "hangs" else None)

@@ -60,6 +60,7 @@ def begin(*arguments, notebooks="good", before=lambda: None) -> Run:
     os.setsid()
     for stream in (1, 2):
         os.dup2(writing, stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))  # else as of what was there
     light = [NOTEBOOKS / f"{name}.ipynb" for name in notebooks.split()]
     night.run_night = partial(night.run_night, notebooks=light)
     status = 70
