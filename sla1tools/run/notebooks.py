@@ -51,7 +51,8 @@ class QuietKernelManager(AsyncKernelManager):
         private = Path(self.private)
         (private / "matplotlibrc").touch()  # the user's own would change the figures
         own = {"IPYTHONDIR": private, "MATPLOTLIBRC": private, "MPLBACKEND": INLINE, "PYTHONSAFEPATH": 1}
-        environment = {**(options.pop("env", None) or os.environ), **own, HOME: working_folder(), "PYTHONSTARTUP": ""}
+        own |= {HOME: working_folder(), "PYTHONSTARTUP": "", "PYTHONOPTIMIZE": ""}  # ccdproc needs its docstrings
+        environment = {**(options.pop("env", None) or os.environ), **own}
         self.connection_file = str(private / "connection.json")
         options |= {"env": {key: str(value) for key, value in environment.items()}, "cwd": str(private.parent)}
         # A caller's output may be closed, or be a file that is none of the kernel's business.
