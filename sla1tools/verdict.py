@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import Table
-from scipy import stats
+from scipy import special
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -22,7 +22,7 @@ from sla1tools.parameters import Parameters
 from sla1tools.text import counted
 
 SOUND_NIGHTS = 1e-4  # share of sound nights that a test may doubt
-SIGMAS = float(stats.norm.isf(SOUND_NIGHTS / 2))
+SIGMAS = -float(special.ndtri(SOUND_NIGHTS / 2))
 BEYOND_BUDGET = 10.0
 SCALE_FACTOR = 1.5  # either way: gains of one camera as several people quote them differ by 1.3
 TRACK_REACH = 5.0  # pixels between candidates of one track
@@ -189,7 +189,9 @@ def judge_alarms(low: float | None, per_frame: dict[str, int], capture: Capture,
             )
         )
     total, frames = sum(per_frame.values()), len(per_frame)
-    chances = {name: frames * stats.binom.sf(count - 1, total, 1 / frames) for name, count in per_frame.items()}
+    chances = {  # of so many or more, binomial
+        name: frames * special.betainc(count, total - count + 1, 1 / frames) for name, count in per_frame.items()
+    }
     odd = [name for name, chance in chances.items() if chance < SOUND_NIGHTS]
     if odd:
         counts = ", ".join(f"{per_frame[name]:,} in {name}" for name in odd[:3]) + ", …" * (len(odd) > 3)

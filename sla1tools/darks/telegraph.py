@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 from astropy.table import Table
-from scipy import stats
+from scipy import special
 
 from sla1tools.darks.reference import BAND_ROWS
 from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_sf
@@ -186,7 +186,8 @@ def _total(kinds, number, n: int, share: float) -> np.ndarray:
     length = int(number @ kinds[0]) + 1
     total = np.zeros(length // 2 + 1, complex) + 1
     for (few, more), pairs in zip(kinds.T, number, strict=True):
-        pmf = (1 - share) * stats.hypergeom.pmf(np.arange(few + 1), n, few, more)
+        k = np.arange(few + 1)
+        pmf = (1 - share) * special.comb(few, k) * special.comb(n - few, more - k) / special.comb(n, more)
         pmf[few] += share
         total *= np.fft.rfft(pmf, length) ** pairs
     return np.maximum(np.fft.irfft(total, length), 0)

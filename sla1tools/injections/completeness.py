@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.stats import binom_conf_interval
 from astropy.table import Table
-from scipy import stats
+from scipy import special
 
 from sla1tools.candidates.rates import CONFIDENCE
 
@@ -126,7 +126,7 @@ def frames_differ(frame: np.ndarray, flux: np.ndarray, recovered: np.ndarray, ed
         return 1.0, {}
     chi2 = ((found.sum(axis=1) - expected)[testable] ** 2 / variance[testable]).sum()
     shares = (found.sum(axis=1) / np.maximum(expected, 1)).tolist()
-    return float(stats.chi2.sf(chi2, testable.sum() - 1)), dict(zip(names.tolist(), shares, strict=True))
+    return float(special.chdtrc(testable.sum() - 1, chi2)), dict(zip(names.tolist(), shares, strict=True))
 
 
 def flux_limit_over_frames(
