@@ -38,7 +38,7 @@ BLIND = np.float32(1e6)  # electrons of noise that leave a pixel no weight
 UNITS = {"x": "pix", "y": "pix", "x_fit": "pix", "y_fit": "pix"} | dict.fromkeys(
     ("peak", "neighbor_min", "flux"), "electron"
 )
-PSF_COLUMNS = ("snr", "flux", "x_fit", "y_fit", "chi2", "dof", "p_value", "best_rival")
+PSF_COLUMNS = ("snr", "flux", "x_fit", "y_fit", "chi2", "dof", "p_value", "best_rival", "rival_margin")
 LEADER_COLUMNS = ("frame", "x", "y", "reference", "peak", "neighbor_min", "neighbor_ratio", *PSF_COLUMNS, "dq")
 
 

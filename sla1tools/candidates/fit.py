@@ -53,8 +53,8 @@ def fit_stamps(stamps, noise, valid, psf, rivals=None, places=None):
         - ``snr``: sum(d P / noise**2) / sqrt(sum(P**2 / noise**2)), P at the fitted position, no background, no modes
         - ``flux``, ``background``: electrons; ``x_fit``, ``y_fit``: px from the centre, within `POSITION_BOUND`
         - ``chi2``, ``dof`` (valid pixels minus 4), ``p_value`` (chance of a larger chi2, were it a star)
-        - ``best_rival``, ``rival_chi2``: the rival of lowest chi2; it beats the star where rival_chi2 < chi2; without
-          rivals '' and NaN
+        - ``best_rival``, ``rival_margin``: the rival of lowest chi2, and the star's chi2 less that (above 0 the rival
+          fits better); without rivals '' and NaN
 
     Raises
     ------
@@ -76,7 +76,7 @@ def fit_stamps(stamps, noise, valid, psf, rivals=None, places=None):
     >>> fit = fit_stamps(star + 7, 40.0, True, 2.0, {"block": block})
     >>> [round(float(fit[name][0]), 1) for name in ("flux", "x_fit", "y_fit", "background")]
     [3000.0, 0.2, -0.4, 7.0]
-    >>> str(fit["best_rival"][0]), bool(fit["rival_chi2"][0] < fit["chi2"][0])
+    >>> str(fit["best_rival"][0]), bool(fit["rival_margin"][0] > 0)
     ('block', False)
     """
     from scipy.special import chdtrc
@@ -99,7 +99,7 @@ def fit_stamps(stamps, noise, valid, psf, rivals=None, places=None):
 
 
 def _not_fitted(n):
-    names = ("snr", "flux", "x_fit", "y_fit", "background", "chi2", "dof", "p_value", "best_rival", "rival_chi2")
+    names = ("snr", "flux", "x_fit", "y_fit", "background", "chi2", "dof", "p_value", "best_rival", "rival_margin")
     return {name: np.full(n, np.nan) for name in names} | {
         "dof": np.zeros(n, np.int32),
         "best_rival": np.zeros(n, "U12"),
@@ -120,7 +120,8 @@ def _fit_chunk(values, weights, coefficients, psf, rivals):
     star |= {"background": background + pedestal, "chi2": chi2}
     if rivals is None:
         return star
-    return star | dict(zip(("best_rival", "rival_chi2"), _best_rival(level, weights, rivals), strict=True))
+    name, rival_chi2 = _best_rival(level, weights, rivals)
+    return star | {"best_rival": name, "rival_margin": chi2 - rival_chi2}
 
 
 def _mean(values, weights):

@@ -39,7 +39,8 @@ LEADER_COLUMNS: dict[str, tuple[str, str | None, str]] = {
     "chi2": ("f8", None, "PSF and background against the stamp"),
     "dof": ("i4", None, "degrees of freedom"),
     "p_value": ("f8", None, "chance of a larger chi2"),
-    "best_rival": ("U", None, "shape that fits best"),
+    "best_rival": ("U", None, "shape other than a star that fits best"),
+    "rival_margin": ("f8", None, "chi2 of the star less that of best_rival"),
     "dq": ("i4", None, "bit planes, as in master_dark.fits"),
 }
 TRIAL_COLUMNS = LEADER_COLUMNS | {

@@ -77,10 +77,11 @@ def captions(night: Measurement, leaders: Table) -> list[str]:
 
 def leading_rows(leaders: Table, most: int = 20) -> HTML:
     """Show the first rows of a leader table, rounded."""
-    names = ["frame", "x", "y", "peak", "neighbor_ratio", "snr", "p_value", "best_rival"]
+    names = ["frame", "x", "y", "peak", "neighbor_ratio", "snr", "p_value", "best_rival", "rival_margin"]
     rows = leaders[names][:most]
     rows["pixel classes"] = np.array([names_in(dq) for dq in leaders["dq"][:most]], dtype=str)
-    for name, text in {"peak": ".1f", "neighbor_ratio": ".2f", "snr": ".1f", "p_value": ".2g"}.items():
+    formats = {"peak": ".1f", "neighbor_ratio": ".2f", "snr": ".1f", "p_value": ".2g", "rival_margin": "+.1f"}
+    for name, text in formats.items():
         rows[name].info.format = text
     return shown(rows)
 

@@ -21,7 +21,7 @@ from sla1tools.show import tables
 from sla1tools.show.explorer.payload import payload
 from sla1tools.simulate.night import Star
 
-FITTED = ("snr", "flux", "x_fit", "y_fit", "chi2", "dof", "p_value")
+FITTED = ("snr", "flux", "x_fit", "y_fit", "chi2", "dof", "p_value", "rival_margin")
 
 
 def faint_stars(number, fwhm, seed=3):

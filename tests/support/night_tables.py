@@ -55,6 +55,7 @@ def _measured(rng, stamps, flux, x, y, parameters):
         "dof": np.full(len(flux), 21, np.int32),
         "p_value": p_value,
         "best_rival": np.where(rng.uniform(size=len(flux)) < 0.5, "single", "pair"),
+        "rival_margin": rng.normal(-20, 30, len(flux)),
     }
     columns = {"x": x.astype(np.int32), "y": y.astype(np.int32), "peak": peak, "neighbor_min": lowest}
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -156,9 +156,7 @@ def rival_table(analysis: Analysis) -> list[list[str]]:
             stamps = rival_stamps(name, snr, sigma, 200, rng)
             fits = fit_stamps(stamps, sigma, True, analysis.fwhm)
             loose = excused(stamps, sigma, analysis.fwhm, SHARE)["p_value"] >= P_MIN
-            rows[-1].append(
-                " / ".join(map(percent, (fits["p_value"] >= P_MIN, loose, fits["chi2"] < fits["rival_chi2"])))
-            )
+            rows[-1].append(" / ".join(map(percent, (fits["p_value"] >= P_MIN, loose, fits["rival_margin"] < 0))))
     return rows
 
 

@@ -66,14 +66,14 @@ def _judge(field, psfs, stars, hits):
         rows.append((np.full(len(alone), k), alone["flux"], distance <= REACH, *_columns(fits)))
         of_hits = fit_stamps(hits["stamp"], hits["sigma"], True, psf, places=(hits["x"], hits["y"]))
         passed.append((of_hits["snr"] >= SNR_MIN) & (of_hits["p_value"] >= P_MIN))
-        lead.append(of_hits["chi2"] - of_hits["rival_chi2"])
+        lead.append(of_hits["rival_margin"])
     names = ("frame", "flux", "found", "snr", "p_value", "lead")
     table = Table({name: np.concatenate(parts) for name, parts in zip(names, zip(*rows, strict=True), strict=True)})
     return Way(psfs, table, np.array(passed), np.array(lead))
 
 
 def _columns(fits):
-    return fits["snr"], fits["p_value"], fits["chi2"] - fits["rival_chi2"]
+    return fits["snr"], fits["p_value"], fits["rival_margin"]
 
 
 def recall(way: Way) -> list[float]:

@@ -31,8 +31,8 @@ def misfit(field: Field, k: int, stars: Table, fwhm: float) -> Table:
     -------
     fits : Table
         `flux` (the list's), `light` (the model's flux as a share of it), `snr`, `p_value`, `chi2`, `dof`,
-        `rival_chi2`, and `share`: the root of (chi2 - dof) over the squared signal-to-noise ratio of the model with its
-        own Poisson noise, which is the misfit as a share of the light; NaN where chi2 < dof.
+        `rival_margin`, and `share`: the root of (chi2 - dof) over the squared signal-to-noise ratio of the model with
+        its own Poisson noise, which is the misfit as a share of the light; NaN where chi2 < dof.
     """
     stamps, sigma = stamps_of(field, k, stars)
     fits = fit_stamps(stamps, sigma, True, fwhm)
@@ -205,5 +205,5 @@ def rules(stamps, sigma, fwhm: float) -> dict[str, np.ndarray]:
     for share in (SHARE, 0.25):
         passed[f"{100 * share:.0f} % excused, p ≥ 0.001"] = excused(stamps, sigma, fwhm, share)["p_value"] >= P_MIN
     for times in (1, 2, 3, 5):
-        passed[f"{times} × χ² below the best rival's"] = times * fits["chi2"] < fits["rival_chi2"]
+        passed[f"{times} × χ² below the best rival's"] = fits["rival_margin"] < (1 - times) * fits["chi2"]
     return passed
