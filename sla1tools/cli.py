@@ -301,17 +301,20 @@ def psf(frames, files, overrides, to) -> None:
     Example:
       sla1 psf stars/*.fits -f params/qhy42pro.yaml -f params/2024-05-08.yaml --to params/psf.json
     """
-    from sla1tools.candidates.psf_measuring import BAD_FIT
+    from sla1tools.candidates.psf_measuring import BAD_FIT, ELONGATED, elongation
     from sla1tools.run.star_image import write_psf
 
     measured = write_psf(frames, read_parameters(files, overrides), to)
+    long = elongation(measured.psf)
     errors = ", ".join(f"{name} {value:g}" for name, value in measured.as_json()["errors"].items())
     click.echo(
-        f"{measured.count} stars, FWHM {measured.psf.fwhm:.2f} px, held-out χ²/dof {measured.chi2_per_dof:.2f}; "
-        f"errors: {errors}\n{to}\n{to.with_suffix('.html')}"
+        f"{measured.count} stars, FWHM {measured.psf.fwhm:.2f} px, {long:.2f} times as long as wide, held-out χ²/dof "
+        f"{measured.chi2_per_dof:.2f}; errors: {errors}\n{to}\n{to.with_suffix('.html')}"
     )
     if measured.chi2_per_dof > BAD_FIT:
         click.echo(f"warning: χ²/dof above {BAD_FIT}: the stars are not alike; see the page", err=True)
+    if long > ELONGATED:
+        click.echo("warning: the stars are long: use it for nights of the same tracking only", err=True)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

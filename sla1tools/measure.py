@@ -8,6 +8,7 @@ from astropy.table import Table
 from sla1tools import verdict
 from sla1tools.candidates.criteria import CRITERIA, candidates
 from sla1tools.candidates.detection import Floors, detect_night
+from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.rates import poisson_rate, telegraph_expectation
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
@@ -242,6 +243,7 @@ def _judge(capture, dark, leaders, floors, audit, numbers) -> Opinion:
         + verdict.name_tracks(events, capture.shape[0] * capture.shape[1])
         + verdict.judge_completeness(chance, shares, numbers["completeness"]["flux_50"]["flux"])
         + verdict.judge_frames(capture)
+        + verdict.judge_star_image(psf_of(parameters).camera, capture.camera)
         + verdict.judge_power(dark.classes.tested, frames, fits, parameters.injections)
     )
 

@@ -19,7 +19,7 @@ from sla1tools.frames.capture import Capture
 from sla1tools.frames.codes import CountsAudit, positive
 from sla1tools.frames.together import LEVEL_NOTED
 from sla1tools.parameters import Parameters
-from sla1tools.text import counted
+from sla1tools.text import counted, printable
 
 SOUND_NIGHTS = 1e-4  # share of sound nights that a test may doubt
 SIGMAS = -float(special.ndtri(SOUND_NIGHTS / 2))
@@ -281,6 +281,18 @@ def judge_completeness(chance: float, shares: dict[str, float], flux: float | No
         f"of the same stars {most} finds {shares[most] / shares[least]:.2f} times as many as {least}",
         f"{told} is an average over unlike frames, and its interval is that of a draw of frames",
         f"compare {least} with the others: its level, its noise, and what came before it",
+    )
+    return Opinion((doubt,))
+
+
+def judge_star_image(measured_on: str, camera: str | None) -> Opinion:
+    """Doubt a PSF that was measured with another camera, as far as both are named."""
+    if not measured_on or not camera or measured_on == printable(camera):
+        return Opinion()
+    doubt = Doubt(
+        f"the star's image was measured with {measured_on}, these darks with {printable(camera)}",
+        "p_value and completeness hold for the other camera's stars",
+        "measure the star's image on frames of this camera (sla1 psf), or leave psf out",
     )
     return Opinion((doubt,))
 

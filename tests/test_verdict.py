@@ -15,11 +15,13 @@ from sla1tools.injections.injection import inject
 from sla1tools.measure import measure_night
 from sla1tools.verdict import (
     SOUND_NIGHTS,
+    Opinion,
     event_sizes,
     judge_alarms,
     judge_completeness,
     judge_power,
     judge_scale,
+    judge_star_image,
     name_tracks,
 )
 
@@ -248,3 +250,10 @@ def test_a_class_that_the_camera_cannot_show_is_a_note():
     few = judge_power({"zero_variance": True, "noisy": False}, 4, True, 100)
     assert "pixel class noisy could not be tested" in few.doubts[0].reason
     assert "5x5" in judge_power({}, 5, False, 0).doubts[0].reason
+
+
+def test_a_star_of_another_camera_is_a_doubt():
+    assert judge_star_image("QHY42PRO", "QHY42PRO") == Opinion()
+    assert judge_star_image("", "QHY42PRO") == judge_star_image("QHY42PRO", None) == Opinion()
+    (doubt,) = judge_star_image("ST-10", "QHY42PRO").doubts
+    assert "measured with ST-10, these darks with QHY42PRO" in doubt.reason

@@ -22,9 +22,10 @@ from sla1tools.candidates.psf import as_psf
 
 FREE_PARAMETERS = 4  # flux, background, x and y
 
-_MAX_STEPS = 12
-_MAX_STEPS_WITH_MODES = 6  # each costs three times as much; later ones move chi2 by less than 0.1
-_STEP_TOLERANCE = 3e-4
+# Steps at most, and the step, in pixels, that is the last. With modes each costs three times as much: what is left out
+# moves chi2 by less than 0.1.
+_MAX_STEPS, _LAST_STEP = 12, 3e-4
+_MAX_STEPS_WITH_MODES, _LAST_STEP_WITH_MODES = 6, 5e-4
 
 
 def fit_stamps(stamps, noise, valid, psf, rivals=None, places=None):
@@ -143,7 +144,9 @@ def _polish(level, weights, coefficients, position, flux, psf):
     """Move the position to the lowest chi2 by Gauss-Newton steps, each with the variance of the last model."""
     position, flux = position.copy(), flux.copy()
     last, gain, moving = np.zeros_like(position), np.ones(len(flux)), np.arange(len(flux))
-    for _ in range(_MAX_STEPS_WITH_MODES if any(psf.mode_errors) else _MAX_STEPS):
+    modes = any(psf.mode_errors)
+    tolerance = _LAST_STEP_WITH_MODES if modes else _LAST_STEP
+    for _ in range(_MAX_STEPS_WITH_MODES if modes else _MAX_STEPS):
         local = coefficients[moving] if len(coefficients) > 1 else coefficients
         step, flux[moving] = _step(level[moving], weights[moving], local, position[:, moving], flux[moving], psf)
         # Where noise rules, full steps swing across the minimum for ever: when a step reverses, halve it.
@@ -151,7 +154,7 @@ def _polish(level, weights, coefficients, position, flux, psf):
         before = position[:, moving]
         position[:, moving] = (before + gain[moving] * step).clip(-POSITION_BOUND, POSITION_BOUND)
         last[:, moving] = position[:, moving] - before
-        moving = moving[np.abs(last[:, moving]).max(0) > _STEP_TOLERANCE]
+        moving = moving[np.abs(last[:, moving]).max(0) > tolerance]
         if not moving.size:
             break
     return position, flux

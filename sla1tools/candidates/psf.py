@@ -6,16 +6,17 @@ Gaussian with the star's position, times ``sigma**i / sqrt(i!)``. The coefficien
 first order and whatever the image, its second derivatives. They are the three modes, each with a 1-sigma prior.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, Field, PositiveInt, ValidationError
 
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.errors import ParametersError
 from sla1tools.places import from_working_folder
+from sla1tools.text import read_regular
 
 GAUSSIAN = np.array([1.0, 0.0, 0.0]).reshape(3, 1, 1)
 GAUSSIAN_ERRORS = (0.10, 0.10, 0.10)
@@ -105,6 +106,8 @@ class PSF:
         share of it. 0: known exactly.
     frame_shape : (int, int)
         Rows and columns of the field.
+    camera : str
+        On whose frames it was measured; '' where that is not known.
     """
 
     fwhm: float
@@ -113,6 +116,7 @@ class PSF:
     shape_error: float = 0.0
     light_error: float = 0.0
     frame_shape: tuple[int, int] = (1, 1)
+    camera: str = ""
 
     @property
     def varies(self) -> bool:
@@ -231,8 +235,7 @@ def psf_of(parameters) -> PSF:
     if parameters.psf is not None:
         path = from_working_folder(parameters.psf)
         try:
-            with open(path, "rb") as file:
-                text = file.read(MOST_BYTES + 1)
+            text = read_regular(path, MOST_BYTES)
         except OSError as error:
             raise ParametersError(f"psf: {path} cannot be read: {error.strerror}") from None
     overridden = tuple(getattr(parameters, f"psf_{name}_error") for name in ERROR_NAMES)
@@ -252,21 +255,46 @@ def _psf(text: bytes | None, path: str | None, fwhm: float, frame_shape: tuple[i
     return replace(psf, **errors)
 
 
+def _require_series(coefficients: list) -> list:
+    three, rows, columns = np.shape(coefficients)
+    if three != 3 or not 1 <= rows == columns <= MOST_ORDER + 1:
+        raise ValueError(f"three square arrays of order {MOST_ORDER} at most are wanted")
+    first = np.array(coefficients)[:, :2, :2]
+    if first[:, 0, 0].tolist() != [1, 0, 0] or first[:, 1:, 0].any() or first[:, 0, 1:].any():
+        raise ValueError("c_00 is 1, c_10 and c_01 are 0, all over the field")
+    return coefficients
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Term = Annotated[float, Field(gt=-10, lt=10)]
+
+
+class _Errors(BaseModel):
+    size: Share
+    shape: Share
+    light: Share
+
+
+class _File(BaseModel):
+    """What counts of a file of `sla1 psf`."""
+
+    fwhm: Annotated[float, Field(ge=0.3, le=10)]
+    coefficients: Annotated[list[list[list[Term]]], AfterValidator(_require_series)]
+    errors: _Errors
+    frame_shape: tuple[PositiveInt, PositiveInt]
+    camera: Annotated[str, Field(max_length=80)] = ""
+
+
 def _from_json(text: bytes, path: str | None) -> PSF:
     try:
-        values = json.loads(text[:MOST_BYTES])
-        coefficients = np.array(values["coefficients"], float)
-        ny, nx = (int(size) for size in values["frame_shape"])
-        size, shape, light = (float(values["errors"][name]) for name in ERROR_NAMES)
-        psf = PSF(float(values["fwhm"]), coefficients, size, shape, light, (ny, nx))
-        _, rows, columns = coefficients.shape
-        sound = rows == columns <= MOST_ORDER + 1 and len(coefficients) == 3 and 0.3 <= psf.fwhm <= 10
-        sound &= bool((np.abs(coefficients) < 10).all()) and all(0 <= error <= 1 for error in (size, shape, light))
-        if not sound:
-            raise ValueError
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise ParametersError(f"psf: {path} is no file of sla1 psf: measure it again") from None
-    return psf
+        file = _File.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = " ".join(map(str, (*first["loc"], first["msg"])))
+        raise ParametersError(f"psf: {path} is no file of sla1 psf ({what}): measure it again") from None
+    errors = file.errors
+    series = np.array(file.coefficients)
+    return PSF(file.fwhm, series, errors.size, errors.shape, errors.light, file.frame_shape, file.camera)
 
 
 def as_psf(psf) -> PSF:

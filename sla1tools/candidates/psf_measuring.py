@@ -18,7 +18,7 @@ ERRORS, FEW_ERRORS = (0.03, 0.06, 0.03), (0.05, 0.10, 0.05)  # few: of one frame
 LEAST_STARS, MANY_STARS, MOST_STARS = 10, 50, 100
 ODD_CHI2 = 4.0  # times the median chi2/dof
 ODD_PIXEL = 5.0  # sigma
-MOST_ELONGATION = 2.0
+ELONGATED, MOST_ELONGATION = 1.3, 2.0  # warned of, refused
 BAD_FIT = 1.3  # held-out chi2/dof: above it there is a warning
 
 CURES = {
@@ -27,7 +27,7 @@ CURES = {
     "flagged": "darks of this camera and temperature flag fewer pixels",
     "edge": "point at a field with more stars",
     "odd": "the stars are not alike: choose frames of steady tracking and focus",
-    "": "expose longer, or choose a field with brighter stars",
+    "": "expose longer, choose a field with brighter stars, or, if they are bright, mend focus and tracking",
 }
 
 

@@ -14,8 +14,8 @@ from sla1tools.candidates.psf import GAUSSIAN, PSF
 from sla1tools.darks.classes import BLOCKING
 from sla1tools.darks.model import DarkModel
 from sla1tools.errors import FrameError, NightError
+from sla1tools.frames.capture import Capture
 from sla1tools.frames.lights import read_light
-from sla1tools.parameters import Parameters
 
 SKY_BOX = 64  # px
 LEAST_SKY = 0.3  # of a pixel's variance: with less of it the sky does not tell the gain
@@ -70,22 +70,30 @@ class StarFrame:
         return cls(name, above * gain, sigma, dark.classes.dq & BLOCKING == 0, raw >= MOST_PEAK * top_code, gain)
 
 
-def read_star_frames(paths: Sequence[Path], dark: DarkModel, parameters: Parameters) -> list[StarFrame]:
-    """Read frames of stars of the darks' shape and exposure, all through one filter.
+def read_star_frames(paths: Sequence[Path], dark: DarkModel, capture: Capture) -> list[StarFrame]:
+    """Read frames of stars of the darks' camera, shape and exposure, all through one filter.
+
+    Parameters
+    ----------
+    paths : sequence of path
+    dark, capture : DarkModel and Capture
+        The darks, and their frames.
 
     Raises
     ------
     NightError
-        Where a frame cannot be read, or is not of that shape and exposure; where filters differ.
+        Where a frame cannot be read, or is not of that camera, shape and exposure; where filters differ.
     """
     frames, filters = [], {}
     for path in paths:
         try:
-            counts, filter_name = read_light(path, parameters)
+            counts, filter_name = read_light(path, capture.parameters, capture.frames[0].gain, capture.camera)
         except FrameError as error:
-            raise NightError(f"{path}: {error.detail}; name a night of darks of its shape and exposure (-f)") from None
+            raise NightError(
+                f"{path}: {error.detail}; name a night of darks of its camera, shape and exposure (-f)"
+            ) from None
         filters[str(filter_name)] = path.name
-        frames.append(StarFrame.of(path.name, counts, dark, parameters.top_code))
+        frames.append(StarFrame.of(path.name, counts, dark, capture.parameters.top_code))
     if len(filters) > 1:
         told = ", ".join(f"{name} ({file})" for name, file in filters.items())
         raise NightError(f"the frames were taken through different filters: {told}; measure one PSF for each")

@@ -8,9 +8,12 @@ from sla1tools.errors import FrameError, Reason
 from sla1tools.frames.fits import decode, read_bytes
 from sla1tools.frames.headers import read_facts
 from sla1tools.parameters import Parameters
+from sla1tools.text import printable
 
 
-def read_light(path: Path, parameters: Parameters, gain: float | None = None) -> tuple[np.ndarray, str | None]:
+def read_light(
+    path: Path, parameters: Parameters, gain: float | None = None, camera: str | None = None
+) -> tuple[np.ndarray, str | None]:
     """Read a frame of the sky; it is judged as a dark is, but for IMAGETYP and FILTER, which may say anything.
 
     Parameters
@@ -19,8 +22,8 @@ def read_light(path: Path, parameters: Parameters, gain: float | None = None) ->
         A raw FITS file; only read.
     parameters : Parameters
         Of the darks: shape, exposure and its tolerance.
-    gain : float, optional
-        GAIN of the darks; a frame that states another one is refused.
+    gain, camera : float and str, optional
+        GAIN and INSTRUME of the darks; a frame that states another one is refused.
 
     Returns
     -------
@@ -37,4 +40,7 @@ def read_light(path: Path, parameters: Parameters, gain: float | None = None) ->
     facts = read_facts(image.header | {"IMAGETYP": None, "FILTER": None}, parameters)
     if None not in (gain, facts.gain) and facts.gain != gain:
         raise FrameError(Reason.GAIN, f"gain {facts.gain:g}, the darks' is {gain:g}")
+    named = str(image.header.get("INSTRUME") or "").strip()
+    if named and camera and named != camera:
+        raise FrameError(Reason.KEYWORD, f"taken with {printable(named)}, the darks with {printable(camera)}")
     return image.counts, image.header.get("FILTER")

@@ -16,6 +16,7 @@ from sla1tools.places import from_working_folder
 from sla1tools.published import sha256_of
 from sla1tools.show.psf_page import psf_page
 from sla1tools.simulate.field import demo_field
+from sla1tools.text import printable
 
 
 def write_psf(paths: Sequence[Path], parameters: Parameters, to: Path) -> MeasuredPSF:
@@ -41,14 +42,16 @@ def write_psf(paths: Sequence[Path], parameters: Parameters, to: Path) -> Measur
     for path in (to, page):
         if path.exists():
             raise ParametersError(f"{path} is there already; choose another name (--to)")
-    if len({path.name for path in paths}) < len(paths):
-        raise ParametersError("two frames have the same name; give each frame once")
     capture = judge_capture(parameters)
     capture.require_usable()
-    measured = measure_psf(read_star_frames(paths, characterize(capture), parameters), parameters.fwhm)
+    frames = read_star_frames(paths, characterize(capture), capture)
     sources = [{"name": path.name, "sha256": sha256_of(path)} for path in paths]
+    if min(len({source[key] for source in sources}) for key in ("name", "sha256")) < len(paths):
+        raise ParametersError("two frames have the same name or content; give each frame once")
+    measured = measure_psf(frames, parameters.fwhm)
+    written = measured.as_json() | {"camera": printable(capture.camera or ""), "sources": sources}
     try:
-        to.write_text(json.dumps(measured.as_json() | {"sources": sources}, indent=1) + "\n", encoding="utf-8")
+        to.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         page.write_text(psf_page(measured, [path.name for path in paths]), encoding="utf-8")
     except OSError as error:
         raise ParametersError(f"{error.filename}: cannot be written: {error.strerror}") from None

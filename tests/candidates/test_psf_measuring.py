@@ -115,14 +115,50 @@ def test_the_file_gives_the_same_image_and_its_errors_can_be_overridden(measured
         psf_of(Parameters(psf=str(path)))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"fwhm": 2}', "\\0", "1" * 2**21])
-def test_what_is_no_file_of_a_psf_is_refused(tmp_path, text):
+def changed(values, **changes):
+    return json.dumps(values | changes)
+
+
+SOUND = {
+    "fwhm": 2.0,
+    "coefficients": [[[1.0]], [[0.0]], [[0.0]]],
+    "errors": {"size": 0.1, "shape": 0.1, "light": 0.1},
+    "frame_shape": [2048, 2048],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        *((text, "JSON") for text in ("", "\0", "[" * 9999)),
+        *((text, "object") for text in ("[]", "3", "null")),
+        *((json.dumps({key: SOUND[key] for key in SOUND.keys() - {name}}), f"{name} Field required") for name in SOUND),
+        *((changed(SOUND, fwhm=value), "fwhm") for value in (None, "2", True, 0, 11, 10**400, np.nan)),
+        *((changed(SOUND, frame_shape=value), "frame_shape") for value in (None, [], [0, 9], [9.5, 9], [np.inf, 9])),
+        *((changed(SOUND, errors=SOUND["errors"] | {"light": value}), "errors light") for value in ("1", -1, 2)),
+        *(
+            (changed(SOUND, coefficients=value), "coefficients")
+            for value in (None, [], [[1]], [[[1.0]]], [[[1.0]]] * 3)
+        ),
+        (changed(SOUND, coefficients=[[[1.0, 0.1], [0.0, 0.0]], *[[[0.0] * 2] * 2] * 2]), "c_10 and c_01 are 0"),
+        (changed(SOUND, coefficients=[[[1.0] + [0.0] * 9] * 10, *[[[0.0] * 10] * 10] * 2]), "order 8 at most"),
+    ],
+)
+def test_what_is_no_file_of_a_psf_is_refused(tmp_path, text, what):
     path = tmp_path / "psf.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ParametersError, match=r"psf: .*is no file of sla1 psf"):
+    with pytest.raises(ParametersError, match=rf"psf: .*is no file of sla1 psf \(.*{what}.*measure it again"):
         psf_of(Parameters(psf=str(path)))
-    with pytest.raises(ParametersError, match=r"psf: .*cannot be read"):
-        psf_of(Parameters(psf=str(tmp_path / "absent.json")))
+
+
+def test_a_psf_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "huge.json").write_text("1" * 2**21)
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "sound.json").write_text(json.dumps(SOUND))
+    assert psf_of(Parameters(psf=str(tmp_path / "sound.json"))).fwhm == 2
+    for name in ("huge", "folder", "absent"):
+        with pytest.raises(ParametersError, match=r"psf: .*cannot be read"):
+            psf_of(Parameters(psf=str(tmp_path / f"{name}.json")))
 
 
 def test_without_a_file_it_is_a_gaussian_that_may_be_wrong():

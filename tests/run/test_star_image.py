@@ -46,7 +46,12 @@ def camera(tmp_path_factory):
     night, simulated = write_small_night(folder / "darks", frames=10, shape=SHAPE, noise=NOISE)
     paths = [write_frame(folder / f"{k}.fits", star_counts(simulated.level_map, k)) for k in (1, 2)]
     return SimpleNamespace(
-        folder=folder, level=simulated.level_map, parameters=night.parameters, dark=characterize(night), frames=paths
+        folder=folder,
+        level=simulated.level_map,
+        night=night,
+        parameters=night.parameters,
+        dark=characterize(night),
+        frames=paths,
     )
 
 
@@ -67,15 +72,18 @@ def test_where_the_sky_is_dark_the_gain_is_that_of_the_darks(camera):
     ("name", "cards", "shape", "message"),
     [
         ("exposure", {"EXPTIME": 60.0}, SHAPE, r"EXPTIME 60 s, not 30 s; name a night .* \(-f\)"),
+        ("other-name", {"EXPTIME": None, "EXPOSURE": 60.0}, SHAPE, r"EXPOSURE 60 s, not 30 s; name a night"),
+        ("no-exposure", {"EXPTIME": None}, SHAPE, r"EXPTIME must be a number of seconds; got None"),
+        ("camera", {"INSTRUME": "ST-10"}, SHAPE, r"taken with ST-10, the darks with QHY42PRO; name a night"),
         ("filter", {"FILTER": "V"}, SHAPE, r"different filters: R \(1\.fits\), V \(filter\.fits\); measure one PSF"),
         ("no-filter", {"FILTER": None}, SHAPE, "different filters"),
-        ("shape", {}, (200, 200), r"shape\.fits: .*200.*; name a night of darks of its shape"),
+        ("shape", {}, (200, 200), r"shape\.fits: .*200.*; name a night of darks of its camera, shape"),
     ],
 )
 def test_frames_of_another_kind_are_refused(camera, tmp_path, name, cards, shape, message):
     odd = write_frame(tmp_path / f"{name}.fits", np.full(shape, 20_000, np.uint16), **cards)
     with pytest.raises(NightError, match=message):
-        read_star_frames([camera.frames[0], odd], camera.dark, camera.parameters)
+        read_star_frames([camera.frames[0], odd], camera.dark, camera.night)
 
 
 def test_what_is_no_frame_is_refused(camera, tmp_path):
@@ -83,7 +91,7 @@ def test_what_is_no_frame_is_refused(camera, tmp_path):
         if text:
             path.write_text(text, encoding="utf-8")
         with pytest.raises(NightError, match=re.escape(str(path))):
-            read_star_frames([path], camera.dark, camera.parameters)
+            read_star_frames([path], camera.dark, camera.night)
 
 
 def sla1_psf(camera, *frames, to):
@@ -103,6 +111,7 @@ def test_the_command_writes_a_psf_that_a_night_can_use(camera, tmp_path):
     assert 90 < written["stars"] <= 120
     sources = [{"name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()} for path in camera.frames]
     assert written["sources"] == sources
+    assert written["camera"] == camera.night.camera
     psf = psf_of(camera.parameters.model_copy(update={"psf": str(to)}))
     ours = psf.images(np.zeros(1), np.zeros(1), psf.at(np.array([120.0]), np.array([100.0])))[0, 0]
     true = moffat(0.0, 0.0)[5:10, 5:10]
@@ -124,8 +133,13 @@ def test_what_the_frames_lack_is_told_without_a_traceback(camera, tmp_path):
     twice = sla1_psf(camera, camera.frames[0], camera.frames[0], to=tmp_path / "psf.json")
     starless = write_frame(tmp_path / "starless.fits", star_counts(camera.level, n=0))
     none = sla1_psf(camera, starless, to=tmp_path / "psf.json")
-    assert (twice.exit_code, none.exit_code) == (2, 3)
-    assert "two frames have the same name" in twice.stderr
+    copied = tmp_path / "copied.fits"
+    copied.write_bytes(camera.frames[0].read_bytes())
+    same = sla1_psf(camera, camera.frames[0], copied, to=tmp_path / "psf.json")
+    copied.unlink()
+    assert (twice.exit_code, same.exit_code, none.exit_code) == (2, 2, 3)
+    assert "two frames have the same name or content" in twice.stderr
+    assert "two frames have the same name or content" in same.stderr
     assert "0 stars of S/N 50 or more stand alone, 10 are needed" in none.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["starless.fits"]
 
