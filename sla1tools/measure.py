@@ -21,6 +21,7 @@ from sla1tools.injections.counts import count_settings, tradeoff
 from sla1tools.injections.injection import Injections, holds_a_stamp, inject
 from sla1tools.injections.operating_point import operating_point
 from sla1tools.parameters import Parameters, validate
+from sla1tools.published import from_half, to_half
 from sla1tools.verdict import Doubt, Opinion
 
 
@@ -35,7 +36,8 @@ class Measurement:
     dark : DarkModel
         Reference, noise, pixel classes.
     leaders : Table
-        Every leader above the floors, against both references, with a `stamp` column.
+        Every leader above the floors, against both references, with a `stamp` column: electrons, rounded to a 64th of
+        the night's noise (`published.to_half`).
     injections : Injections
         Every injected star (`trials`, with a `stamp` column), and every leader that decides whether one is found.
     hits : Table
@@ -77,6 +79,11 @@ class Measurement:
     def grid(self) -> Table:
         """False alarms and 50 % flux at every setting (`counts.tradeoff`)."""
         return tradeoff(self.counts, self.parameters)
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether the raw frames are there to be asked."""
+        return True
 
     def residual(self, k: int, reference: Reference | None = None) -> np.ndarray:
         """Subtract frame k's reference (the configured one by default) from it, (ny, nx) float64 electrons.
@@ -173,6 +180,9 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     counts = count_settings(leaders, injections, capture.names, floors, parameters)
     grid = tradeoff(counts, parameters)
     summary, doubts = summarize(capture, dark, leaders, injections.trials, floors, grid, audit)
+    for table in (leaders, injections.trials):  # as a published night keeps them: opened again it is the same
+        noise = summary["dark"]["noise"]
+        table["stamp"] = from_half(to_half(np.asarray(table["stamp"]), noise), noise)
     step("night summed up")
     return Measurement(capture, dark, leaders, injections, hits, floors, counts, audit, summary, doubts)
 

@@ -1,25 +1,41 @@
 """The night as a user holds it: opened from parameters or a folder, selected from, tried with stars, explored."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import Table
+from astropy.table import MaskedColumn, Table
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
+from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS
 from sla1tools.candidates.psf import psf_of
+from sla1tools.darks.model import PublishedDark, characterize
 from sla1tools.errors import NightError, ParametersError
-from sla1tools.frames.capture import judged_files
-from sla1tools.injections.injection import inject
+from sla1tools.frames.capture import Capture, judge_capture
+from sla1tools.frames.fits import read_plane
+from sla1tools.injections.injection import MEASURED, inject
 from sla1tools.measure import Measurement, measure_night
 from sla1tools.parameters import Parameters, read_parameters, validate
-from sla1tools.places import from_working_folder
-from sla1tools.published import MANIFEST, read_manifest, stored
+from sla1tools.places import MOST_NAMES, from_working_folder
+from sla1tools.published import (
+    ARCHIVE,
+    DAMAGE,
+    MANIFEST,
+    from_half,
+    read_archive,
+    read_manifest,
+    read_table,
+    sha256_of,
+    stored,
+)
 from sla1tools.simulate.night import ensure_demo_night
 from sla1tools.text import counted, printable
 from sla1tools.vetting.judging import Witness
+
+FITS_FILES = ("master_dark.fits", "leaders.fits", "injections.fits")
+IMAGES = ("MASTER", "NOISE", "DQ", "MEAN", "STDDEV")
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,15 +134,63 @@ class Night(Measurement):
         return Explorer.of(self, show)
 
 
+@dataclass(frozen=True, repr=False)
+class PublishedNight(Night):
+    """A night opened from its published folder: the same tables and numbers, without its raw frames.
+
+    `dark.mean` and `dark.variance` are rounded. Raw frames are asked for, and judged and combined again, by
+    `residual`, `inject` and `histories` alone; `NightError` says which are gone or changed.
+    """
+
+    folder: Path = Path()
+
+    @cached_property
+    def with_frames(self) -> Night:
+        """The night with its raw frames and what only they tell."""
+        parameters = _published_parameters(self.folder)
+        then = {frame.name: frame.sha256 for frame in self.capture.frames}
+        directory = parameters.capture_directory
+        gone = [frame.name for frame in self.capture.frames if not (directory / frame.path.name).is_file()]
+        if gone:
+            names = ", ".join(gone[:MOST_NAMES]) + ", …" * (len(gone) > MOST_NAMES)
+            raise NightError(f"{self.folder}: this takes the raw frames; gone from {directory} are {names}")
+        capture = judge_capture(parameters)
+        if then != {frame.name: frame.sha256 for frame in capture.frames}:
+            raise NightError(
+                f"{self.folder}: made from other raw frames than are in {directory} now; "
+                "to measure these, open the capture folder"
+            )
+        ours = {field.name: getattr(self, field.name) for field in fields(Measurement)}
+        return Night(**ours | {"capture": capture, "dark": characterize(capture, self.audit.step)})
+
+    @cached_property
+    def has_frames(self) -> bool:
+        """Whether the raw frames are there, and those that were measured."""
+        try:
+            return bool(self.with_frames)
+        except NightError:
+            return False
+
+    def residual(self, k, reference=None):
+        return self.with_frames.residual(k, reference)
+
+    def histories(self, x, y):
+        return self.with_frames.histories(x, y)
+
+    def inject(self, *, x, y, flux, frame=0):
+        return self.with_frames.inject(x=x, y=y, flux=flux, frame=frame)
+
+
 def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
-    """Measure a night, or take it over from the run that measured it.
+    """Measure a night, take it over from the run that measured it, or open a published one.
 
     Parameters
     ----------
     *sources : paths or Parameters
         Parameter files, layered left to right; among them may be a capture folder, whose last three parts name the
-        night. Or one published night's folder: it is measured again from its raw frames, by its own parameters. Or
-        one `Parameters`. Without a source, the demo night, which is simulated on first use. A relative path is looked
+        night. Or one published night's folder, which is opened as it was measured, whether or not its raw frames are
+        still there; with changes, or where an older version published it, these are measured by its parameters. Or one
+        `Parameters`. Without a source, the demo night, which is simulated on first use. A relative path is looked
         up from the current folder, then from the working folder.
     **changes
         Parameters that replace those of the sources: ``threshold=150``.
@@ -140,9 +204,8 @@ def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
     ParametersError
         Where a file, a key or a value is wrong.
     NightError
-        Where the night is unusable, or the raw frames of a published night are not those it was made from.
+        Where the night is unusable, or a file of a published night's folder is not the one that was published.
     """
-    published = None
     if len(sources) == 1 and isinstance(sources[0], Parameters):
         parameters = sources[0]
     elif sources:
@@ -151,14 +214,14 @@ def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
         if published and len(paths) > 1:
             raise ParametersError(f"{published}: a published night has its own parameters; open it alone")
         parameters = _published_parameters(published) if published else read_parameters(paths)
+        if published and not changes and (published / ARCHIVE).is_file():
+            return _opened(published)
     else:
         parameters = Parameters()
     if changes:
         parameters = validate(parameters.model_dump() | changes, "open_night")
     ensure_demo_night(parameters)
     measured = handed_over(parameters) or measure_night(parameters)
-    if published:
-        _require_same_frames(published, measured)
     return Night(**{field.name: getattr(measured, field.name) for field in fields(Measurement)})
 
 
@@ -184,12 +247,50 @@ def _published_parameters(folder: Path) -> Parameters:
     return validate(manifest.parameters | {"products_directory": None}, str(folder / MANIFEST))
 
 
-def _require_same_frames(folder: Path, measured: Measurement) -> None:
+def _opened(folder: Path) -> PublishedNight:
+    """Read a published night, every file of it as its manifest names it."""
     manifest = read_manifest(folder)
-    then = {row.name: row.sha256 for row in manifest.inputs if row.verdict == "used"} if manifest else {}
-    now = {row["name"]: row["sha256"] for row in judged_files(measured.capture) if row["verdict"] == "used"}
-    if then != now:
-        raise NightError(
-            f"{folder}: made from other raw frames than are in {measured.parameters.capture_directory} now; "
-            "to measure these, open the capture folder"
-        )
+    try:
+        for name in (ARCHIVE, *FITS_FILES):
+            if manifest is None or manifest.outputs.get(name) != sha256_of(folder / name):
+                raise ValueError(f"{name} was changed")
+        kept = read_archive(Measurement, folder / ARCHIVE)
+        noise = float(kept.summary["dark"]["noise"])
+        leaders = _read_rows(folder / "leaders.fits", kept.leaders, kept.capture, noise)
+        trials = _read_rows(folder / "injections.fits", kept.trials, kept.capture, noise)
+        names = (*IMAGES, *["PRIOR"] * (kept.dark.reference.method == "average"))
+        maps = {name: _read_map(folder / "master_dark.fits", name, kept.capture.shape) for name in names}
+        ours = {field.name: getattr(kept, field.name) for field in fields(Measurement)}
+        ours |= {"dark": PublishedDark.of(kept.dark, maps), "leaders": leaders}
+        return PublishedNight(**ours | {"injections": replace(kept.injections, trials=trials)}, folder=folder)
+    except DAMAGE as error:
+        raise NightError(f"{folder}: is not as a run left it, run the night again: {error}") from None
+
+
+def _read_map(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
+    image = read_plane(path, name, shape)
+    if image is None:
+        raise ValueError(f"{path.name} has no whole {name} of the frames' shape")
+    return image
+
+
+def _read_rows(path: Path, kept: Table, capture: Capture, noise: float) -> Table:
+    """Read a table of leaders, with the stamps kept of them."""
+    table, (ny, nx) = read_table(path), capture.shape
+    if missing := [name for name in LEADER_COLUMNS if name not in table.colnames]:
+        raise ValueError(f"{path.name} has no column {', '.join(missing)}")
+    x, y = np.ma.asarray(table["x"]), np.ma.asarray(table["y"])
+    none, unfitted = np.ma.getmaskarray(x), np.isnan(table["snr"])
+    if kept["stamp"].shape != (len(table), 5, 5) or not np.all((x >= 0) & (x < nx) & (y >= 0) & (y < ny)):
+        raise ValueError(f"{path.name} and its stamps, or the frames, do not fit together")
+    names = {name.encode("ascii", "backslashreplace").decode(): name for name in ("", *capture.names)}
+    del table["time"]  # of the file alone
+    table["frame"] = np.array([names[name] for name in table["frame"].tolist()])
+    for name in MEASURED:
+        mask, values = unfitted if name in PSF_COLUMNS else none, np.ma.getdata(table[name])
+        if mask.any() or name in PSF_COLUMNS:
+            table[name] = MaskedColumn(
+                np.where(mask, np.zeros(1, values.dtype), values), mask=mask, unit=table[name].unit
+            )
+    table["stamp"] = from_half(np.asarray(kept["stamp"]), noise)
+    return table

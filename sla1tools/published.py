@@ -8,6 +8,9 @@ import hashlib
 import io
 import json
 import os
+import warnings
+import zipfile
+import zlib
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from functools import cache
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
+from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -199,6 +203,59 @@ def store(value: Any, folder: Path) -> None:
     digests = [_save(folder / f"{number}.npy", array) for number, array in enumerate(arrays)]
     index = {"name": folder.name, "sha256": digests, "value": tree}
     (folder / INDEX).write_text(json.dumps(index, default=_json_value), encoding="utf-8")
+
+
+ARCHIVE = "night.npz"  # what else a published night is opened from, beside its FITS files
+MOST_ARCHIVED = 2**31  # bytes, unpacked
+DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError, MemoryError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, fits.VerifyError),
+)
+
+
+def write_archive(value: Any, path: Path) -> None:
+    """Write a dataclass, as `store` takes it, as plain arrays and one index in one zip file."""
+    arrays: list[np.ndarray] = []
+    index = json.dumps(_packed(value, arrays), default=_json_value)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for number, array in enumerate([np.frombuffer(index.encode(), np.uint8), *arrays]):
+            with archive.open(f"{number}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def read_archive(kind: type[Record], path: Path) -> Record:
+    """Read what `write_archive` wrote; one of `DAMAGE` where it is anything else. Nothing in it is run."""
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MOST_ARCHIVED:
+            raise ValueError(f"{path.name} unpacks to more than any night")
+        members = (io.BytesIO(archive.read(f"{number}.npy")) for number in range(len(archive.infolist())))
+        index, *arrays = [np.lib.format.read_array(member, allow_pickle=False) for member in members]
+    return _unpacked(kind, json.loads(index.tobytes()), arrays)
+
+
+def read_table(path: Path) -> Table:
+    """Read the first table of a FITS file: plain columns with their units, integers masked where TNULL."""
+    table = Table()
+    with open_regular(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it may say anything
+        with fits.open(file, memmap=False) as hdus:
+            for column in hdus[1].columns:
+                values = np.asarray(hdus[1].data[column.name])
+                kind = {"i": np.dtype(np.int32), "S": np.dtype(str), "U": np.dtype(str)}.get(values.dtype.kind)
+                plain = Column(values.astype(kind or values.dtype.newbyteorder("=")), unit=column.unit)
+                masked = column.null is not None
+                table[column.name] = MaskedColumn(plain, mask=values == column.null) if masked else plain
+    return table
+
+
+def to_half(stamps: np.ndarray, noise: float) -> np.ndarray:
+    """Write stamps in units of the noise, to a 64th of it, as float16: a third of the bytes once they are packed."""
+    return np.clip(np.rint(stamps * np.float32(64 / noise)) / 64, -65504, 65504).astype(np.float16)
+
+
+def from_half(halves: np.ndarray, noise: float) -> np.ndarray:
+    """Stamps in electrons, float32, as `to_half` kept them; the same again however often they are kept."""
+    return halves.astype(np.float32) * np.float32(noise)
 
 
 def _save(path: Path, array: np.ndarray) -> str:

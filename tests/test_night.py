@@ -1,20 +1,26 @@
 """The night as a user holds it: opened in every way to the same numbers, selected from, tried with stars, shown."""
 
+import dataclasses
+import itertools
+import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.table import Table
 from small_nights import write_small_night
 
 from sla1tools import night as night_module
 from sla1tools import open_night
-from sla1tools.candidates.criteria import neighbor_ratio, psf_chi2
+from sla1tools.candidates.criteria import CRITERIA, neighbor_ratio, psf_chi2
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.injections.injection import inject
-from sla1tools.measure import measure_night
+from sla1tools.measure import Measurement, measure_night
 from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.places import CHECKOUT
-from sla1tools.published import INDEX, store
+from sla1tools.published import ARCHIVE, INDEX, read_archive, store, write_archive, write_manifest
 from sla1tools.run.night import run_night
 from sla1tools.simulate.night import Star
 
@@ -145,19 +151,167 @@ def test_a_source_that_is_none_is_named(sources, changes, message):
         open_night(*sources, **changes)
 
 
-def test_a_published_night_is_opened_from_its_own_frames_or_not_at_all(published, parameters, tmp_path):
+@pytest.fixture(scope="module", params=[{}, {"combination_method": "average", "reference": "all"}], ids=str)
+def without_frames(parameters, tmp_path_factory, request):
+    """A night as it was measured, and opened from its published folder after its raw frames were deleted."""
+    folder = tmp_path_factory.mktemp("gone")
+    moved = parameters.model_copy(update={"sessions_directory": str(folder / "sessions"), **request.param})
+    shutil.copytree(parameters.capture_directory, moved.capture_directory)
+    place = run_night(moved, folder / "outputs", notebooks=()).directory
+    measured = open_night(parameters, **request.param)
+    with_frames = open_night(place)
+    np.testing.assert_array_equal(with_frames.residual(2), measured.residual(2))
+    x, y = measured.leaders["x"][:20], measured.leaders["y"][:20]
+    np.testing.assert_array_equal(with_frames.histories(x, y), measured.histories(x, y))
+    star = {"x": 64.3, "y": 50.1, "flux": 6000, "frame": 2}
+    assert with_frames.inject(**star)["peak"] == measured.inject(**star)["peak"]
+    shutil.rmtree(moved.capture_directory)
+    return measured, open_night(place)
+
+
+def test_a_published_night_is_the_night_that_was_measured(without_frames):
+    measured, opened = without_frames
+    assert_same(opened, measured)
+    assert repr(opened) == repr(measured)
+    assert opened.doubts == measured.doubts
+    assert opened.capture.names == measured.capture.names
+    for name in ("master", "noise", "prior"):
+        np.testing.assert_array_equal(getattr(opened.dark, name), getattr(measured.dark, name))
+    np.testing.assert_array_equal(opened.dark.classes.dq, measured.dark.classes.dq)
+    spread = np.sqrt(measured.dark.variance)
+    assert np.abs(opened.dark.mean - measured.dark.mean).max() < np.median(spread) / 31
+    assert np.abs(np.sqrt(opened.dark.variance) - spread).max() < np.median(spread) / 31
+
+
+def test_every_selection_on_a_published_night_is_that_on_the_measured_one(without_frames):
+    measured, opened = without_frames
+    for criterion in CRITERIA.values():
+        axes = [cut.settings(measured.parameters, measured.floors)[::7] for cut in criterion.cuts]
+        for values in itertools.product(*axes):
+            cuts = dict(zip([cut.name for cut in criterion.cuts], values, strict=True))
+            ours, theirs = (night.candidates(criterion.name, **cuts) for night in (opened, measured))
+            assert list(ours["peak"]) == list(theirs["peak"])
+            ours, theirs = (night.injections.recovered(criterion, cuts) for night in (opened, measured))
+            np.testing.assert_array_equal(ours, theirs)
+    for show in ("candidates", "injections"):
+        ours, theirs = (night.explore(show).payload for night in (opened, measured))
+        assert theirs.pop("histories") is not None, "a pixel's frames"
+        assert ours.pop("histories") is None, "are gone"
+        assert ours == theirs
+
+
+def test_a_frame_from_outside_is_judged_by_a_published_night_as_by_its_frames(without_frames):
+    measured, opened = without_frames
+    counts = np.random.default_rng(5).integers(14000, 16000, SHAPE).astype(np.uint16)
+    ours, theirs = (night.dark.residual(counts, "outside") for night in (opened, measured))
+    np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = (night.dark.sigma(counts, np.s_[:, :], "outside") for night in (opened, measured))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_what_takes_raw_frames_says_which_are_gone(without_frames):
+    _, opened = without_frames
+    for ask in (
+        lambda: opened.residual(0),
+        lambda: opened.inject(x=64.3, y=50.1, flux=1500),
+        lambda: opened.histories(np.array([3]), np.array([4])),
+    ):
+        with pytest.raises(NightError, match=r"takes the raw frames; gone from .* are 00001.fits, 00002.fits"):
+            ask()
+    with pytest.raises(NightError, match="cannot judge its own frames"):
+        opened.dark.residual(np.zeros(SHAPE, np.uint16), "leave_one_out")
+
+
+def test_a_published_night_asks_its_own_frames_alone(published, parameters, tmp_path):
     with pytest.raises(ParametersError, match="its own parameters; open it alone"):
         open_night(published, parameters.capture_directory)
-    copy = tmp_path / "published"
-    shutil.copytree(published, copy)
-    manifest = (copy / "manifest.json").read_text(encoding="utf-8")
-    (copy / "manifest.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ParametersError, match=r"manifest.json: names no parameters"):
-        open_night(copy)
-    digest = measure_night(parameters).capture.frames[2].sha256
-    (copy / "manifest.json").write_text(manifest.replace(digest, "0" * 64), encoding="utf-8")
+    moved = parameters.model_copy(update={"sessions_directory": str(tmp_path / "sessions")})
+    shutil.copytree(parameters.capture_directory, moved.capture_directory)
+    opened = open_night(run_night(moved, tmp_path / "outputs", notebooks=()).directory)
+    frames = [moved.capture_directory / f"0000{k}.fits" for k in (1, 2)]
+    frames[0].write_bytes(frames[1].read_bytes())
     with pytest.raises(NightError, match="made from other raw frames"):
-        open_night(copy)
+        opened.residual(2)
+    assert opened.explore().payload["histories"] is None
+
+
+HOLLOW = Table({"stamp": np.zeros((0, 5, 5), np.float16)})
+
+
+def with_archive(change):
+    """Damage what is in the archive, and let the manifest name the damaged one."""
+
+    def damage(folder):
+        kept = read_archive(Measurement, folder / ARCHIVE)
+        write_archive(change(kept), folder / ARCHIVE)
+
+    return damage
+
+
+def rewritten(name, change):
+    def damage(folder):
+        with fits.open(folder / name, memmap=False, disable_image_compression=True) as hdus:
+            change(hdus)
+            hdus.writeto(folder / "new", overwrite=True)
+        (folder / "new").replace(folder / name)
+
+    return damage
+
+
+def harmful_archive(folder):
+    code = f"__import__('pathlib').Path({str(folder / 'pwned')!r}).touch()"
+    harmful = type("Harmful", (), {"__reduce__": lambda self: (exec, (code,))})()
+    with zipfile.ZipFile(folder / ARCHIVE, "w") as archive, archive.open("0.npy", "w") as member:
+        np.lib.format.write_array(member, np.array([harmful], dtype=object), allow_pickle=True)
+
+
+def huge_archive(folder):
+    with zipfile.ZipFile(folder / ARCHIVE, "w", zipfile.ZIP_DEFLATED) as archive:
+        header = np.lib.format.header_data_from_array_1_0(np.zeros(1))
+        with archive.open("0.npy", "w") as member:
+            np.lib.format.write_array_header_1_0(member, header | {"shape": (10**15,)})
+
+
+DAMAGES = {
+    "no archive of ours": lambda folder: (folder / ARCHIVE).write_bytes(b"PK"),
+    "objects in it": harmful_archive,
+    "more than memory": huge_archive,
+    "half of it": lambda folder: (folder / ARCHIVE).write_bytes((folder / ARCHIVE).read_bytes()[:20000]),
+    "fewer stamps": with_archive(lambda kept: dataclasses.replace(kept, leaders=HOLLOW)),
+    "another shape": with_archive(lambda kept: dataclasses.replace(kept, leaders=Table({"stamp": np.zeros(5)}))),
+    "no stamps": with_archive(lambda kept: dataclasses.replace(kept, leaders=Table({"x": np.zeros(5)}))),
+    "no summary": with_archive(lambda kept: dataclasses.replace(kept, summary={})),
+    "a text": with_archive(lambda kept: dataclasses.replace(kept, floors="low")),
+    "no table": lambda folder: shutil.copy(folder / "master_dark.fits", folder / "leaders.fits"),
+    "a column less": rewritten("leaders.fits", lambda hdus: hdus[1].columns.del_col("snr")),
+    "a place outside": rewritten("leaders.fits", lambda hdus: hdus[1].data["x"].__setitem__(0, 32000)),
+    "another file's name": rewritten("leaders.fits", lambda hdus: hdus[1].data["frame"].__setitem__(0, "x.fits")),
+    "no noise": rewritten("master_dark.fits", lambda hdus: hdus.pop(2)),
+    "tiles of another shape": rewritten("master_dark.fits", lambda hdus: hdus[3].header.set("ZNAXIS1", 12)),
+    "tiles that end the decoder": rewritten("master_dark.fits", lambda hdus: hdus[1].header.set("ZVAL2", 3)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("noticed", [True, False], ids=["by its digest", "by what it says"])
+def test_a_damaged_product_is_refused_in_words(published, tmp_path, damage, noticed):
+    folder = tmp_path / "night"
+    shutil.copytree(published, folder)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    damage(folder)
+    if not noticed:
+        write_manifest(folder, manifest)
+    with pytest.raises(NightError, match=r"is not as a run left it, run the night again") as error:
+        open_night(folder)
+    assert ("was changed" in str(error.value)) is noticed
+    assert not (folder / "pwned").exists()
+
+
+def test_a_folder_whose_manifest_names_no_parameters_is_no_published_night(published, tmp_path):
+    shutil.copytree(published, tmp_path / "night")
+    (tmp_path / "night" / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ParametersError, match=r"manifest.json: names no parameters"):
+        open_night(tmp_path / "night")
 
 
 def test_any_cut_is_a_selection_on_the_leaders(night, monkeypatch):

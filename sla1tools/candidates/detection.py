@@ -256,14 +256,17 @@ def measured(columns: dict, stamps, promising, noise, valid, floors: Floors, psf
         rows[name] = MaskedColumn(values, mask=~fitted)
     for axis in ("x", "y"):
         rows[f"{axis}_fit"] += rows[axis]
-    rows |= {"neighbor_ratio": ratio, "stamp": np.where(np.isfinite(stamps[kept]), stamps[kept], np.nan)}
+    rows |= {
+        "neighbor_ratio": ratio.astype(np.float32),
+        "stamp": np.where(np.isfinite(stamps[kept]), stamps[kept], np.nan),
+    }
     rows["stamp"] = rows["stamp"].astype(np.float32)
     order = dict.fromkeys((*LEADER_COLUMNS, *rows))
     return Table({name: rows[name] for name in order}, units=UNITS, copy=False)
 
 
 def _type_of(name: str):
-    return {"dof": np.int32, "best_rival": "U12"}.get(name, np.float64)
+    return {"dof": np.int32, "best_rival": "U12"}.get(name, np.float32)
 
 
 def find_hits(dark: DarkModel, frame: str, counts: np.ndarray, reference: Reference, sigma: np.ndarray) -> Table:

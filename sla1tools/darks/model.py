@@ -1,6 +1,7 @@
 """What a night's darks say about every pixel: reference, noise, classes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +16,7 @@ from sla1tools.darks.noise import (
     residual_factor,
 )
 from sla1tools.darks.reference import BAND_ROWS, DarkReference, Reference, middle_counts
+from sla1tools.errors import NightError
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,10 @@ class DarkModel:
         return float(np.median(self.noise))
 
     @property
-    def uncertainty(self) -> np.ndarray:
-        """1-sigma of the master itself, (ny, nx) float32 electrons."""
+    def uncertainty_factor(self) -> float:
+        """1-sigma of the master itself over `noise`."""
         frames, method = self.reference.frames, self.reference.method
-        share = combined_variance(frames, method) / residual_factor(frames, method)
-        return self.noise * np.float32(np.sqrt(share))
+        return float(np.sqrt(combined_variance(frames, method) / residual_factor(frames, method)))
 
     def residual(self, counts: np.ndarray, reference: Reference, where=np.s_[:, :], own=None) -> np.ndarray:
         """Subtract the reference from a frame, in float64 electrons; parameters as for `DarkReference.residual`."""
@@ -90,6 +91,62 @@ class DarkModel:
         """
         maps = (self.mean[where], self.variance[where], self.prior[where])
         return self.noise_model.held_out_sigma(counts, *maps, reference) * np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class PublishedDark(DarkModel):
+    """What `master_dark.fits` says about every pixel: enough to judge any frame but the night's own.
+
+    Attributes
+    ----------
+    noise_image : (ny, nx) float32 array
+        `noise`, exactly. `mean` and `variance` are rounded, for looking at; the master and its level are exact.
+    """
+
+    noise_image: np.ndarray
+
+    @classmethod
+    def of(cls, kept: DarkModel, maps: Mapping[str, np.ndarray]) -> "PublishedDark":
+        """Put a model whose maps are empty together with the images of `master_dark.fits`, in electrons."""
+        own, scale = kept.reference, kept.scale
+        parts = np.rint(maps["MASTER"] / (scale / own.parts)).astype(np.int64)
+        if own.method == "average":
+            exact, prior = parts.astype(np.uint32)[None], maps["PRIOR"]
+        else:
+            low = parts // own.parts
+            exact = np.stack([low, parts - low] if own.parts == 2 else [low] * 3).astype(np.uint16)
+            prior = kept.noise_model.variance(np.rint(parts / own.parts))
+        return cls(
+            scale=scale,
+            reference=DarkReference(own.frames, own.method, exact),
+            mean=(maps["MEAN"] / scale).astype(np.float32),
+            variance=np.square(maps["STDDEV"] / scale).astype(np.float32),
+            prior=prior,
+            noise_model=kept.noise_model,
+            classes=replace(kept.classes, dq=maps["DQ"]),
+            noise_image=maps["NOISE"],
+        )
+
+    @property
+    def noise(self) -> np.ndarray:
+        """1-sigma of a held-out residual, from all frames, (ny, nx) float32 electrons."""
+        return self.noise_image
+
+    def residual(self, counts, reference, where=np.s_[:, :], own=None) -> np.ndarray:
+        """Subtract the master from a frame; `NightError` where the night's other frames are needed."""
+        self._refuse_held_out(reference)
+        return super().residual(counts, reference, where, own)
+
+    def sigma(self, counts, where, reference) -> np.ndarray:
+        """1-sigma of the residual of a frame from outside; `NightError` for one of the night's own."""
+        self._refuse_held_out("leave_one_out" if reference == "all" else reference)
+        n, method = self.reference.frames, self.reference.method
+        ratio = residual_factor(n, method, reference) / residual_factor(n, method)
+        return self.noise_image[where] * np.float32(np.sqrt(ratio))
+
+    def _refuse_held_out(self, reference) -> None:
+        if reference == "leave_one_out":
+            raise NightError("a published night's products cannot judge its own frames: that takes their raw files")
 
 
 def characterize(capture, step: int = 1) -> DarkModel:

@@ -9,7 +9,7 @@ So a tie between pixels stays a tie, in counts and in electrons, and what is une
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal
 
@@ -124,6 +124,11 @@ class DarkReference:
     method: Literal["median", "average"]
     exact: np.ndarray
 
+    @property
+    def parts(self) -> int:
+        """Parts of a count that the master is a whole number of."""
+        return self.frames if self.method == "average" else 2 - self.frames % 2
+
     @cached_property
     def master(self) -> np.ndarray:
         """Master dark of all frames in counts, (ny, nx) float64."""
@@ -162,8 +167,7 @@ class DarkReference:
         A median of an even number of frames is half a sum of counts, one of an odd number a count, and an average a
         sum over the number: the difference is a whole number of such parts, and is multiplied once by what a part is.
         """
-        combined = self.frames - 1 if reference == "leave_one_out" else self.frames
-        parts = combined if self.method == "average" else 2 - combined % 2
+        parts = replace(self, frames=self.frames - 1).parts if reference == "leave_one_out" else self.parts
         difference = np.multiply(counts, parts, dtype=np.int64 if self.method == "average" else np.int32)
         exact = self.exact[(slice(None), *where)]
         for values in self._parts(exact, reference, counts if own is None else own):

@@ -146,6 +146,39 @@ def decode(contents: bytes, shape: tuple[int, int], signature: tuple[int, ...] |
     return Image(header, counts, stored, tuple(notes))
 
 
+def read_plane(path: Path, name: str | int, shape: tuple[int, int]) -> np.ndarray | None:
+    """Read an image of one of our own files, plain or tile-compressed.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which may since have become anything.
+    name : str or int
+        EXTNAME, or the number of the unit.
+    shape : (ny, nx)
+        The only shape that is read.
+
+    Returns
+    -------
+    image : (ny, nx) array or None
+        None where there is none of that shape and name, whole and decodable.
+    """
+    try:
+        contents = read_bytes(path, shape)[0]
+        with fits.open(io.BytesIO(contents), memmap=False, disable_image_compression=True) as hdus:
+            hdu = hdus[name]
+            if "ZIMAGE" in hdu.header:
+                if _sides(hdu.header, "ZNAXIS")[::-1] != shape:
+                    return None
+                first, own = hdus[0].fileinfo(), hdu.fileinfo()
+                head = contents[: first["datLoc"] + first["datSpan"]]
+                alone = head + contents[own["hdrLoc"] : own["datLoc"] + own["datSpan"]]
+                return unpack(alone, 1, hdu.header, shape)
+            return hdu.data if getattr(hdu, "shape", None) == shape else None
+    except (FrameError, OSError, LookupError, ValueError, TypeError, MemoryError, fits.VerifyError):
+        return None
+
+
 def _signature(status: os.stat_result) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
 

@@ -5,7 +5,6 @@ One night's DQ image is in memory at a time; of the others there are lists of ba
 
 import csv
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from sla1tools.darks.classes import BLOCKING, PixelClass
+from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import METRICS, UNREADABLE, NightRecord, unreadable
 from sla1tools.published import TRENDS, replace_file
 from sla1tools.text import open_regular, read_regular
@@ -92,18 +92,6 @@ def _kept_as(sha256: str) -> str:
 
 def _inside(index: np.ndarray, pixels: int) -> bool:
     return bool(np.all((index >= 0) & (index < pixels)))
-
-
-def read_plane(path: Path, name: str | int, shape: tuple[int, int]) -> np.ndarray | None:
-    """Read an image of a FITS file, (ny, nx); None where there is none of that shape, uncompressed and whole."""
-    try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size < math.prod(shape):
-                return None
-        with fits.open(path, memmap=False, disable_image_compression=True) as hdus:
-            return hdus[name].data if getattr(hdus[name], "shape", None) == shape else None
-    except (OSError, LookupError, ValueError, TypeError, MemoryError, fits.VerifyError):
-        return None
 
 
 class PixelHistory:

@@ -5,8 +5,10 @@ byte. Texts that come from file names or headers are made printable first.
 """
 
 import importlib.metadata
+import io
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +21,31 @@ from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.darks.classes import BLOCKING, PixelClass, name_of
 from sla1tools.darks.model import DarkModel
 from sla1tools.frames.capture import Capture
+from sla1tools.frames.fits import Stored
 from sla1tools.measure import Measurement, telegraph_numbers
+from sla1tools.published import ARCHIVE, to_half, write_archive
 from sla1tools.text import json_text, printable
 
 # name: (type, unit, what it is)
 LEADER_COLUMNS: dict[str, tuple[str, str | None, str]] = {
     "frame": ("U", None, "file name"),
     "time": ("U", None, "start of the exposure, UTC; empty where unknown"),
-    "x": ("i4", "pix", "column, 0-based"),
-    "y": ("i4", "pix", "row, 0-based"),
+    "x": ("i2", "pix", "column, 0-based"),
+    "y": ("i2", "pix", "row, 0-based"),
     "reference": ("U", None, "what was subtracted: the other frames, or all"),
     "peak": ("f8", "electron", "residual of the pixel"),
     "neighbor_min": ("f8", "electron", "lowest neighbour"),
-    "neighbor_ratio": ("f8", None, "neighbor_min / peak"),
-    "snr": ("f8", None, "matched filter"),
-    "flux": ("f8", "electron", "fitted PSF"),
-    "x_fit": ("f8", "pix", "fitted column"),
-    "y_fit": ("f8", "pix", "fitted row"),
-    "chi2": ("f8", None, "PSF and background against the stamp"),
-    "dof": ("i4", None, "degrees of freedom"),
-    "p_value": ("f8", None, "chance of a larger chi2"),
+    "neighbor_ratio": ("f4", None, "neighbor_min / peak"),
+    "snr": ("f4", None, "matched filter"),
+    "flux": ("f4", "electron", "fitted PSF"),
+    "x_fit": ("f4", "pix", "fitted column"),
+    "y_fit": ("f4", "pix", "fitted row"),
+    "chi2": ("f4", None, "PSF and background against the stamp"),
+    "dof": ("i2", None, "degrees of freedom"),
+    "p_value": ("f4", None, "chance of a larger chi2"),
     "best_rival": ("U", None, "shape other than a star that fits best"),
-    "rival_margin": ("f8", None, "chi2 of the star less that of best_rival"),
-    "dq": ("i4", None, "bit planes, as in master_dark.fits"),
+    "rival_margin": ("f4", None, "chi2 of the star less that of best_rival"),
+    "dq": ("i2", None, "bit planes, as in master_dark.fits"),
 }
 TRIAL_COLUMNS = LEADER_COLUMNS | {
     "x_true": ("f8", "pix", "injected column"),
@@ -68,6 +72,7 @@ PRODUCTS = (
     *("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "settings.npy"),
     *("telegraph.ecsv", "summary.json"),
 )
+ROUNDED = 16  # parts of a frame's noise in which the mean and the scatter of a pixel are kept
 NULL = -1  # of masked integers, which are all places, counts or bit planes
 REGION_RADIUS = 4  # pixels
 
@@ -87,7 +92,7 @@ def fixed_columns(table: Table, columns: Mapping[str, tuple[str, str | None, str
             texts = _translated(np.where(mask, "", values), printable)
             fixed[name] = Column(texts, dtype=f"U{_longest(texts)}", description=description)
         elif mask.any():
-            null = NULL if kind == "i4" else np.nan
+            null = NULL if kind == "i2" else np.nan
             fixed[name] = MaskedColumn(values, name, mask, null, kind, unit=unit, description=description)
         else:
             fixed[name] = Column(values, dtype=kind, unit=unit, description=description)
@@ -126,6 +131,27 @@ def write_products(measurement: Measurement, directory: Path) -> None:
     telegraph.meta = telegraph_numbers(measurement.capture, dark, measurement.leaders)
     telegraph.write(directory / "telegraph.ecsv", format="ascii.ecsv")
     write_summary(directory / "summary.json", measurement.summary)
+    write_archive(_beside_the_fits_files(measurement), directory / ARCHIVE)
+
+
+def _beside_the_fits_files(measurement: Measurement) -> Measurement:
+    """Leave out what the FITS files hold, and the place of raw counts."""
+    dark, none, noise = measurement.dark, np.zeros(0), measurement.summary["dark"]["noise"]
+    capture = replace(
+        measurement.capture,
+        frames=tuple(replace(frame, stored=Stored()) for frame in measurement.capture.frames),
+        known=None,
+    )
+    classes, reference = replace(dark.classes, dq=none), replace(dark.reference, exact=none)
+    tables = (measurement.leaders, measurement.trials)
+    leaders, trials = (Table({"stamp": to_half(np.asarray(table["stamp"]), noise)}) for table in tables)
+    return replace(
+        measurement,
+        capture=capture,
+        dark=replace(dark, reference=reference, mean=none, variance=none, prior=none, classes=classes),
+        leaders=leaders,
+        injections=replace(measurement.injections, trials=trials),
+    )
 
 
 def write_master(path: Path, dark: DarkModel, cards: Mapping[str, Any]) -> None:
@@ -136,32 +162,53 @@ def write_master(path: Path, dark: DarkModel, cards: Mapping[str, Any]) -> None:
     path : Path
         FITS file to write.
     dark : DarkModel
-        Its `master`, `noise` and `uncertainty` go to the HDUs MASTER, NOISE and UNCERT, in electrons; its bit planes to
-        DQ, with their names in the header; and MASK is 1 where a class blocks. `CCDData.read` takes MASTER, UNCERT and
-        MASK for its data, uncertainty and mask.
+        MASTER is exact: whole parts of a count, BSCALE electrons each. NOISE is as it is; UNCERTF times it is the
+        1-sigma of MASTER. DQ has bit planes, with their names in its header, where BLOCKING names those that keep a
+        pixel out of fits. MEAN and STDDEV, of the frames, are rounded to a sixteenth of a frame's noise. An average
+        has PRIOR, too: the variance of a frame in counts squared that a pixel's median level suggests.
     cards : mapping
         Provenance for the first header.
+
+    Notes
+    -----
+    All images are packed in tiles, without loss.
     """
-    dq = np.asarray(dark.classes.dq, np.uint16)
-    first = fits.PrimaryHDU(np.asarray(dark.master, np.float32))
-    first.name = "MASTER"
-    _add_cards(first.header, cards)
-    hdus = [
-        first,
-        fits.ImageHDU(np.asarray(dark.noise, np.float32), name="NOISE"),
-        fits.ImageHDU(dq, name="DQ"),
-        fits.ImageHDU(np.asarray(dark.uncertainty, np.float32), name="UNCERT"),
-        fits.ImageHDU((dq & BLOCKING != 0).astype(np.uint8), name="MASK"),
+    reference, scale = dark.reference, dark.scale
+    spread = np.sqrt(dark.variance)
+    step = max(float(np.median(spread)), 1.0) / ROUNDED
+    planes = {f"DQBIT{flag.bit_length() - 1}": (name_of(flag), f"plane of value {int(flag)}") for flag in PixelClass}
+    uncertainty = {"UNCERTF": (dark.uncertainty_factor, "1-sigma of MASTER over NOISE")}
+    images = [
+        _image("MASTER", reference.master * reference.parts, "master dark", scale / reference.parts, uncertainty),
+        _image("NOISE", np.asarray(dark.noise, np.float32), "1-sigma of a held-out residual"),
+        _image("DQ", np.asarray(dark.classes.dq, np.uint16), cards={"BLOCKING": int(BLOCKING)} | planes),
+        _image("MEAN", dark.mean / step, "mean of the frames", scale * step),
+        _image("STDDEV", spread / step, "1-sigma of the frames about MEAN", scale * step),
     ]
-    for hdu, meaning in zip(
-        hdus, ("master dark", "1-sigma of a held-out residual", None, "1-sigma of MASTER"), strict=False
-    ):
-        if meaning:
-            hdu.header["BUNIT"] = ("electron", meaning)
-    hdus[3].header["UTYPE"] = "StdDevUncertainty"
-    for flag in PixelClass:
-        hdus[2].header[f"DQBIT{flag.bit_length() - 1}"] = (name_of(flag), f"plane of value {int(flag)}")
-    _write_hdus(path, hdus)
+    if reference.method == "average":
+        images.append(_image("PRIOR", np.asarray(dark.prior, np.float32)))
+    first = fits.PrimaryHDU()
+    _add_cards(first.header, {**cards, **uncertainty})
+    _write_hdus(path, [first, *images])
+
+
+def _image(name: str, image: np.ndarray, meaning="", step: float | None = None, cards: Mapping | None = None):
+    """Pack an image in tiles, rounded to whole numbers of so many electrons where a step is given."""
+    values = image if step is None else np.rint(image).astype(np.int32)
+    kind, packed = "GZIP_1" if values.dtype.kind == "f" else "RICE_1", io.BytesIO()
+    tiled = fits.CompImageHDU(values, name=name, compression_type=kind, quantize_level=0)
+    fits.HDUList([fits.PrimaryHDU(), tiled]).writeto(packed)
+    packed.seek(0)
+    hdu = fits.open(packed, memmap=False, disable_image_compression=True)[1]
+    if kind == "GZIP_1":
+        for tile in hdu.data["COMPRESSED_DATA"]:
+            tile[4:8] = 0  # when it was packed
+    if meaning:
+        hdu.header["BUNIT"] = ("electron", meaning)
+    if step is not None:
+        hdu.header["BSCALE"] = step
+    _add_cards(hdu.header, cards or {})
+    return hdu
 
 
 def write_table(path: Path, table: Table, name: str, columns: Mapping, cards: Mapping[str, Any]) -> None:

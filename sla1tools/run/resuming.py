@@ -5,13 +5,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
 from sla1tools import __version__
 from sla1tools.darks.classes import PixelClass
 from sla1tools.errors import FrameError
 from sla1tools.frames.capture import read_known_pixels, readable
-from sla1tools.frames.fits import read_bytes
+from sla1tools.frames.fits import read_bytes, read_plane
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
 from sla1tools.published import FAILED, Manifest, night_path, read_manifest, sha256_of
@@ -80,8 +79,8 @@ def _place(values: dict) -> str:
 
 
 def _same_known_pixels(place: Path, known: np.ndarray) -> bool:
-    dq = fits.getdata(place / "master_dark.fits", "DQ", memmap=False)
-    return np.array_equal(dq & PixelClass.KNOWN != 0, known)
+    dq = read_plane(place / "master_dark.fits", "DQ", known.shape)
+    return dq is not None and np.array_equal(dq & PixelClass.KNOWN != 0, known)
 
 
 def _same_inputs(manifest: Manifest, parameters: Parameters) -> bool:

@@ -1,5 +1,8 @@
 """Products: fixed columns and units, round trips through other readers, hostile text, the same bytes twice."""
 
+import copy
+import dataclasses
+import inspect
 import json
 import math
 from datetime import datetime, timedelta
@@ -14,10 +17,14 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import MaskedColumn, Table
 from regions import Regions
 
-from sla1tools.darks.classes import PixelClass
+from sla1tools.darks.classes import PixelClass, PixelClasses
+from sla1tools.darks.model import DarkModel, PublishedDark
+from sla1tools.darks.reference import DarkReference, middle_places
 from sla1tools.errors import Reason
 from sla1tools.frames.capture import Capture, Frame, Rejected, judged_files
+from sla1tools.frames.fits import read_plane
 from sla1tools.parameters import Parameters
+from sla1tools.places import CHECKOUT
 from sla1tools.run import products
 from sla1tools.run.products import LEADER_COLUMNS, TRIAL_COLUMNS
 from sla1tools.run.provenance import versions
@@ -35,8 +42,8 @@ def some_leaders(n=4, columns=LEADER_COLUMNS):
             rows[name] = np.array([HOSTILE, "00002.fits", "", "x"][:n], dtype="U80")
         elif kind == "?":
             rows[name] = rng.random(n) > 0.5
-        elif kind == "f8":
-            rows[name] = rng.normal(300, 50, n)
+        elif kind in ("f4", "f8"):
+            rows[name] = rng.normal(300, 50, n).astype(kind)
         else:
             rows[name] = rng.integers(0, 12, n)
     table = Table(rows)
@@ -72,54 +79,95 @@ def some_night(names=("00001.fits", HOSTILE)):
     return Capture(Parameters(frame_shape=SHAPE), frames, rejected, ("truth.ecsv",), (), np.zeros(65536, np.int64))
 
 
-def some_dark(master, noise, uncertainty, dq):
-    return SimpleNamespace(master=master, noise=noise, uncertainty=uncertainty, classes=SimpleNamespace(dq=dq))
-
-
-@pytest.fixture
-def master(tmp_path):
+def some_dark(frames=10, method="median"):
+    """Maps of random counts; a noise that no packing by rounding would keep."""
     rng = np.random.default_rng(3)
-    maps = {"master": rng.normal(1300, 20, SHAPE).astype("f4"), "noise": np.full(SHAPE, 37, "f4")}
-    maps |= {"uncertainty": maps["noise"] / 3, "dq": np.zeros(SHAPE, np.uint16)}
-    maps["dq"][3, 4], maps["dq"][5, 6], maps["dq"][7, 8] = PixelClass.HOT, 65535, PixelClass.WARM
-    before = {name: values.copy() for name, values in maps.items()}
+    counts = np.sort(rng.integers(0, 65536, (frames, *SHAPE)), axis=0).astype(np.uint16)
+    exact = counts[list(middle_places(frames))] if method == "median" else counts.sum(axis=0, dtype=np.uint32)[None]
+    dq = np.zeros(SHAPE, np.uint16)
+    dq[3, 4], dq[5, 6], dq[7, 8] = PixelClass.HOT, 65535, PixelClass.WARM
+    variance = counts.var(axis=0, ddof=1).astype(np.float32)
+    return SimpleNamespace(
+        scale=1.39 / 16,
+        reference=DarkReference(frames, method, exact),
+        mean=counts.mean(axis=0).astype(np.float32),
+        variance=variance,
+        prior=variance[::-1].copy(),
+        noise=rng.normal(37, 5, SHAPE).astype(np.float32),
+        uncertainty_factor=0.345,
+        classes=SimpleNamespace(dq=dq),
+    )
+
+
+@pytest.fixture(params=[(10, "median"), (9, "median"), (10, "average")], ids=str)
+def master(tmp_path, request):
+    dark = some_dark(*request.param)
+    before = copy.deepcopy(dark)
     path = tmp_path / "master_dark.fits"
-    products.write_master(path, some_dark(**maps), products.provenance(some_night()))
-    for name, values in before.items():
-        np.testing.assert_array_equal(maps[name], values)
-    return path, maps
+    products.write_master(path, dark, products.provenance(some_night()))
+    for name in ("mean", "variance", "noise"):
+        np.testing.assert_array_equal(getattr(dark, name), getattr(before, name))
+    return path, dark
 
 
-def test_master_dark_opens_as_ccddata_without_arguments(master):
-    path, maps = master
-    dark = CCDData.read(path)
-    assert dark.unit == u.electron
-    np.testing.assert_array_equal(dark.data, maps["master"])
-    assert isinstance(dark.uncertainty, StdDevUncertainty)
-    np.testing.assert_array_equal(dark.uncertainty.array, maps["uncertainty"])
-    assert np.argwhere(dark.mask).tolist() == [[3, 4], [5, 6]]
+def test_master_dark_becomes_ccddata_by_the_three_lines_of_the_docs(master, monkeypatch):
+    path, made = master
+    monkeypatch.chdir(path.parent)
+    with fits.open("master_dark.fits") as file:
+        dark, noise, dq = (file[name] for name in ("MASTER", "NOISE", "DQ"))
+        error = StdDevUncertainty(noise.data * dark.header["UNCERTF"])
+        ccd = CCDData(dark.data, error, mask=dq.data & dq.header["BLOCKING"] != 0, unit=dark.header["BUNIT"])
+    assert ccd.unit == u.electron
+    np.testing.assert_array_equal(ccd.data.astype("f4"), (made.reference.master * made.scale).astype("f4"))
+    np.testing.assert_array_equal(ccd.uncertainty.array, made.noise * 0.345)
+    assert np.argwhere(ccd.mask).tolist() == [[3, 4], [5, 6]]
+    docs = (CHECKOUT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    for line in inspect.getsource(test_master_dark_becomes_ccddata_by_the_three_lines_of_the_docs).splitlines()[3:7]:
+        assert line.strip() in docs
+
+
+def test_master_dark_is_exact_and_its_mean_and_scatter_to_a_sixteenth_of_the_noise(master):
+    path, made = master
+    with fits.open(path) as hdus:
+        own = made.reference
+        assert np.array_equal(np.rint(hdus["MASTER"].data / made.scale * own.parts) / own.parts, own.master)
+        assert np.array_equal(hdus["NOISE"].data, made.noise)
+        assert hdus["NOISE"].data.dtype == np.float32
+        spread = np.sqrt(made.variance)
+        for name, truth in (("MEAN", made.mean), ("STDDEV", spread)):
+            assert np.abs(hdus[name].data / made.scale - truth).max() < np.median(spread) / 31
+    kept = dataclasses.replace(own, exact=np.zeros(0))
+    maps = {name: read_plane(path, name, SHAPE) for name in ("MASTER", "NOISE", "DQ", "MEAN", "STDDEV", "PRIOR")}
+    prior = SimpleNamespace(variance=lambda level: level)
+    hollow = DarkModel(made.scale, kept, None, None, None, prior, PixelClasses(None, {}, {}, {}, {}))
+    back = PublishedDark.of(hollow, maps)
+    np.testing.assert_array_equal(back.reference.master, own.master)
+    level = np.rint(own.master)
+    np.testing.assert_array_equal(back.prior, made.prior if own.method == "average" else level)
+    counts = np.full(SHAPE, 30000, np.uint16)
+    np.testing.assert_array_equal(back.residual(counts, "outside"), own.residual(counts, "outside", scale=made.scale))
 
 
 def test_master_dark_units_planes_and_checksums(master):
-    path, maps = master
+    path, made = master
     with fits.open(path, checksum=True) as hdus:
-        assert [hdu.name for hdu in hdus][:3] == ["MASTER", "NOISE", "DQ"]
-        assert [hdus[name].header["BUNIT"] for name in ("MASTER", "NOISE", "UNCERT")] == ["electron"] * 3
-        assert hdus["MASTER"].data.dtype.kind == "f"
-        assert hdus["MASTER"].header["BITPIX"] == hdus["NOISE"].header["BITPIX"] == -32
+        assert [hdu.name for hdu in hdus][1:6] == ["MASTER", "NOISE", "DQ", "MEAN", "STDDEV"]
+        assert [hdus[name].header["BUNIT"] for name in ("MASTER", "NOISE", "MEAN", "STDDEV")] == ["electron"] * 4
         assert hdus["DQ"].data.dtype == np.uint16
-        np.testing.assert_array_equal(hdus["DQ"].data, maps["dq"])
+        np.testing.assert_array_equal(hdus["DQ"].data, made.classes.dq)
         header = hdus["DQ"].header
         names = {int(card.removeprefix("DQBIT")): header[card] for card in header if card.startswith("DQBIT")}
         assert {name: 1 << bit for bit, name in names.items()} == {flag.name.lower(): flag for flag in PixelClass}
-        assert all("CHECKSUM" in hdu.header and "DATASUM" in hdu.header for hdu in hdus)
         first = hdus[0].header
+        assert first["UNCERTF"] == hdus["MASTER"].header["UNCERTF"] == 0.345
         assert first["NCOMBINE"] == 2
         assert first["CCD-TEMP"] == -20.0
         assert first["DATE-BEG"] == "2024-05-08T03:38:18.700"
         assert first["DATE-END"] == "2024-05-08T03:39:18.700"
         assert "\\n" in first["FRAME002"]
         assert first["FRAME002"].isascii()
+    with fits.open(path, disable_image_compression=True, checksum=True) as hdus:
+        assert all("CHECKSUM" in hdu.header and "DATASUM" in hdu.header for hdu in hdus)
 
 
 @pytest.mark.parametrize(("name", "columns"), [("LEADERS", LEADER_COLUMNS), ("INJECTIONS", TRIAL_COLUMNS)])
@@ -179,8 +227,7 @@ def test_same_content_is_the_same_bytes(tmp_path, monkeypatch):
     def write(folder):
         folder.mkdir()
         cards = products.provenance(some_night())
-        flat = np.ones(SHAPE, "f4")
-        products.write_master(folder / "m.fits", some_dark(flat, flat, flat, flat.astype("u2")), cards)
+        products.write_master(folder / "m.fits", some_dark(), cards)
         products.write_table(folder / "l.fits", some_leaders(), "LEADERS", LEADER_COLUMNS, cards)
         products.write_candidates(folder, some_leaders())
         return {path.name: path.read_bytes() for path in folder.iterdir()}

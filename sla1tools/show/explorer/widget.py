@@ -73,7 +73,7 @@ class Explorer:
     def of(cls, night, show: str = "candidates") -> "Explorer":
         """Explore a `measure.Measurement`."""
         tables = night.leaders, night.injections, night.parameters, night.capture.names
-        return cls(*tables, night.floors, night.histories, show)
+        return cls(*tables, night.floors, night.histories if night.has_frames else None, show)
 
     @functools.cached_property
     def widget(self):
