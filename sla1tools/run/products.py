@@ -70,7 +70,7 @@ SUMMARY_KEYS = (
 )
 PRODUCTS = (
     *("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "settings.npy"),
-    *("telegraph.ecsv", "summary.json"),
+    *("telegraph.ecsv", "summary.json", ARCHIVE),
 )
 ROUNDED = 16  # parts of a frame's noise in which the mean and the scatter of a pixel are kept
 NULL = -1  # of masked integers, which are all places, counts or bit planes
