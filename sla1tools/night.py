@@ -9,7 +9,7 @@ import numpy as np
 from astropy.table import MaskedColumn, Table
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
-from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS
+from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, UNITS
 from sla1tools.candidates.psf import psf_of
 from sla1tools.darks.model import PublishedDark, characterize
 from sla1tools.errors import NightError, ParametersError
@@ -285,6 +285,10 @@ def _read_rows(path: Path, kept: Table, capture: Capture, noise: float) -> Table
         raise ValueError(f"{path.name} and its stamps, or the frames, do not fit together")
     names = {name.encode("ascii", "backslashreplace").decode(): name for name in ("", *capture.names)}
     del table["time"]  # of the file alone
+    for name in table.colnames:  # FITS has no unit for electrons
+        table[name].unit = UNITS.get(name.removesuffix("_true"), table[name].unit)
+    peak = table["peak"]
+    table["neighbor_ratio"][:] = np.divide(table["neighbor_min"], peak, out=np.full(len(x), np.nan), where=peak != 0)
     table["frame"] = np.array([names[name] for name in table["frame"].tolist()])
     for name in MEASURED:
         mask, values = unfitted if name in PSF_COLUMNS else none, np.ma.getdata(table[name])

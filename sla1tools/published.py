@@ -234,15 +234,15 @@ def read_archive(kind: type[Record], path: Path) -> Record:
 
 
 def read_table(path: Path) -> Table:
-    """Read the first table of a FITS file: plain columns with their units, integers masked where TNULL."""
+    """Read the first table of a FITS file: texts, bool, int32 or float64, with units; integers masked where TNULL."""
     table = Table()
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may say anything
         with fits.open(file, memmap=False) as hdus:
             for column in hdus[1].columns:
                 values = np.asarray(hdus[1].data[column.name])
-                kind = {"i": np.dtype(np.int32), "S": np.dtype(str), "U": np.dtype(str)}.get(values.dtype.kind)
-                plain = Column(values.astype(kind or values.dtype.newbyteorder("=")), unit=column.unit)
+                kind = {"i": np.int32, "f": np.float64, "b": bool}.get(values.dtype.kind, str)
+                plain = Column(values.astype(kind), unit=column.unit)
                 masked = column.null is not None
                 table[column.name] = MaskedColumn(plain, mask=values == column.null) if masked else plain
     return table

@@ -39,6 +39,7 @@ UNITS = {"x": "pix", "y": "pix", "x_fit": "pix", "y_fit": "pix"} | dict.fromkeys
     ("peak", "neighbor_min", "flux"), "electron"
 )
 PSF_COLUMNS = ("snr", "flux", "x_fit", "y_fit", "chi2", "dof", "p_value", "best_rival", "rival_margin")
+PSF_FLOATS = [name for name in PSF_COLUMNS if name not in ("dof", "best_rival")]
 LEADER_COLUMNS = ("frame", "x", "y", "reference", "peak", "neighbor_min", "neighbor_ratio", *PSF_COLUMNS, "dq")
 
 
@@ -256,8 +257,10 @@ def measured(columns: dict, stamps, promising, noise, valid, floors: Floors, psf
         rows[name] = MaskedColumn(values, mask=~fitted)
     for axis in ("x", "y"):
         rows[f"{axis}_fit"] += rows[axis]
+    for name in PSF_FLOATS:
+        rows[name][:] = rows[name].astype(np.float32)  # as leaders.fits keeps them: read back they are the same
     rows |= {
-        "neighbor_ratio": ratio.astype(np.float32),
+        "neighbor_ratio": ratio,
         "stamp": np.where(np.isfinite(stamps[kept]), stamps[kept], np.nan),
     }
     rows["stamp"] = rows["stamp"].astype(np.float32)
@@ -266,7 +269,7 @@ def measured(columns: dict, stamps, promising, noise, valid, floors: Floors, psf
 
 
 def _type_of(name: str):
-    return {"dof": np.int32, "best_rival": "U12"}.get(name, np.float32)
+    return {"dof": np.int32, "best_rival": "U12"}.get(name, np.float64)
 
 
 def find_hits(dark: DarkModel, frame: str, counts: np.ndarray, reference: Reference, sigma: np.ndarray) -> Table:

@@ -199,12 +199,11 @@ def first_failed(terms, rows, cuts: Mapping[str, float], otherwise: str) -> np.n
 
 
 def column_of(rows, name: str) -> np.ndarray:
-    """Values of a column of numbers: float64, NaN where masked; all bits where an integer is masked."""
+    """Values of a column of numbers: NaN where a float is masked, all bits where an integer is."""
     values = rows[name]
     if np.ma.isMaskedArray(values):
-        values = np.ma.filled(values, np.nan if values.dtype.kind == "f" else -1)
-    values = np.asarray(values)
-    return values.astype(np.float64, copy=False) if values.dtype.kind == "f" else values
+        return np.ma.filled(values, np.nan if values.dtype.kind == "f" else -1)
+    return np.asarray(values)
 
 
 def same_star(leaders: Table, values: np.ndarray) -> np.ndarray:

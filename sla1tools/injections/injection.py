@@ -292,9 +292,8 @@ def _empty_trials(stars: Table) -> Table:
     trials = Table(masked=False)
     trials["frame"] = np.full(n, "", dtype="U80")
     kinds: dict[str, Any] = {"reference": "U13", "best_rival": "U12"} | dict.fromkeys(("x", "y", "dof", "dq"), np.int32)
-    kinds |= dict.fromkeys(("peak", "neighbor_min"), np.float64)
     for name in LEADER_COLUMNS[1:]:
-        values = np.zeros(n, kinds.get(name, np.float32))
+        values = np.zeros(n, kinds.get(name, float))
         trials[name] = MaskedColumn(values, mask=np.ones(n, bool), unit=UNITS.get(name))
     for name, unit in (("x_true", "pix"), ("y_true", "pix"), ("flux_true", "electron"), ("fwhm_true", "pix")):
         trials[name] = Column(np.array(stars[name], float), unit=unit)

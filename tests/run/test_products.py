@@ -139,7 +139,7 @@ def test_master_dark_is_exact_and_its_mean_and_scatter_to_a_sixteenth_of_the_noi
     kept = dataclasses.replace(own, exact=np.zeros(0))
     maps = {name: read_plane(path, name, SHAPE) for name in ("MASTER", "NOISE", "DQ", "MEAN", "STDDEV", "PRIOR")}
     prior = SimpleNamespace(variance=lambda level: level)
-    hollow = DarkModel(made.scale, kept, None, None, None, prior, PixelClasses(None, {}, {}, {}, {}))
+    hollow = DarkModel(made.scale, kept, None, None, None, prior, PixelClasses(None, {}, {}, {}, {}, Table()))
     back = PublishedDark.of(hollow, maps)
     np.testing.assert_array_equal(back.reference.master, own.master)
     level = np.rint(own.master)
