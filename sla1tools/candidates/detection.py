@@ -32,6 +32,7 @@ MOST_SHARE = 0.76  # a wide star reaches beyond its stamp: its filter at the sta
 MOST_ROWS = 200_000
 MOST_KEPT = 1_000_000  # rows of all frames and references: some 0.8 GB while they are summed up
 MOST_IN_FRAME = 50_000  # leaders of one frame that are measured, or the frame's share of `MOST_KEPT`
+LOOKED_AT_AGAIN = 4  # times as many: where a frame lies high the first look sees stars everywhere
 PATCH_SIZE = 7  # whose middle 3x3 pixels have whole stamps
 BLIND = np.float32(1e6)  # electrons of noise that leave a pixel no weight
 
@@ -66,6 +67,11 @@ class Floors:
         """Return the floors for these cuts, never above them, and a residual of this median noise in electrons."""
         highest = cls.highest(parameters)
         return cls(min(highest.peak, PEAK_FLOOR * noise), min(highest.snr, SNR_FLOOR))
+
+    def raised(self, times: float, parameters: Parameters) -> "Floors":
+        """Return floors so many times higher, but not above the configured cuts."""
+        highest = Floors.highest(parameters)
+        return Floors(min(highest.peak, self.peak * times), min(highest.snr, self.snr * times))
 
     def refuse_below(self, parameters: Parameters) -> None:
         """Raise `ParametersError` where a configured cut lies below its floor: leaders would be missing."""
@@ -166,6 +172,17 @@ def detect(
     residual = dark.residual(counts, reference)
     near = first_look.near(residual.astype(np.float32), floors.snr)
     y, x, neighbor_min = leading_pixels(residual, near | (residual > floors.peak), parameters.neighbors)
+    psf = psf_of(parameters)
+
+    def around(y, x):
+        places = _stamp_places(y, x, counts.shape)
+        valid = cut_stamps(first_look.usable, y, x, False) & (counts[places] < parameters.top_code)
+        return cut_stamps(residual, y, x), dark.sigma(counts[places], places, reference), valid
+
+    if most < len(y) <= LOOKED_AT_AGAIN * most:
+        reach = greatest_snr(*around(y, x), psf) > grid_share(psf) * floors.snr
+        kept = np.flatnonzero(reach | (residual[y, x] > floors.peak))
+        y, x, neighbor_min = y[kept], x[kept], neighbor_min[kept]
     found = len(y)
     plain = {
         "peak": residual[y, x],
@@ -179,7 +196,6 @@ def detect(
         best = np.sort(np.argpartition(-height, most)[:most])
         y, x, plain = y[best], x[best], {name: values[best] for name, values in plain.items()}
     promising = np.flatnonzero(near[y, x])
-    places = _stamp_places(y[promising], x[promising], counts.shape)
     columns = {
         "frame": np.full(len(x), frame),
         "x": x,
@@ -187,9 +203,8 @@ def detect(
         "reference": np.full(len(x), reference),
         **plain,
     }
-    valid = cut_stamps(first_look.usable, y[promising], x[promising], False) & (counts[places] < parameters.top_code)
-    noise = dark.sigma(counts[places], places, reference)
-    leaders = measured(columns, cut_stamps(residual, y, x), promising, noise, valid, floors, psf_of(parameters))
+    _, noise, valid = around(y[promising], x[promising])
+    leaders = measured(columns, cut_stamps(residual, y, x), promising, noise, valid, floors, psf)
     leaders.meta.update(told)
     return leaders
 
@@ -314,20 +329,24 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     """
     parameters = capture.parameters
     floors, share = Floors.of(parameters, dark.median_noise), MOST_KEPT // (2 * len(capture.names))
+    most = max(MOST_IN_FRAME, share)
     parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
     hits, sigma = [], dark.level_sigma("leave_one_out")
     looks = {reference: FirstLook.of(dark, reference, psf_of(parameters)) for reference in parts}
     for k, name in enumerate(capture.names):
         counts = capture.rows(k, 0, capture.shape[0])
         hits.append(find_hits(dark, name, counts, "leave_one_out", sigma))
+        before = floors
         for reference, tables in parts.items():
-            tables.append(
-                detect(dark, looks[reference], name, counts, reference, floors, parameters, max(MOST_IN_FRAME, share))
-            )
-            flag_hits(tables[-1], hits[-1])
-        raised = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
-        if raised != floors:
-            floors = raised
+            found = (dark, looks[reference], name, counts, reference)
+            table = detect(*found, floors, parameters, most)
+            while "found" in table.meta and floors != floors.raised(1.5, parameters):
+                floors = floors.raised(1.5, parameters)
+                table = detect(*found, floors, parameters, most)
+            flag_hits(table, hits[-1])
+            tables.append(table)
+        floors = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
+        if floors != before:
             for tables in parts.values():
                 tables[:] = [_above(table, floors) for table in tables]
         if sum(len(table) for tables in parts.values() for table in tables) > MOST_KEPT:
@@ -370,12 +389,8 @@ def _affordable(floors: Floors, tables: list[Table], parameters: Parameters) -> 
         return floors
     peak = np.concatenate([np.asarray(table["peak"]) for table in tables])
     snr = np.concatenate([np.ma.filled(table["snr"], np.nan) for table in tables])
-    highest = Floors.highest(parameters)
-    while np.count_nonzero(floors.keep(peak, snr)) > MOST_ROWS:
-        raised = Floors(min(highest.peak, floors.peak * 1.1), min(highest.snr, floors.snr * 1.1))
-        if raised == floors:
-            break
-        floors = raised
+    while np.count_nonzero(floors.keep(peak, snr)) > MOST_ROWS and floors != floors.raised(1.1, parameters):
+        floors = floors.raised(1.1, parameters)
     return floors
 
 

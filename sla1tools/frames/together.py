@@ -17,6 +17,7 @@ from sla1tools.errors import Reason
 from sla1tools.parameters import Parameters
 
 LEAST_AGREEING = 3
+FEW = 5  # frames, of which none is left out unless three agree
 SAMPLED = 32_768  # pixels of a frame that are compared
 LINE_SAMPLED = 64  # pixels of every row and column
 REFERENCES = 9  # frames that all are compared with, at most
@@ -24,6 +25,7 @@ LEVEL_LIMIT = 3.0  # of a pixel's noise in one frame
 LEVEL_NOTED = 0.5
 LEVEL_SHARE = 0.25  # with level_correction, which takes any smaller offset off
 NOISE_LIMIT = 1.15  # times, either way
+LEAST_NOISE = 0.3  # times the group's: less is lost in the noise of those that a frame is compared with
 SCALE_LIMIT = 0.07
 SCALE_ERRORS = 5.0
 SCALE_WORST_ERROR = 0.06
@@ -157,20 +159,27 @@ def judge_together(
     Notes
     -----
     Two frames agree where every number differs by less than its limit; the group is the largest set within the limits
-    of one of its frames. Of two such sets the one with the earliest frame is used. Three frames must agree to reject
-    another, but of three frames two may reject the third: the night has then too few. Fewer than three: no verdict.
+    of one of its frames. Of two such sets that of more than 8 bits is used, else the one with the earliest frame. Three
+    frames must agree to reject another, but of three frames two may reject the third: the night has then too few. Where
+    no three of up to five frames agree, all are kept, with a doubt; of more frames all but the closest two are left
+    out, and the night is too small. Fewer than three: no verdict.
     """
     if len(samples) < LEAST_AGREEING:
         return Agreement({}, [], [])
     states = _States(samples, temperatures, parameters)
     everyone = np.arange(len(samples))
     group = states.largest_group(everyone)
-    if len(group) < (2 if len(samples) == LEAST_AGREEING else LEAST_AGREEING):
+    least = 2 if len(samples) == LEAST_AGREEING else LEAST_AGREEING
+    if len(group) < least and len(samples) > FEW:
+        group = states.closest_pair()
+    misfits: dict[int, tuple[Reason, str]] = {}
+    if len(group) > 1:
+        against = _AgainstGroup(states, group)
+        misfits = {k: why for k in range(len(samples)) if (why := states.why(k, group, against))}
+    used = np.array([k for k in everyone if k not in misfits], int)
+    if min(len(group), len(used)) < least:
         doubt = "no three frames agree in level, noise, hot pixels, codes and temperature: none could be rejected"
-        return Agreement({}, [], [doubt])
-    against = _AgainstGroup(states, group)
-    misfits = {k: why for k in range(len(samples)) if (why := states.why(k, group, against))}
-    used = np.array([k for k in everyone if k not in misfits])
+        return Agreement({}, [], [doubt]) if len(samples) <= FEW else Agreement(misfits, [], [])
     notes = states.drift(used)
     others = np.array([k for k in everyone if k in misfits], int)
     second = states.largest_group(others) if len(others) else others
@@ -267,8 +276,14 @@ class _States:
         size[~windows] = 0
         best = np.argwhere(size == size.max())
         sets = [(windows[w] & near[c], apart[c]) for w, c in best]
-        keys = [(np.flatnonzero(members)[0], distance[members].sum()) for members, distance in sets]
+        shallow = self.shallow[frames]
+        keys = [(shallow[members].any(), members.argmax(), distance[members].sum()) for members, distance in sets]
         return frames[sets[min(range(len(sets)), key=keys.__getitem__)][0]]
+
+    def closest_pair(self):
+        """Return the two frames of least distance."""
+        apart = self.distances + np.diag(np.full(len(self.distances), np.inf))
+        return np.array(np.unravel_index(apart.argmin(), apart.shape))
 
     def why(self, k: int, group, against) -> tuple[Reason, str] | None:
         """Why frame k is not of the group: the first number that is beyond its limit."""
@@ -292,7 +307,11 @@ class _States:
         if abs(math.log(noise)) > against.noise_limit:
             nearest = np.nanmin(self.first.spread[k]) / (math.sqrt(2) * against.unit)
             pattern = ": a pattern that moves, for some frames share its own" if nearest < NOISE_LIMIT < noise else ""
-            return Reason.NOISE, f"{noise:.2f} times the group's (limit {math.exp(against.noise_limit):.2f}){pattern}"
+            least = "at most " if noise <= LEAST_NOISE else ""
+            return (
+                Reason.NOISE,
+                f"{least}{noise:.2f} times the group's (limit {math.exp(against.noise_limit):.2f}){pattern}",
+            )
         if scale_out:
             return Reason.TRANSITION, hot + (": as after a switch of the exposure" if scale < 1 else "")
         if self.steps[k] and against.step and self.steps[k] != against.step:
@@ -317,7 +336,7 @@ class _AgainstGroup:
         self.unit = compared.unit
         self.level = compared.level - np.median(compared.level[group])
         excess = np.nanmedian(compared.spread**2, axis=1) / self.unit**2 - 1
-        self.noise = np.sqrt(np.maximum(excess, 1e-4))
+        self.noise = np.sqrt(np.maximum(excess, LEAST_NOISE**2))
         self.noise_limit = max(math.log(NOISE_LIMIT), 12 * states.chance)
         self.hot, self.mean = _hot_map([states.samples[r] for r in compared.references], HOT_SIGMA * self.unit)
         scale, error = np.array([_hot_scale(sample, self.hot, self.mean) for sample in states.samples]).T

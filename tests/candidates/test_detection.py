@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from fitted import fit_stamps
-from small_nights import with_parameters, write_small_night
+from small_nights import with_counts, with_parameters, write_small_night
 
 from sla1tools.candidates import detection
 from sla1tools.candidates.criteria import candidates
@@ -240,6 +240,23 @@ def test_more_leaders_than_can_be_measured_are_counted_and_the_highest_kept(defe
             for reference in ("leave_one_out", "all"):
                 peaks = np.sort(all_of_it["peak"][all_of_it["reference"] == reference])[-share:]
                 np.testing.assert_array_equal(np.sort(own["peak"][own["reference"] == reference]), peaks)
+
+
+def test_a_frame_that_lies_high_is_no_crowd(tmp_path, monkeypatch):
+    """A sigma of offset lets the first look see stars at every other pixel: they are looked at again, then counted."""
+    night, _ = write_small_night(tmp_path, 8, (128, 128), 6, {"injections": 0})
+    high = with_counts(night, 0, night.rows(0, 0, 128) + np.uint16(45 / night.parameters.scale))
+    dark = characterize(high)
+    usual, _, floors = detect_night(high, dark)
+    _, largest = np.unique(list(zip(usual["frame"], usual["reference"], strict=True)), axis=0, return_counts=True)
+    monkeypatch.setattr(detection, "MOST_KEPT", 16 * int(largest.max()))
+    monkeypatch.setattr(detection, "MOST_IN_FRAME", int(largest.max()))
+    monkeypatch.setattr(detection, "LOOKED_AT_AGAIN", 0)
+    assert detect_night(high, dark)[2] != floors, "else the first look alone is enough"
+    monkeypatch.setattr(detection, "LOOKED_AT_AGAIN", 4)
+    again, _, same = detect_night(high, dark)
+    assert same == floors
+    assert places(again) == places(usual)
 
 
 def test_an_empty_night_gives_tables_of_no_rows(tmp_path, defective, monkeypatch):

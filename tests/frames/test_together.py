@@ -150,6 +150,9 @@ def test_codes_of_eight_bits_and_of_a_step(sound):
     coarse = sound[:10].copy()
     coarse[5:] //= 256
     assert reasons(judged(coarse)) == dict.fromkeys(range(6, 11), "codes")
+    coarse = sound[:10].copy()
+    coarse[:5] //= 256
+    assert reasons(judged(coarse)) == dict.fromkeys(range(1, 6), "codes"), "of two groups of five that of more bits"
     stepped = sound[:10].copy()
     stepped[7] -= stepped[7] % 4
     agreement = judged(stepped)
@@ -226,6 +229,30 @@ def test_no_three_that_agree(sound):
     agreement = judged(as_counts(two_and_two))
     assert agreement.misfits == {}
     assert "no three frames agree" in agreement.doubts[0]
+
+
+def test_of_more_frames_of_which_no_three_agree_two_at_most_are_left(sound):
+    agreement = judged(as_counts(sound[:7] + np.arange(7)[:, None, None] * 4 * SIGMA))
+    assert len(agreement.misfits) >= 5
+    assert set(reasons(agreement).values()) == {"level"}
+    assert agreement.doubts == []
+    hotter = judged(sound[:7], [-20.0 + 4 * k for k in range(7)])
+    assert set(reasons(hotter).values()) == {"temperature"}
+    assert len(hotter.misfits) >= 5
+
+
+def test_three_frames_in_three_states_are_kept_with_a_doubt(sound):
+    agreement = judged(dimmer(sound[:3], (0.4, 0.7)))
+    assert agreement.misfits == {}
+    assert "no three frames agree" in agreement.doubts[0]
+
+
+def test_three_groups(sound):
+    stack = wider(sound[:11], 3, range(3)).astype(float)
+    stack[8:] += 8 * SIGMA
+    agreement = judged(as_counts(stack))
+    assert reasons(agreement) == dict.fromkeys((1, 2, 3), "noise") | dict.fromkeys((9, 10, 11), "level")
+    assert "5 frames are used, 3 others" in agreement.notes[0]
 
 
 def test_of_three_frames_a_misfit_leaves_too_few(sound):
