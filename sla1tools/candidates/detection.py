@@ -174,7 +174,7 @@ def detect(
     y, x, neighbor_min = leading_pixels(residual, near | (residual > floors.peak), parameters.neighbors)
     psf = psf_of(parameters)
 
-    def around(y, x):
+    def around(y, x) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         places = _stamp_places(y, x, counts.shape)
         valid = cut_stamps(first_look.usable, y, x, False) & (counts[places] < parameters.top_code)
         return cut_stamps(residual, y, x), dark.sigma(counts[places], places, reference), valid
