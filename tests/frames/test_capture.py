@@ -337,7 +337,9 @@ def test_the_real_night(real_sessions):
     assert night.names == [f"tres1-{k:03d}d.fit" for k in range(1, 21)]
     assert night.rejected == night.ignored == ()
     drift = "levels of the used frames differ by 1.3 sigma of a frame: level_correction takes offsets off"
-    assert night.notes == ("GAIN unknown (20 of 20 frames)", "FILTER unknown (20 of 20 frames)", drift)
+    remarks = ("XPIXSZ is not the 11 um of pixel_size", "GAIN unknown", "FILTER unknown")
+    assert night.notes == (*(f"{remark} (20 of 20 frames)" for remark in remarks), drift)
+    assert night.pixel_size == pytest.approx(13.6)
     assert night.frames[0].start == datetime(2012, 6, 17, 1, 32, 40)
     assert all((frame.end - frame.start).total_seconds() == 60 for frame in night.frames)
     assert all(0 < (after.start - before.start).total_seconds() < 200 for before, after in pairwise(night.frames))
