@@ -9,7 +9,7 @@ from sla1tools.candidates import criteria, leaders
 from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters
 from sla1tools.show.explorer import payload as gallery
-from sla1tools.show.figures import montage, png
+from sla1tools.show.figures import Drawing, montage, png
 from sla1tools.text import counted
 
 SHOWN = 24
@@ -55,11 +55,10 @@ def caption(
 def picture(table: Table, injections: Injections | None, parameters: Parameters, show: str = "candidates") -> bytes:
     """Draw the cutouts as a PNG, b"" where there are none; characters of a file name beyond ASCII as question marks."""
     table, rows = chosen_rows(table, injections, parameters, show)
-    if len(rows) == 0:
-        return b""
     shown = table[rows[:SHOWN]]
     captions = ["\n".join(_lines(row, parameters, show)) for row in shown]
-    return png(montage(np.asarray(shown["stamp"]), captions, most=SHOWN))
+    sheet = montage(np.asarray(shown["stamp"]), captions, most=SHOWN)
+    return png(sheet) if isinstance(sheet, Drawing) else b""
 
 
 def _lines(row, parameters: Parameters, show: str) -> list[str]:

@@ -4,15 +4,17 @@ import math
 
 import numpy as np
 from astropy.table import Table
+from IPython.display import HTML
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from sla1tools.candidates.criteria import CRITERIA
-from sla1tools.show.figures import ACCENT, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes
+from sla1tools.candidates.criteria import CRITERIA, in_words
+from sla1tools.parameters import Parameters
+from sla1tools.show.figures import ACCENT, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, nothing
 
 
 def low_bits(audit) -> Drawing:
     """Draw the share of pixels that set each low bit; zero padding would leave the lowest ones unset."""
-    figure, ax = blank_axes(6, 3, "Share of pixels that set each low bit of the raw count")
+    figure, ax = blank_axes(WIDTH, 3, "Share of pixels that set each low bit of the raw count")
     bits = np.arange(len(audit.low_bit_use))
     ax.bar(bits, np.asarray(audit.low_bit_use) * 100, color=HELD_OUT)
     ax.set(xlabel="bit of the raw count (0 is the lowest)", ylabel="pixels that set it [%]", ylim=(0, 100), xticks=bits)
@@ -20,7 +22,7 @@ def low_bits(audit) -> Drawing:
     return figure
 
 
-def transfer(photon_transfer, gain_configured: float) -> Drawing:
+def transfer(photon_transfer, gain_configured: float) -> Drawing | HTML:
     """Draw temporal variance against dark level with the fitted and the configured gain.
 
     Parameters
@@ -30,24 +32,25 @@ def transfer(photon_transfer, gain_configured: float) -> Drawing:
     gain_configured : float
         Electrons per count.
     """
-    figure, ax = blank_axes(7, 4.2, "Variance against dark level")
     level, variance = photon_transfer.level, photon_transfer.variance
+    if not len(level):
+        return nothing("Photon transfer: not tested, for no group of pixels could be formed.")
+    figure, ax = blank_axes(WIDTH, 3.8, "Variance against dark level")
     ax.errorbar(level, variance, photon_transfer.error, fmt="o", color=HELD_OUT, markersize=4, label="groups of pixels")
-    if len(level):
-        x = np.array([level.min(), level.max()])
-        if np.isfinite(photon_transfer.slope):
-            fitted = photon_transfer.slope * x + photon_transfer.intercept
-            ax.plot(x, fitted, color=HELD_OUT, lw=1, label="fitted line")
-        weight = photon_transfer.error**-2.0
-        middle, height = (np.average(values, weights=weight) for values in (level, variance))
-        told = f"slope of the configured {gain_configured:.4f} e-/count"
-        ax.plot(x, height + (x - middle) / gain_configured, color=IN_SAMPLE, ls="--", label=told)
-        ax.legend(frameon=False)
+    x = np.array([level.min(), level.max()])
+    if np.isfinite(photon_transfer.slope):
+        fitted = photon_transfer.slope * x + photon_transfer.intercept
+        ax.plot(x, fitted, color=HELD_OUT, lw=1, label="fitted line")
+    weight = photon_transfer.error**-2.0
+    middle, height = (np.average(values, weights=weight) for values in (level, variance))
+    told = f"slope of the configured {gain_configured:.4f} e-/count"
+    ax.plot(x, height + (x - middle) / gain_configured, color=IN_SAMPLE, ls="--", label=told)
+    ax.legend(frameon=False)
     ax.set(xlabel="dark level [counts]", ylabel="variance [counts²]", title="Dark photon transfer")
     return figure
 
 
-def calibration(widths: Table) -> Drawing:
+def calibration(widths: Table) -> Drawing | HTML:
     """Draw the width of residual / noise against dark level: it is 1 where the noise is right.
 
     Parameters
@@ -55,7 +58,9 @@ def calibration(widths: Table) -> Drawing:
     widths : Table
         `level` (electrons), `std`, `mad` (1.4826 times the median absolute deviation).
     """
-    figure, ax = blank_axes(7, 3.4, "Width of residual over noise against level")
+    if not len(widths):
+        return nothing("Calibration: not tested, for no pixel is free of flags.")
+    figure, ax = blank_axes(WIDTH, 3.2, "Width of residual over noise against level")
     ax.axhspan(0.98, 1.02, color=GOOD, alpha=0.15, lw=0, label="±2 %")
     ax.plot(widths["level"], widths["mad"], "o-", color=HELD_OUT, markersize=4, label="1.4826 · MAD")
     ax.plot(widths["level"], widths["std"], "s:", color=IN_SAMPLE, markersize=4, label="standard deviation")
@@ -68,7 +73,7 @@ def calibration(widths: Table) -> Drawing:
 
 def deviations(histogram) -> Drawing:
     """Draw how far pixels deviate from their surroundings, logarithmic, beside a Gaussian of the bulk's width."""
-    figure, ax = blank_axes(8, 3.4, "Histogram of deviations from the smooth level, logarithmic")
+    figure, ax = blank_axes(WIDTH, 3.2, "Histogram of deviations from the smooth level, logarithmic")
     ax.stairs(histogram.pixels, histogram.edges, fill=True, color=HELD_OUT, label="pixels")
     middle = (histogram.edges[1:] + histogram.edges[:-1]) / 2
     shown = histogram.gaussian > 0.1
@@ -83,7 +88,7 @@ def deviations(histogram) -> Drawing:
 
 def profiles(rows: np.ndarray, columns: np.ndarray) -> Drawing:
     """Draw the master dark's row and column medians, in electrons."""
-    figure, axes = blank_axes(9, 3.4, "Row and column profiles of the master dark", ncols=2, sharey=True)
+    figure, axes = blank_axes(8, 3.2, "Row and column profiles of the master dark", ncols=2, sharey=True)
     for ax, values, label in zip(axes, (columns, rows), ("x, column [px]", "y, row [px]"), strict=True):
         ax.plot(np.arange(len(values)), values, color=HELD_OUT, lw=0.8)
         ax.set_xlabel(label)
@@ -92,36 +97,40 @@ def profiles(rows: np.ndarray, columns: np.ndarray) -> Drawing:
     return figure
 
 
-def false_alarm_curve(counts: dict[str, tuple], expected: tuple, threshold: float, frames: int) -> Drawing:
-    """Draw candidates per frame against threshold, at the configured ratio.
+def false_alarm_curve(counts: dict[str, tuple], expected: tuple, parameters: Parameters, frames: int) -> Drawing:
+    """Draw candidates per frame against the first cut of the configured criterion, the others as configured.
 
     Parameters
     ----------
     counts : dict
-        Label → (thresholds, candidates in all frames), held out first.
-    expected : (thresholds, candidates per frame)
+        Label → (settings, candidates in all frames), held out first.
+    expected : (settings, candidates per frame)
         From Gaussian noise alone.
-    threshold : float
-        The configured one, electrons.
+    parameters : Parameters
+        The night's.
     frames : int
         So many frames were searched.
     """
-    figure, ax = blank_axes(8, 4.2, "Candidates per frame against threshold, with the Gaussian expectation")
-    for (label, (thresholds, total)), color in zip(counts.items(), (HELD_OUT, IN_SAMPLE), strict=False):
+    cut, *others = CRITERIA[parameters.criterion].cuts
+    figure, ax = blank_axes(WIDTH, 3.8, f"Candidates per frame against {cut.name}, with the Gaussian expectation")
+    for (label, (settings, total)), color in zip(counts.items(), (HELD_OUT, IN_SAMPLE), strict=False):
         some = np.asarray(total) > 0
-        ax.plot(np.asarray(thresholds)[some], np.asarray(total)[some] / frames, color=color, label=label)
+        ax.plot(np.asarray(settings)[some], np.asarray(total)[some] / frames, color=color, label=label)
     ax.plot(*expected, color=NEUTRAL, ls="--", label="Gaussian noise alone")
     limit = -math.log(0.05) / frames
     ax.axhline(limit, color=ACCENT, lw=1, ls=":", label=f"none seen: below {limit:.2g} (95 %)")
-    ax.axvline(threshold, color=NEUTRAL, lw=0.8)
-    ax.text(threshold, 0.98, f" {threshold:g} e-", transform=ax.get_xaxis_transform(), va="top")
-    ax.set(xlabel="threshold [e-]", ylabel="candidates per frame", yscale="log", title="False alarms of the camera")
+    configured = getattr(parameters, cut.name)
+    ax.axvline(configured, color=NEUTRAL, lw=0.8)
+    ax.text(configured, 0.98, f" {configured:g} {cut.unit}", transform=ax.get_xaxis_transform(), va="top")
+    kept = in_words({other.name: getattr(parameters, other.name) for other in others})
+    ax.set(xlabel=f"{cut.name} [{cut.unit}]" if cut.unit else cut.name, ylabel="candidates per frame", yscale="log")
+    ax.set_title(f"False alarms of the camera{kept and ', '}{kept}")
     ax.set_ylim(bottom=limit / 30)
     ax.legend(frameon=False)
     return figure
 
 
-def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> Drawing:
+def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> Drawing | HTML:
     """Draw the share of injected stars recovered against flux, a curve a criterion with its 95 % band.
 
     Parameters
@@ -131,8 +140,10 @@ def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> D
     limits : dict
         Criterion → flux of 50 %, electrons, or None.
     """
-    figure, ax = blank_axes(8, 4.4, "Completeness against flux")
-    ax.set_xscale("log")  # first: with nothing to draw an axis cannot become logarithmic later
+    if not any(map(len, curves.values())):
+        return nothing("Completeness: not tested, for no star was injected.")
+    figure, ax = blank_axes(WIDTH, 3.8, "Completeness against flux")
+    ax.set_xscale("log")
     for criterion, curve in curves.items():
         color = CRITERIA[criterion].color
         ax.fill_between(curve["flux"], curve["low"], curve["high"], color=color, alpha=0.2, lw=0)
@@ -150,7 +161,7 @@ def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> D
     return figure
 
 
-def share_by(axes_of: dict[str, Table], title: str) -> Drawing:
+def share_by(axes_of: dict[str, Table], title: str) -> Drawing | HTML:
     """Draw the share recovered against other properties of the star, a panel a property.
 
     Parameters
@@ -160,6 +171,8 @@ def share_by(axes_of: dict[str, Table], title: str) -> Drawing:
     title : str
         Above the panels.
     """
+    if not any(map(len, axes_of.values())):
+        return nothing(f"{title}: not tested.")
     alt = f"{title}: share recovered against {', '.join(axes_of)}"
     figure, axes = blank_axes(3.4 * len(axes_of), 3.2, alt, ncols=len(axes_of), sharey=True, squeeze=False)
     for ax, (label, table) in zip(axes[0], axes_of.items(), strict=True):
@@ -172,7 +185,7 @@ def share_by(axes_of: dict[str, Table], title: str) -> Drawing:
     return figure
 
 
-def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended: dict[str, tuple]) -> Drawing:
+def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended: dict[str, tuple]) -> Drawing | HTML:
     """Draw false alarms per frame against the 50 % flux: the best that each criterion offers, and where we stand.
 
     Parameters
@@ -184,25 +197,27 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
     configured, recommended : dict
         Criterion → (flux_50, false alarms per frame); flux None or NaN is left out.
     """
-    figure, ax = blank_axes(8, 4.8, "False alarms against the flux found half of the time")
-    ax.set(xscale="log", yscale="log")  # first, as above
-    nothing = 0.3 / frames
+    if not np.isfinite(grid["flux_50"]).any():
+        return nothing("No setting finds half of the stars, or none was injected: there is no trade-off to be drawn.")
+    figure, ax = blank_axes(WIDTH, 4.2, "False alarms against the flux found half of the time")
+    ax.set(xscale="log", yscale="log")
+    unseen = 0.3 / frames
     for name, criterion in CRITERIA.items():
         rows, color = grid[(np.asarray(grid["criterion"]) == name) & np.isfinite(grid["flux_50"])], criterion.color
         if len(rows) == 0:
             continue
-        alarms = np.maximum((rows["even"] + rows["odd"]) / frames, nothing)
+        alarms = np.maximum((rows["even"] + rows["odd"]) / frames, unseen)
         ax.scatter(rows["flux_50"], alarms, s=5, color=color, alpha=0.25, linewidths=0, rasterized=True)
         flux, least = _best_front(np.asarray(rows["flux_50"]), np.asarray(alarms))
         ax.plot(flux, least, color=color, drawstyle="steps-post", label=name)
         for points, marker, size in ((configured, "o", 9), (recommended, "*", 15)):
             x, y = points.get(name, (None, None))
             if x is not None and y is not None and np.isfinite(x):
-                ax.plot(x, max(y, nothing), marker, ms=size, color=color, mec="black", mew=1, zorder=5)
+                ax.plot(x, max(y, unseen), marker, ms=size, color=color, mec="black", mew=1, zorder=5)
     ax.plot([], [], "o", color="white", mec="black", label="configured")
     ax.plot([], [], "*", ms=11, color="white", mec="black", label="recommended")
-    ax.axhline(nothing, color=NEUTRAL, lw=0.6, ls=":")
-    ax.text(0.995, nothing, "none seen ", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+    ax.axhline(unseen, color=NEUTRAL, lw=0.6, ls=":")
+    ax.text(0.995, unseen, "none seen ", transform=ax.get_yaxis_transform(), ha="right", va="bottom")
     ax.set(xlabel="flux found half of the time [e-]", ylabel="false alarms per frame")
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.set_title("What a setting finds, and what it costs")

@@ -5,20 +5,25 @@ readers can tell apart; maps use cividis or greys. x is the column and y the row
 """
 
 import base64
+import html
 import io
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
 from astropy.visualization import AsinhStretch, ImageNormalize
+from IPython.display import HTML
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from sla1tools.candidates.criteria import neighbor_ratio
+from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates, in_words
 from sla1tools.candidates.leaders import STAMP_SIZE, caption, cut_stamps
+from sla1tools.candidates.selection import Cut, column_of
+from sla1tools.parameters import Parameters
 from sla1tools.text import counted
 
 HELD_OUT, IN_SAMPLE = "#0072B2", "#D55E00"
@@ -28,11 +33,20 @@ BEYOND_EDGE: dict[str, Any] = {"facecolor": "#ddd", "edgecolor": "#999", "hatch"
 MAP_PIXELS = 512  # a map is drawn with at most so many pixels a side: more only make the report heavy
 
 
-def png(figure: Figure, dpi: int = 110) -> bytes:
-    """Render a figure for a page."""
+WIDTH = 5.5  # inches of a figure, whose text of 10 pt a telephone then shows at 9 px
+DPI, SHARP = 110, 2  # pixels of a page to an inch, and dots to such a pixel
+
+
+def png(figure: Figure) -> bytes:
+    """Render a figure for a page, at twice the density of its pixels."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, metadata={"Software": None})
+    figure.savefig(buffer, dpi=SHARP * DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return buffer.getvalue()
+
+
+def width_of(image: bytes) -> int:
+    """Return how many pixels of a page wide a picture of `png` is to be shown."""
+    return int.from_bytes(image[16:20], "big") // SHARP
 
 
 class Drawing(Figure):
@@ -40,9 +54,18 @@ class Drawing(Figure):
 
     alt = ""
 
+    def draw(self, renderer) -> None:
+        """Draw with whole numbers at the ticks: no power of ten and no offset stands apart from them."""
+        for axis in (axis for ax in self.axes for axis in (ax.xaxis, ax.yaxis)):
+            if isinstance(formatter := axis.get_major_formatter(), ScalarFormatter):
+                formatter.set_useOffset(False)
+                formatter.set_scientific(False)
+        super().draw(renderer)
+
     def _repr_mimebundle_(self, include=None, exclude=None):
-        picture = base64.b64encode(png(self)).decode()
-        return {"image/png": picture, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+        picture = png(self)
+        shown = {"image/png": base64.b64encode(picture).decode(), "text/plain": self.alt}
+        return shown, {"image/png": {"alt": self.alt, "width": width_of(picture)}}
 
 
 def blank_axes(width: float, height: float, alt: str, **kwargs):
@@ -58,12 +81,9 @@ def blank_axes(width: float, height: float, alt: str, **kwargs):
     return figure, axes
 
 
-def nothing(text: str) -> Drawing:
+def nothing(text: str) -> HTML:
     """Say that there is nothing to draw."""
-    figure, ax = blank_axes(6, 1.2, text)
-    ax.text(0.5, 0.5, text, ha="center", va="center", parse_math=False)
-    ax.axis("off")
-    return figure
+    return HTML(f"<p>{html.escape(text)}</p>")
 
 
 def percentile_limits(values: np.ndarray, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:
@@ -106,7 +126,7 @@ def maps(images: dict[str, tuple[np.ndarray, str]]) -> Drawing:
     return figure
 
 
-def class_map(dq: np.ndarray, classes: dict[str, int]) -> Drawing:
+def class_map(dq: np.ndarray, classes: dict[str, int]) -> Drawing | HTML:
     """Show where on the chip the flagged pixels are, a panel a class.
 
     Parameters
@@ -118,7 +138,7 @@ def class_map(dq: np.ndarray, classes: dict[str, int]) -> Drawing:
     """
     present = {name: bit for name, bit in classes.items() if (dq & bit).any()}
     if not present:
-        return nothing("no pixel is flagged")
+        return nothing("No pixel is flagged.")
     columns = min(4, len(present))
     rows = math.ceil(len(present) / columns)
     alt = "Where flagged pixels lie, class by class"
@@ -167,20 +187,19 @@ def drift(frames: Table) -> Drawing:
     frames : Table
         Columns `level`, `noise` (electrons), and `temperature` (Celsius, NaN where unknown), a row a frame.
     """
-    figure, axes = blank_axes(8, 5.2, "Level and noise of each frame", nrows=2, sharex=True)
+    figure, axes = blank_axes(WIDTH, 4.6, "Level and noise of each frame", nrows=2, sharex=True)
     number = np.arange(len(frames))
     for ax, column, label in zip(axes, ("level", "noise"), ("median level [e-]", "noise [e-]"), strict=True):
         ax.plot(number, frames[column], "o-", color=HELD_OUT, markersize=4)
         ax.set_ylabel(label)
         ax.margins(y=0.2)
-        ax.ticklabel_format(axis="y", useOffset=False)
     axes[-1].set_xlabel("frame number (file order)")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_title("Level and noise through the night")
     return figure
 
 
-def show_cutouts(residual: np.ndarray, found: Table, title: str = "Cutouts") -> Drawing:
+def show_cutouts(residual: np.ndarray, found: Table, title: str = "Cutouts") -> Drawing | HTML:
     """Draw the 5x5 pixels around each of some leaders, brightest first, under one stretch.
 
     Parameters
@@ -194,7 +213,7 @@ def show_cutouts(residual: np.ndarray, found: Table, title: str = "Cutouts") -> 
 
     Returns
     -------
-    drawing : Figure
+    drawing : Figure, or a sentence where nothing is found
         It shows itself as the last line of a cell. What lies beyond the edge of the frame is hatched.
     """
     found = found[np.argsort(-np.asarray(found["peak"]), kind="stable")]
@@ -203,7 +222,9 @@ def show_cutouts(residual: np.ndarray, found: Table, title: str = "Cutouts") -> 
     return montage(cut_stamps(residual, y, x), captions, title)
 
 
-def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: int = 4, most: int = 20) -> Drawing:
+def montage(
+    stamps: np.ndarray, captions: list[str], title: str = "", columns: int = 4, most: int = 20
+) -> Drawing | HTML:
     """Draw cutouts in one figure under one stretch, so that their brightness can be compared.
 
     Parameters
@@ -219,11 +240,12 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
     """
     shown = min(len(stamps), most)
     if shown == 0:
-        return nothing(f"{title}: none" if title else "none")
+        return nothing(f"{title}: none." if title else "None.")
     columns = min(columns, shown)
     rows = math.ceil(shown / columns)
-    cell = STAMP_SIZE + 2  # with the caption
-    figure, ax = blank_axes(2.45 * columns + 1, 2.35 * rows + 0.6, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
+    cell = STAMP_SIZE + 3  # with the caption
+    height = 2.5 * rows + 0.6
+    figure, ax = blank_axes(2.5 * columns + 1, height, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
     norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.05))
     sheet = np.full((rows * cell, columns * cell), np.nan)  # one image: many would take many times as long to draw
@@ -232,12 +254,12 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", columns: i
         sheet[bottom : bottom + STAMP_SIZE, left : left + STAMP_SIZE] = stamps[i]
         ax.add_patch(Rectangle((left, bottom), STAMP_SIZE, STAMP_SIZE, **BEYOND_EDGE))
         text = captions[i].replace(" around ", "\n")
-        ax.text(left, bottom + STAMP_SIZE + 0.15, text, fontsize=7, va="bottom", parse_math=False)
+        ax.text(left, bottom + STAMP_SIZE + 0.15, text, va="bottom", parse_math=False)
     extent = (0, columns * cell, 0, rows * cell)
     image = ax.imshow(sheet, origin="lower", cmap="gray", norm=norm, extent=extent, interpolation="nearest")
     ax.set(xlim=(-0.3, columns * cell - 1.5), ylim=(-0.3, rows * cell), aspect="equal")
     ax.axis("off")
-    figure.colorbar(image, ax=ax, label="residual [e-]", shrink=min(1.0, 2.2 / (2.35 * rows + 0.6) + 0.25))
+    figure.colorbar(image, ax=ax, label="residual [e-]", shrink=min(1.0, 2.2 / height + 0.25))
     hidden = f" ({shown} of {len(stamps):,} shown)" if shown < len(stamps) else ""
     ax.set_title(title + hidden, loc="left", fontsize=11, parse_math=False)
     return figure
@@ -253,7 +275,7 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     title, ylabel : str
         Of the figure, and what is counted.
     """
-    figure, ax = blank_axes(8, 3.4, f"{title}, frame by frame: {', '.join(per_frame)}")
+    figure, ax = blank_axes(WIDTH, 3.2, f"{title}, frame by frame: {', '.join(per_frame)}")
     width = 0.8 / len(per_frame)
     for i, ((label, counts), color) in enumerate(zip(per_frame.items(), (HELD_OUT, IN_SAMPLE), strict=False)):
         ax.bar(np.arange(len(counts)) + (i - (len(per_frame) - 1) / 2) * width, counts, width, color=color, label=label)
@@ -265,35 +287,66 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     return figure
 
 
-def leader_scatter(leaders: Table, threshold: float, ratio: float) -> Drawing:
-    """Draw all leaders by peak and neighbour ratio, with the observers' two cuts and what passes them.
+def leader_scatter(leaders: Table, parameters: Parameters) -> Drawing | HTML:
+    """Draw all leaders by what the configured criterion's first two cuts compare, with these cuts and what passes.
 
-    Leaders are drawn as their number per cell, logarithmic; every candidate is a dot of its own. What lies
-    beyond the axes is drawn at their ends: a ratio beyond ±1, a peak below a twentieth of the threshold.
+    Leaders are drawn as their number per cell; every candidate is a dot of its own. What lies beyond the axes is drawn
+    at their ends: below a twentieth of the first cut, or beyond the ends of a slider. A leader without a fit has no
+    place where the fit is compared.
     """
-    figure, ax = blank_axes(8, 4.4, "Leaders by peak and neighbour ratio, with both cuts")
-    found = leaders[neighbor_ratio(leaders, threshold, ratio)]
-    if len(leaders):
-        cells = ax.hexbin(
-            np.maximum(leaders["peak"], threshold / 20),  # a matched filter leads on peaks below zero, too
-            np.clip(leaders["neighbor_ratio"], -1, 1),
-            xscale="log",
-            bins="log",
-            gridsize=(150, 60),
-            extent=(*np.log10([threshold / 20, max(5 * threshold, np.max(leaders["peak"]))]), -1, 1),
-            mincnt=1,
-            cmap=LinearSegmentedColormap.from_list("crowd", ["#c9cdd1", "#1c2126"]),
-            linewidths=0.2,
-        )
-        figure.colorbar(cells, ax=ax, label=f"leaders in a cell ({len(leaders):,} in all)")
-        dots = {"s": 36, "color": HELD_OUT, "edgecolors": "white", "linewidths": 0.6}
-        ax.scatter(found["peak"], found["neighbor_ratio"], label=counted(len(found), "candidate"), **dots)
-        ax.legend(frameon=False, loc="lower right")
-    ax.axvline(threshold, color=IN_SAMPLE, lw=1.2)
-    ax.axhline(ratio, color=IN_SAMPLE, lw=1.2)
-    ax.text(threshold, 1.02, f" threshold {threshold:g} e-", color=IN_SAMPLE, transform=ax.get_xaxis_transform())
-    ax.text(
-        1.0, ratio, f"ratio {ratio:g} ", color=IN_SAMPLE, ha="right", va="bottom", transform=ax.get_yaxis_transform()
+    criterion = CRITERIA[parameters.criterion]
+    cuts = dict.fromkeys((*criterion.cuts, *CUTS.values()))  # a criterion may have one cut
+    first, second = axes_of = [_axis_of(cut, leaders, parameters) for cut in list(cuts)[:2]]
+    drawn = np.isfinite(first.values) & np.isfinite(second.values)
+    if not drawn.any():
+        return nothing("There is no leader to be drawn.")
+    figure, ax = blank_axes(
+        WIDTH, 4.4, f"Leaders by {first.label} and {second.label}, with the cuts of {criterion.name}"
     )
-    ax.set(xlabel="peak [e-]", ylabel="lowest neighbour / peak", ylim=(-1.05, 1.05))
+    cells = ax.hexbin(
+        first.values[drawn],
+        second.values[drawn],
+        xscale=first.scale,
+        yscale=second.scale,
+        bins="log",
+        gridsize=(110, 50),
+        extent=(*first.ends, *second.ends),
+        mincnt=1,
+        cmap=LinearSegmentedColormap.from_list("crowd", ["#c9cdd1", "#1c2126"]),
+        linewidths=0.2,
+    )
+    figure.colorbar(cells, ax=ax, label=f"leaders in a cell ({np.count_nonzero(drawn):,} in all)")
+    found = np.flatnonzero(candidates(leaders, parameters))
+    dots = {"s": 36, "color": criterion.color, "edgecolors": "white", "linewidths": 0.6}
+    ax.scatter(first.values[found], second.values[found], label=counted(len(found), "candidate"), **dots)
+    ax.legend(frameon=False, loc="lower right")
+    for axis, line in zip(axes_of, (ax.axvline, ax.axhline), strict=True):
+        line(axis.cut, color=NEUTRAL, lw=1.2)
+    ax.set(xlabel=first.label, ylabel=second.label, title=in_words(criterion.configured(parameters)))
     return figure
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """What a cut compares: a value a leader, the cut, and how to draw them; `ends` of a log scale are so, too."""
+
+    values: np.ndarray
+    cut: float
+    label: str
+    scale: str
+    ends: tuple[float, float]
+
+
+def _axis_of(cut: Cut, leaders: Table, parameters: Parameters) -> _Axis:
+    term = next(term for criterion in CRITERIA.values() for term in criterion.terms if term.bound == cut.name)
+    values, own = column_of(leaders, term.column).astype(float), float(getattr(parameters, cut.name))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = values / column_of(leaders, term.factor) if term.factor else values
+    low, high = (cut.low, 1.0) if cut.opens else (-cut.high, cut.high)
+    if cut.floor:  # a matched filter leads on peaks below zero, too
+        low, high = own / 20, max([5 * own, *values[np.isfinite(values)]])
+    log = bool(cut.log or cut.floor)
+    name = f"{term.column} / {term.factor}" if term.factor else term.column
+    label = f"{name} [{cut.unit}]" if cut.unit else name
+    ends = (float(np.log10(low)), float(np.log10(high))) if log else (low, high)
+    return _Axis(np.clip(values, low, high), max(own, low), label, "log" if log else "linear", ends)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from sla1tools.show.figures import DPI, width_of
 from sla1tools.show.glossary import GLOSSARY
 from sla1tools.show.heading import Heading
 from sla1tools.show.night_page import night_page
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 GALLERY_MIME = "application/vnd.sla1.gallery+json"
+LEAST = 9 / (10 * DPI / 72)  # of a figure's width, on a telephone: text of 10 pt is then 9 px high
+BROAD = 700  # px: a figure of more stands alone
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
 _SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
@@ -66,11 +69,11 @@ def export_html(notebook_path: str | Path, html_path: str | Path, heading: Headi
     notebook = nbformat.read(Path(notebook_path), as_version=4)
     galleries = _prepare(notebook, Path(notebook_path).stem)
     alive = any(payload.get("interactive", True) for payload in galleries.values())
-    script = f"{explorer_module()}\nstartAll(document);\n" if alive else ""
+    script = page_script() + (f"{explorer_module()}\nstartAll(document);\n" if alive else "")
     css = page_css(with_explorer=bool(galleries))
     if heading:
         notebook.metadata.title = f"{notebook.metadata.title} · {heading.text}"
-        css, script = css + heading.print_css, links_script() + script
+        css += heading.print_css
     page, _ = _exporter().from_notebook_node(
         notebook,
         resources={
@@ -83,8 +86,7 @@ def export_html(notebook_path: str | Path, html_path: str | Path, heading: Headi
     )
     for slot, payload in galleries.items():
         page = page.replace(slot, gallery_html(payload), 1)
-    if script:
-        page = page.replace("</body>", f'<script type="module">{script}</script>\n</body>', 1)
+    page = page.replace("</body>", f'<script type="module">{script}</script>\n</body>', 1)
     Path(html_path).write_text(page, encoding="utf-8")
 
 
@@ -111,13 +113,13 @@ def write_index(
     links : mapping of str to str
         Text to relative path, for the reports and products beside the page, and the page of all nights.
     """
-    content, script = night_page(summary, manifest), links_script()
+    content, script = night_page(summary, manifest), page_script()
     heading = Heading(content["folder"], manifest.get("camera"), content["frames"], content["exposure"], links)
     page = page_template("night.html.j2").render(
         content,
         policy=policy(script),
         css=page_css(with_explorer=False) + heading.print_css,
-        figures=[{"title": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()],
+        figures=figures,
         head=heading_html(heading, Path(path).name),
         heading=heading,
         script=script,
@@ -131,9 +133,33 @@ def heading_html(heading: Heading, page: str) -> str:
     return page_template("heading.html.j2").render(text=heading.text, folder=heading.folder, links=rows)
 
 
-def links_script() -> str:
-    """Return the script that ends the links of a page which lies outside its night's folder."""
-    return (TEMPLATES / "links.js").read_text(encoding="utf-8")
+def page_script() -> str:
+    """Return what every page does: figures at full size, what scrolls says so, no dead link where it was sent alone."""
+    return (TEMPLATES / "page.js").read_text(encoding="utf-8")
+
+
+def figure_html(image: bytes, alt: str, caption: str = "", width: int | None = None, kind: str = "image/png") -> str:
+    """Return a figure that opens at its full size.
+
+    Parameters
+    ----------
+    image : bytes
+        A picture file.
+    alt, caption : str
+        What it shows; the text below it, if any. Both are escaped.
+    width : int, optional
+        In pixels of the page; by default that of a picture of `figures.png`. 0 for the picture's own.
+    kind : str
+        Of the file.
+    """
+    width = width_of(image) if width is None else width
+    size = f' width="{width}" style="--least: {LEAST * width:.0f}px"' if width else ""
+    source = f"data:{kind};base64,{base64.b64encode(image).decode()}"
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure{" class=broad" * (width > BROAD)}><button type="button" class="zoom" title="Show at full size">'
+        f'<img src="{source}" alt="{html.escape(alt)}"{size}></button>{below}</figure>'
+    )
 
 
 def page_template(name: str) -> "Template":
@@ -148,7 +174,7 @@ def page_template(name: str) -> "Template":
     )
     # A quoted path can hold no scheme: javascript: becomes a file name.
     environment.filters["address"] = lambda target: quote(target, safe="/.")
-    environment.globals["glossary"] = GLOSSARY
+    environment.globals |= {"glossary": GLOSSARY, "figure": figure_html}
     return environment.get_template(name)
 
 
@@ -243,8 +269,15 @@ def _exporter():
         exclude_output_prompt=True,
         exclude_anchor_links=True,
         sanitize_html=True,
-        filters={"clean_html": clean_html},
+        filters={"clean_html": clean_html, "figure": _output_figure},
     )
+
+
+def _output_figure(output, kind: str) -> str:
+    """Return the figure of a cell's output."""
+    data, own = output.data[kind], output.metadata.get(kind, {})
+    image = data.encode() if kind == "image/svg+xml" else base64.b64decode(data)
+    return figure_html(image, own.get("alt") or output.metadata.alt, width=int(own.get("width", 0)), kind=kind)
 
 
 def _prepare(notebook, name: str) -> dict[str, dict]:
@@ -261,11 +294,12 @@ def _prepare(notebook, name: str) -> dict[str, dict]:
             if "data" not in output:
                 continue
             output.metadata.setdefault("alt", f"Figure: {heading or name}")
+            output.metadata["section"] = heading or name
             if GALLERY_MIME in output.data:
                 # The slot is put past the cleaner and the HTML parser; no text of the notebook can know its name.
                 slot = f"explorer-{secrets.token_hex(16)}"
                 galleries[slot] = output.data[GALLERY_MIME]
-                output.data = {"text/html": f"<div>{slot}</div>"}
+                output.data, output.metadata["section"] = {"text/html": f"<div>{slot}</div>"}, ""
             elif WIDGET_MIME in output.data or not set(output.data) & set(_SHOWN):
                 output.data = {"text/html": ""}
     notebook.metadata.title = title or name

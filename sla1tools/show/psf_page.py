@@ -1,6 +1,5 @@
 """The page of a measured PSF: its image over the frame, what it leaves of its stars, and which stars those are."""
 
-import base64
 from collections import Counter
 from collections.abc import Sequence
 
@@ -8,8 +7,8 @@ import numpy as np
 
 from sla1tools.candidates.psf import PSF
 from sla1tools.candidates.psf_measuring import BAD_FIT, MeasuredPSF, elongation, fine_image
-from sla1tools.show.figures import GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes, png
-from sla1tools.show.pages import page_css, page_template, policy
+from sla1tools.show.figures import GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, png
+from sla1tools.show.pages import page_css, page_script, page_template, policy
 
 REACH = 3.5  # px from the star's centre that the pictures show
 MOST_SHOWN = 12  # stars, half of them the best
@@ -28,7 +27,8 @@ def psf_page(measured: MeasuredPSF, sources: Sequence[str]) -> str:
     counts = Counter(str(reason) for reason in measured.stars["reason"])
     figures = [nine_places(measured.psf), residuals(measured), fit_against_flux(measured), star_map(measured)]
     return page_template("psf.html.j2").render(
-        policy=policy(""),
+        policy=policy(script := page_script()),
+        script=script,
         css=page_css(with_explorer=False),
         measured=measured,
         psf=measured.psf,
@@ -36,7 +36,7 @@ def psf_page(measured: MeasuredPSF, sources: Sequence[str]) -> str:
         bad_fit=BAD_FIT,
         sources=sources,
         reasons=[(text, counts[reason]) for reason, text in REASONS.items() if counts[reason]],
-        figures=[(figure.alt, base64.b64encode(png(figure)).decode()) for figure in figures],
+        figures=[(figure.alt, png(figure)) for figure in figures],
     )
 
 
@@ -46,7 +46,7 @@ def nine_places(psf: PSF) -> Drawing:
     side = 3 if psf.varies else 1
     where = "at nine places of the frame" if psf.varies else "all over the frame"
     alt = f"The star as pixels see it, {where}; contours at a half and a tenth of its peak"
-    figure, axes = blank_axes(0.4 + 2 * side, 0.6 + 2 * side, alt, nrows=side, ncols=side, squeeze=False)
+    figure, axes = blank_axes(0.5 + 2.2 * side, 0.7 + 2.2 * side, alt, nrows=side, ncols=side, squeeze=False)
     for ax, (row, column) in zip(axes.flat, np.ndindex(side, side), strict=True):
         share_x, share_y = (column / 2, 1 - row / 2) if psf.varies else (0.5, 0.5)
         place = np.array([share_x * (nx - 1)]), np.array([share_y * (ny - 1)])
@@ -55,8 +55,7 @@ def nine_places(psf: PSF) -> Drawing:
         ax.imshow(np.arcsinh(100 * image / image.max()), origin="lower", extent=edges, cmap="gray")
         levels = [0.1 * image.max(), 0.5 * image.max()]
         ax.contour(image, levels, origin="lower", extent=edges, colors=[IN_SAMPLE, HELD_OUT], linewidths=1)
-        ax.set_title(f"x = {place[0][0]:.0f}, y = {place[1][0]:.0f}", fontsize=8)
-        ax.tick_params(labelsize=7)
+        ax.set_title(f"x={place[0][0]:.0f}, y={place[1][0]:.0f}", fontsize=10)
     axes[-1, side // 2].set_xlabel("px")
     return figure
 
@@ -67,11 +66,11 @@ def residuals(measured: MeasuredPSF) -> Drawing:
     order = np.argsort(np.asarray(stars["chi2"] / stars["dof"]))
     half = min(MOST_SHOWN, len(order)) // 2
     alt = "What the PSF of the other half of the stars leaves of the best (above) and the worst (below), in sigma"
-    figure, axes = blank_axes(1.35 * half, 3.6, alt, nrows=2, ncols=half, squeeze=False)
+    figure, axes = blank_axes(1.6 * half, 4.2, alt, nrows=2, ncols=half, squeeze=False)
     for ax, row in zip(axes.flat, [*order[:half], *order[-half:]], strict=True):
         star = stars[row]
         image = ax.imshow(star["residual"], origin="lower", cmap="RdBu_r", vmin=-4, vmax=4)
-        ax.set_title(f"{star['flux'] / 1000:.0f} ke-\nχ²/dof {star['chi2'] / star['dof']:.2f}", fontsize=7)
+        ax.set_title(f"{star['flux'] / 1000:.0f} ke-\nχ²/dof {star['chi2'] / star['dof']:.2f}", fontsize=10)
         ax.set(xticks=[], yticks=[])
     figure.colorbar(image, ax=axes, label="data - model [σ]", shrink=0.8)
     return figure
@@ -80,7 +79,7 @@ def residuals(measured: MeasuredPSF) -> Drawing:
 def fit_against_flux(measured: MeasuredPSF) -> Drawing:
     """Draw chi2/dof against flux, held out."""
     stars = measured.stars[measured.stars["reason"] == ""]
-    figure, ax = blank_axes(6.4, 3.2, "χ² per degree of freedom against flux, each star by the PSF of the other half")
+    figure, ax = blank_axes(WIDTH, 3.2, "χ² per degree of freedom against flux, each star by the PSF of the other half")
     ax.scatter(stars["flux"], stars["chi2"] / stars["dof"], s=12, color=HELD_OUT)
     ax.axhline(1, color=NEUTRAL, lw=1)
     ax.set(xscale="log", yscale="log", xlabel="flux [e-]", ylabel="χ² / degrees of freedom")
@@ -90,10 +89,10 @@ def fit_against_flux(measured: MeasuredPSF) -> Drawing:
 def star_map(measured: MeasuredPSF) -> Drawing:
     """Draw where the bright stars are, and which were chosen."""
     stars, (ny, nx) = measured.stars, measured.psf.frame_shape
-    figure, ax = blank_axes(6.4, 1 + 6.0 * min(ny / nx, 1.5), "Where the bright stars are: chosen, and not")
+    figure, ax = blank_axes(WIDTH, 1 + 5.0 * min(ny / nx, 1.5), "Where the bright stars are: chosen, and not")
     for chosen, color, label in ((False, NEUTRAL, "not chosen"), (True, GOOD, "chosen")):
         some = stars[(stars["reason"] == "") == chosen]
         ax.scatter(some["x"], some["y"], s=14, color=color, marker="o" if chosen else "x", label=label)
     ax.set(xlim=(0, nx), ylim=(0, ny), xlabel="x [px]", ylabel="y [px]", aspect="equal")
-    ax.legend(fontsize=8, loc="upper right")
+    ax.legend(loc="upper right")
     return figure

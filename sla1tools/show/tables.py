@@ -10,10 +10,10 @@ from astropy.table import Table
 from IPython.display import HTML
 from scipy.spatial import cKDTree
 
-from sla1tools.candidates.criteria import CRITERIA, in_words, neighbor_ratio
+from sla1tools.candidates.criteria import CRITERIA, in_words
 from sla1tools.candidates.leaders import caption
 from sla1tools.candidates.psf import psf_of
-from sla1tools.candidates.rates import CONFIDENCE, frame_area, gaussian_expectation, poisson_rate
+from sla1tools.candidates.rates import CONFIDENCE, frame_area, poisson_rate
 from sla1tools.candidates.shapes import contaminant_pass_rates
 from sla1tools.darks.classes import PixelClass, names_in
 from sla1tools.injections.completeness import completeness_curve, flux_bins
@@ -24,11 +24,28 @@ from sla1tools.text import printable
 REFERENCE_NAMES = {"leave_one_out": "held out", "all": "in sample"}
 
 
+NUMBER = re.compile(r"[-+<]?[\d.,]+(e[-+]?\d+)?( ?(%|e-))?( ?[±(].*)?|(not \w+|none|--|–)?", re.IGNORECASE)
+LONG = 30  # letters: a text of more may wrap
+UNITS = {"electron": "e-", "pix": "px"}
+
+
 def shown(table: Table) -> HTML:
-    """Show a table without its types and row numbers; texts of the cells are escaped, control characters too."""
-    unit = any(table[name].unit for name in table.colnames)
-    lines = "".join(map(printable, table.pformat(max_lines=-1, max_width=-1, show_unit=unit, html=True)))
-    return HTML(re.sub(r' id="table\d+"', "", lines))  # an address in memory: no two runs would be alike
+    """Show a table without its types and row numbers, numbers to the right and texts to the left.
+
+    Texts of the cells are escaped, control characters too.
+    """
+    heads, columns = [], []
+    for name in table.colnames:
+        column, unit = table[name], str(table[name].unit or "")
+        texts = [printable(text.strip()) for text in column.pformat(max_lines=-1, show_name=False, show_unit=False)]
+        side = "right" if all(NUMBER.fullmatch(text) for text in texts) else "left"
+        wraps = ' class="long"' if any(len(text) > LONG for text in texts) else ""
+        columns.append([f'<td{wraps} style="text-align: {side}">{html.escape(text)}</td>' for text in texts])
+        label = html.escape(f"{printable(name)} [{UNITS.get(unit, unit)}]" if unit else printable(name))
+        heads.append(f'<th scope="col" style="text-align: {side}">{label}</th>')
+    rows = ["".join(row) for row in zip(*columns, strict=True)]
+    body = "".join(f"<tr>{row}</tr>\n" for row in rows)
+    return HTML(f"<table>\n<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>{body}</tbody>\n</table>")
 
 
 def remarks(texts: Sequence[str]) -> HTML:
@@ -77,10 +94,11 @@ def captions(night: Measurement, leaders: Table) -> list[str]:
 
 def leading_rows(leaders: Table, most: int = 20) -> HTML:
     """Show the first rows of a leader table, rounded."""
-    names = ["frame", "x", "y", "peak", "neighbor_ratio", "snr", "p_value", "best_rival", "rival_margin"]
-    rows = leaders[names][:most]
+    formats = {"peak": ".1f", "flux": ".0f", "neighbor_ratio": ".2f", "snr": ".1f", "p_value": ".2g"}
+    formats["rival_margin"] = "+.1f"
+    names = ["frame", "time", "x", "y", *formats, "best_rival"]
+    rows = leaders[[name for name in names if name in leaders.colnames]][:most]
     rows["pixel classes"] = np.array([names_in(dq) for dq in leaders["dq"][:most]], dtype=str)
-    formats = {"peak": ".1f", "neighbor_ratio": ".2f", "snr": ".1f", "p_value": ".2g", "rival_margin": "+.1f"}
     for name, text in formats.items():
         rows[name].info.format = text
     return shown(rows)
@@ -256,17 +274,20 @@ def _no_setting(night: Measurement, criterion: str) -> str:
 
 
 def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:
-    """Candidates above rising thresholds at the configured ratio, and the Gaussian expectation per frame."""
-    parameters = night.parameters
-    thresholds = np.geomspace(night.floors.peak, 8 * night.floors.peak, 30)
+    """Candidates at rising settings of the configured criterion's first cut, and those of Gaussian noise per frame."""
+    parameters, criterion = night.parameters, CRITERIA[night.parameters.criterion]
+    cut = criterion.cuts[0]
+    low = getattr(night.floors, cut.floor) if cut.floor else cut.low
     counts = {}
     for reference, label in REFERENCE_NAMES.items():
         rows = night.leaders[night.leaders["reference"] == reference]
-        passing = np.sort(rows["peak"][neighbor_ratio(rows, 0.0, parameters.ratio)])
-        counts[label] = (thresholds, len(passing) - np.searchsorted(passing, thresholds, side="right"))
+        settings = np.geomspace(low, 8 * low, 30)
+        cuts = criterion.configured(parameters)
+        counts[label] = (settings, [np.count_nonzero(criterion.select(rows, cuts | {cut.name: v})) for v in settings])
     noise = night.dark.level_sigma(parameters.reference)
-    cuts = np.geomspace(night.floors.peak, max(250.0, 1.2 * parameters.threshold), 8)
-    return counts, (cuts, gaussian_expectation(noise, cuts, parameters.ratio, parameters.neighbors))
+    settings = np.geomspace(low, 1.2 * max(low, getattr(parameters, cut.name)), 8)
+    expected = [criterion.expected(noise, parameters.model_copy(update={cut.name: float(v)})) for v in settings]
+    return counts, (settings, np.array(expected, float))
 
 
 def tradeoff_points(night: Measurement) -> tuple[dict, dict]:

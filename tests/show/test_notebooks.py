@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from browser import browser, cut_on_paper, faults_of_access, offline  # noqa: F401
 from observers_rule import find_candidates
 from small_nights import write_small_night
 
@@ -20,6 +21,7 @@ from sla1tools.places import CHECKOUT
 from sla1tools.run.night import night_notebooks, run_night
 from sla1tools.run.notebooks import OPENS_NIGHT
 from sla1tools.run.products import PRODUCTS
+from sla1tools.run.season import write_trends
 from sla1tools.simulate.night import parse_star, simulate_night
 
 NOTEBOOKS = night_notebooks()
@@ -114,6 +116,38 @@ def test_the_steps_by_hand_agree_with_the_nights_table(published):
     )
     (star,) = [o for source, o in outputs_of(directory / "03_injection_testing.ipynb") if source.startswith("star = ")]
     assert "1 cutout" in star.metadata["image/png"]["alt"]
+
+
+PAGES = ("index", *(path.stem for path in NOTEBOOKS), "../../../index")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_can_be_read_by_everybody(published, offline, name, width):  # noqa: F811
+    """By axe-core, on a desk and on a telephone, with the words opened; on paper nothing is cut off."""
+    _, directory = published
+    write_trends(directory.parents[2])
+    watched = offline(width=width)
+    page = watched.open((directory / f"{name}.html").resolve())
+    page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    page.wait_for_timeout(300)  # for the sliders to come alive, and for what scrolls to say so
+    assert faults_of_access(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert cut_on_paper(page) == []
+    assert (watched.requests, watched.complaints) == ([], [])
+
+
+@pytest.mark.slow
+def test_a_figure_opens_at_its_full_size_and_closes(published, offline):  # noqa: F811
+    page = offline(width=390).open(published[1] / "01_dark_characterization.html")
+    figure = page.locator("figure img").nth(1)
+    small, natural = figure.bounding_box()["width"], int(figure.get_attribute("width"))
+    figure.click()
+    whole = page.locator("dialog img")
+    assert small < whole.bounding_box()["width"] == natural
+    page.keyboard.press("Escape")
+    assert page.locator("dialog").count() == 0
 
 
 @pytest.mark.slow

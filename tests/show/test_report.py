@@ -135,7 +135,8 @@ def test_static_gallery_is_a_picture(exported):
     payload = {"interactive": False, "montage": base64.b64encode(PNG).decode(), "caption": "three <candidates>"}
     text = exported(code(v4.new_output("display_data", data={GALLERY_MIME: payload, "text/plain": "x"}))).read_text()
     assert 'alt="three &lt;candidates&gt;"' in text
-    assert "<script" not in text
+    assert "application/json" not in text
+    assert "startAll" not in text
 
 
 SUMMARY = {

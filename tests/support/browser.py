@@ -73,6 +73,26 @@ class Watched:
         return self.page
 
 
+def faults_of_access(page) -> list[str]:
+    """What axe-core has against a page, each with the elements that it names."""
+    import axe_playwright_python
+
+    source = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    page.evaluate(source)
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+    return [f"{item['id']}: {node['html'][:200]}" for item in found for node in item["nodes"]]
+
+
+def cut_on_paper(page) -> list[str]:
+    """Tables and figures that a printed A4 page cuts off: they are wider than its text."""
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 688, "height": 1000})  # 210 mm less two margins of 14, at 96 pixels to an inch
+    return page.evaluate(
+        "[...document.querySelectorAll('table, img')].filter(box => box.offsetWidth &&"
+        " box.getBoundingClientRect().right > 688.5).map(box => box.outerHTML.slice(0, 200))"
+    )
+
+
 @pytest.fixture
 def offline(browser):
     """Make watched pages without a network: `offline(width=1100, javascript=True)`."""
