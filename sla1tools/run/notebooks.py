@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -180,13 +181,19 @@ def title_of(path: Path) -> str:
 
 
 def tagged_figures(path: Path) -> dict[str, bytes]:
-    """Return the PNG figures of an executed notebook's cells tagged `night-page`, by the heading above each."""
-    figures, heading = {}, path.stem
+    """Return the PNG figures of an executed notebook's cells tagged `night-page`, by what the section says below each.
+
+    That is the first computed sentence; the heading, where there is none.
+    """
+    figures, heading, waiting = {}, path.stem, ""
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
-            heading = next((line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")), heading)
-        elif NIGHT_PAGE in cell.metadata.get("tags", []):
-            for output in cell.outputs:
-                if "image/png" in output.get("data", {}):
-                    figures[heading] = base64.b64decode(output["data"]["image/png"])
+            above = next((line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")), "")
+            heading, waiting = (above, "") if above else (heading, waiting)
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            if "image/png" in data and NIGHT_PAGE in cell.metadata.get("tags", []):
+                waiting, figures[heading] = heading, base64.b64decode(data["image/png"])
+            elif "text/markdown" in data and waiting:
+                figures[re.sub("[*`]", "", data["text/markdown"])] = figures.pop(waiting)
+                waiting = ""
     return figures

@@ -8,7 +8,9 @@ from scipy import ndimage, special
 from sla1tools.candidates.psf import psf_of
 from sla1tools.darks import structure
 from sla1tools.darks.classes import MEANINGS, PixelClass, name_of
+from sla1tools.frames.capture import judged_files
 from sla1tools.measure import Measurement
+from sla1tools.show.night_page import grouped_files
 from sla1tools.show.tables import shown
 from sla1tools.simulate.night import TRUTH_NAME
 from sla1tools.simulate.scores import truth_scores as score_classes
@@ -16,12 +18,10 @@ from sla1tools.simulate.scores import truth_scores as score_classes
 CALIBRATED_PIXELS = 2_000_000
 
 
-def verdicts(night) -> HTML:
-    """One line a file of the capture folder: its verdict and what was found."""
-    rows = [(frame.name, "used", "", "; ".join(frame.notes)) for frame in night.frames]
-    rows += [(item.name, "rejected", item.reason.value, item.detail) for item in night.rejected]
-    rows += [(name, "ignored", "", "") for name in night.ignored]
-    return shown(Table(rows=sorted(rows), names=("file", "verdict", "reason", "remark"), dtype=["U200"] * 4))
+def verdicts(capture) -> HTML:
+    """Every file of the capture folder and its verdict; those of which the same is said share a row."""
+    rows = [(", ".join(r["names"]), r["verdict"], r["detail"]) for r in grouped_files(judged_files(capture))]
+    return shown(Table(rows=rows or None, names=("files", "verdict", "remark"), dtype=[str] * 3))
 
 
 def scales(night: Measurement) -> HTML:

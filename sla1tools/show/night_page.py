@@ -2,13 +2,14 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
 from sla1tools.injections.operating_point import too_few
 from sla1tools.parameters import Parameters, frames_per_night
-from sla1tools.text import counted, shown
+from sla1tools.text import counted, printable, shown
 
 NOT_TESTED = "not tested"
 NOT_REACHED = "not reached"
@@ -36,7 +37,7 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
     """
     parameters = manifest.get("parameters") or {}
     state = summary.get("verdict") or "failed"
-    files = _files(manifest)
+    files = grouped_files(manifest.get("inputs") or [])
     return {
         "title": "The night at a glance",
         "folder": _folder(summary, parameters),
@@ -268,25 +269,32 @@ def _published(dark: Mapping, parameters: Mapping) -> list[tuple[str, str, str]]
     return rows
 
 
-def _files(manifest: Mapping) -> list[dict[str, str]]:
-    """One row a file of the capture folder."""
-    rows = []
-    for item in manifest.get("inputs") or []:
-        verdict, reason = str(item.get("verdict") or NOT_TESTED), item.get("reason")
-        rows.append(
-            {
-                "name": str(item.get("name", "")),
-                "state": verdict.split()[0],
-                "verdict": f"{verdict} ({reason})" if reason and str(reason) not in verdict else verdict,
-                "detail": str(item.get("detail") or item.get("note") or ""),
-            }
-        )
-    return rows
+def grouped_files(inputs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put files of the capture folder that got the same verdict, for the same reason, into one row.
+
+    Parameters
+    ----------
+    inputs : iterable of mapping
+        With `name`, `verdict`, and `reason`, `detail` where there are any.
+
+    Returns
+    -------
+    rows : list of dict
+        `names`, `state` (the verdict's first word), `verdict` (with its reason), `detail`, in the order of the files.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for item in inputs:
+        verdict, reason = str(item.get("verdict") or NOT_TESTED), str(item.get("reason") or "")
+        told = f"{verdict} ({reason})" if reason and reason not in verdict else verdict
+        detail = str(item.get("detail") or item.get("note") or "")
+        row = {"names": [], "state": verdict.split()[0], "verdict": told, "detail": detail}
+        rows.setdefault((told, detail), row)["names"].append(printable(item.get("name", "")))
+    return list(rows.values())
 
 
-def _tally(files: list[dict[str, str]]) -> str:
-    states = [file["state"] for file in files]
-    return ", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states)) + "."
+def _tally(files: list[dict[str, Any]]) -> str:
+    states = Counter(file["state"] for file in files for _ in file["names"])
+    return ", ".join(f"{count:,} {state}" for state, count in states.items()) + "."
 
 
 def _provenance(manifest: Mapping) -> list[str]:

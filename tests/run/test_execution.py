@@ -102,6 +102,29 @@ def test_figures_of_tagged_cells(tmp_path):
     assert figures["A dot"].startswith(b"\x89PNG")
 
 
+def test_a_figure_of_the_nights_page_is_called_by_what_is_said_of_it(tmp_path):
+    """By the first sentence that is computed below it, within its section."""
+
+    def code(tagged, **data):
+        outputs = [nbformat.v4.new_output("display_data", {kind.replace("_", "/"): v for kind, v in data.items()})]
+        return nbformat.v4.new_code_cell("1", metadata={"tags": ["night-page"] * tagged}, outputs=outputs)
+
+    cells = [
+        nbformat.v4.new_markdown_cell("## How dark?"),
+        code(False, text_markdown="Said before."),
+        code(True, image_png="AAAA"),
+        code(False, text_html="<p>a table</p>"),
+        code(False, text_markdown="The level is **5 e-** of `hot`."),
+        code(False, text_markdown="Said later."),
+        nbformat.v4.new_markdown_cell("## Why?"),
+        code(True, image_png="BBBB"),
+        nbformat.v4.new_markdown_cell("## And then?"),
+        code(False, text_markdown="Said of something else."),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    assert list(tagged_figures(tmp_path / "n.ipynb")) == ["The level is 5 e- of hot.", "Why?"]
+
+
 MEDDLERS = ("scipy", "sla1tools", "random", "ipykernel", "matplotlib", "sitecustomize")
 
 

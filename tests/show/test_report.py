@@ -226,6 +226,18 @@ def test_index_says_verdict_meaning_and_action(tmp_path, offline):  # noqa: F811
     assert page.locator("img").first.get_attribute("alt") == f"Noise {HOSTILE}"
 
 
+def test_what_is_said_of_ten_files_is_said_once():
+    same = [{"name": f"{k}.fits", "verdict": "used", "detail": "FILTER unknown"} for k in range(10)]
+    odd = {"name": "x.fits", "verdict": "rejected", "reason": "level", "detail": "9 sigma"}
+    page = night_page({}, {"inputs": [*same[:4], odd, *same[4:], {"name": "notes.txt", "verdict": "ignored"}]})
+    assert [(len(row["names"]), row["verdict"], row["detail"]) for row in page["files"]] == [
+        (10, "used", "FILTER unknown"),
+        (1, "rejected (level)", "9 sigma"),
+        (1, "ignored", ""),
+    ]
+    assert page["tally"] == "10 used, 1 rejected, 1 ignored."
+
+
 def test_what_is_missing_reads_not_tested(tmp_path):
     write_index(tmp_path / "i.html", {}, {}, {}, {})
     text = (tmp_path / "i.html").read_text()
