@@ -48,6 +48,17 @@ class Input(_Read):
     sha256: str | None = None
 
 
+Finite = Annotated[float, Field(ge=-1e12, le=1e12)]  # no number of a night is larger
+Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+class StarImage(_Read):
+    """Width of the star's image in pixels, and its relative 1-sigma error."""
+
+    fwhm: Annotated[float, Field(gt=0, le=100)]
+    size_error: Annotated[float, Field(ge=0, le=1)]
+
+
 class Manifest(_Read):
     """What is read back of `manifest.json`; only `outputs` is in every one of ours."""
 
@@ -57,13 +68,10 @@ class Manifest(_Read):
     parameters: dict[str, Any] = {}
     inputs: list[Input] = []
     psf_sha256: str | None = None
+    star: StarImage | None = None
     versions: dict[str, str | None] = {}
     end: str = ""
     exit_status: int | None = None
-
-
-Finite = Annotated[float, Field(ge=-1e12, le=1e12)]  # no number of a night is larger
-Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class Limits(_Read):
@@ -73,6 +81,7 @@ class Limits(_Read):
     flux: Finite | None = None
     low: Finite | None = None
     high: Finite | None = None
+    gaussian_expectation: Finite | None = None
 
 
 class Completeness(_Read):

@@ -4,11 +4,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from sla1tools.candidates.psf import as_psf
 
 CONFIDENCE = 0.95
+DRAWS = 4000  # of as many alarms over the nights, where these are few
 BAND_ROWS = 128
 
 
@@ -48,6 +50,74 @@ def poisson_rate(count: int, frames: int) -> Rate:
 def upper_limit(count):
     """Poisson mean that gives so few or fewer with 5 % chance; `count` a number or an array."""
     return special.gammaincinv(np.asarray(count) + 1, CONFIDENCE)
+
+
+@dataclass(frozen=True)
+class SeasonRate(Rate):
+    """A rate over nights that may differ, with limits that know it.
+
+    `dispersion_p` is the chance that nights which are alike differ so much: None for one night, or without an alarm.
+    """
+
+    nights: int = 1
+    dispersion_p: float | None = None
+
+
+def season_rate(counts: ArrayLike, frames: ArrayLike) -> SeasonRate:
+    """Rate per frame over several nights, with one-sided 95 % limits scaled by the dispersion over nights.
+
+    Parameters
+    ----------
+    counts : (n,) int array
+        False alarms of each night.
+    frames : (n,) int array
+        Frames of each night, at least 1.
+    """
+    seen, of = np.asarray(counts, float), np.asarray(frames, float)
+    total, every, nights = int(seen.sum()), int(of.sum()), len(seen)
+    low, high = dispersed_limits(total, every, (seen**2 / of).sum(), nights)
+    chance = _dispersion_chance(seen, of) if total and nights > 1 else None
+    return SeasonRate(total, every, total / every, float(low), float(high), nights=nights, dispersion_p=chance)
+
+
+def dispersed_limits(total, frames, squares, nights):
+    """Limits of a rate per frame over nights whose own rates may differ.
+
+    Parameters
+    ----------
+    total, frames, nights : int or arrays
+        False alarms, frames and nights.
+    squares : float or array
+        Sum over nights of the squared count over the night's frames.
+
+    Returns
+    -------
+    low, high : float or arrays
+        Poisson limits of ``total / phi`` alarms, times ``phi / frames``, where ``phi``, at least 1, is chi-square over
+        degrees of freedom of nights that are alike; at the confidence of Student's 95 % for so many nights, as
+        ``phi`` is estimated from them. One night tells no dispersion: its limits are its own.
+    """
+    total, nights = np.asarray(total, float), np.asarray(nights)
+    freedom = np.maximum(nights - 1, 1)
+    known = (nights > 1) & (total > 0)
+    excess = np.divide(squares * frames, total, out=np.ones(np.shape(known)), where=known) - total
+    phi = np.where(known, np.maximum(1, excess / freedom), 1)
+    confidence = np.where(nights > 1, special.ndtr(special.stdtrit(freedom, CONFIDENCE)), CONFIDENCE)
+    low = np.where(total > 0, special.gammaincinv(np.maximum(total, 1) / phi, 1 - confidence), 0)
+    return phi / frames * low, phi / frames * special.gammaincinv(total / phi + 1, confidence)
+
+
+def _dispersion_chance(counts: np.ndarray, frames: np.ndarray) -> float:
+    """Chance of so large a chi-square over nights of one rate; drawn where alarms are too few for its distribution."""
+    share, total = frames / frames.sum(), int(counts.sum())
+
+    def chi2(drawn):
+        return ((drawn - total * share) ** 2 / (total * share)).sum(axis=-1)
+
+    if total >= 5 * len(counts) or len(counts) > 200:
+        return float(special.chdtrc(len(counts) - 1, chi2(counts)))
+    drawn = chi2(np.random.default_rng(total).multinomial(total, share, DRAWS))
+    return float((1 + np.count_nonzero(drawn >= chi2(counts) * (1 - 1e-9))) / (1 + DRAWS))
 
 
 def frame_area(shape: tuple[int, int], pixel_scale: float) -> float:

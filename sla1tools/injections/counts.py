@@ -17,6 +17,7 @@ from sla1tools.injections.injection import Injections
 
 FLUX_EDGES = 10 ** (np.arange(10, 51) / 10)
 """Edges of the flux bins in electrons, 10 to 100,000; what is fainter or brighter counts in the first or last bin."""
+FLUX_CENTERS = np.sqrt(FLUX_EDGES[1:] * FLUX_EDGES[:-1])
 BELOW = -1  # counts that a night cannot tell: its leaders were not measured that deep
 
 
@@ -90,12 +91,13 @@ def tradeoff(counts: np.ndarray, parameters) -> Table:
     Returns
     -------
     grid : Table
-        Rows of `settings`, with `even`, `odd` (false alarms in the frames at even and odd positions) and `flux_50`
-        (electrons; NaN where half are never found).
+        Rows of `settings`, with `even`, `odd` (false alarms in the frames at even and odd positions), `rate` (false
+        alarms a frame) and `flux_50` (electrons; NaN where half are never found).
     """
     counted = counts[1:, 0] != BELOW
     grid = settings(parameters)[counted]
     grid["even"], grid["odd"] = counts[1:][counted, :2].T
+    grid["rate"] = (grid["even"] + grid["odd"]) / counts[0, :2].sum()
     grid["flux_50"] = flux_50(counts[1:][counted, 2:], counts[0, 2:])
     return grid
 
@@ -106,14 +108,17 @@ def flux_50(found: np.ndarray, injected: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     found : (n, bins) int array
-    injected : (bins,) int array
+    injected : (bins,) or (n, bins) int array
         In the bins between `FLUX_EDGES`.
     """
-    tried = injected > 0
-    if np.count_nonzero(tried) < 2:
-        return np.full(len(found), np.nan)
-    center = np.log(FLUX_EDGES[1:] * FLUX_EDGES[:-1]) / 2
-    return np.exp(crossings(center[tried], found[:, tried] / injected[tried], 0.5))
+    injected = np.broadcast_to(injected, found.shape)
+    flux = np.full(len(found), np.nan)
+    for tried in np.unique(injected > 0, axis=0):
+        if np.count_nonzero(tried) > 1:
+            rows = ((injected > 0) == tried).all(axis=1)
+            shares = found[rows][:, tried] / injected[rows][:, tried]
+            flux[rows] = np.exp(crossings(np.log(FLUX_CENTERS[tried]), shares, 0.5))
+    return flux
 
 
 def _planes(parameters) -> Iterator[tuple[Criterion, dict]]:

@@ -18,7 +18,7 @@ from astropy.table import Table
 
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.frames.fits import read_plane
-from sla1tools.nights.trends import METRICS, UNREADABLE, NightRecord, unreadable
+from sla1tools.nights.trends import MASTER, METRICS, UNREADABLE, NightRecord, unreadable
 from sla1tools.published import TRENDS, replace_file
 from sla1tools.text import open_regular, read_regular
 
@@ -148,13 +148,13 @@ class PixelHistory:
         return Table(columns, names=("x", "y", "dq", "nights", "first", "last", "state"))
 
 
-def candidate_pixels(path: Path, shape: tuple[int, int]) -> set[tuple[int, int]] | None:
-    """Read the pixels (x, y) of a `candidates.ecsv`; None where it cannot be read, or one lies outside the frame."""
+def candidate_pixels(path: Path, shape: tuple[int, int]) -> list[tuple[int, int]] | None:
+    """Read the pixels (x, y) of a `candidates.ecsv`, row by row; None where that fails, or one is off the frame."""
     try:
         # Not by astropy, which takes twenty times as long: a thousand nights are read for one page.
         lines = read_regular(path).decode("utf-8").splitlines()
         rows = csv.DictReader((line for line in lines if not line.startswith("#")), delimiter=" ")
-        pixels = {(int(row["x"]), int(row["y"])) for row in rows}
+        pixels = [(int(row["x"]), int(row["y"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return None
     return pixels if all(0 <= x < shape[1] and 0 <= y < shape[0] for x, y in pixels) else None
@@ -268,7 +268,7 @@ def follow_pixels(
         history = None
         names: list[str] = []
         for record in group:
-            listed = bad_pixels(outputs / record.path, shape, record.sha256, cache if write else None)
+            listed = bad_pixels(outputs / record.path, shape, record.sha256.get(MASTER), cache if write else None)
             if listed is not None:
                 history = history or PixelHistory(shape)  # not before a file has that many pixels
                 record.changes = history.add(listed)
@@ -281,13 +281,13 @@ def follow_pixels(
         pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape or (0, 0))
         if pixels is None:
             record.verdict, record.reasons = UNREADABLE, (*record.reasons, unreadable("candidates.ecsv"))
-        found[record.night] = pixels or set()
+        found[record.night] = set(pixels or ())
     recurrent = recurrent_pixels(found)
     if latest is not None and history is not None:
         recurrent = keep_listed(recurrent, outputs / KNOWN_PIXELS, history.shape, known)
         if write:
             write_known_pixels(outputs / KNOWN_PIXELS, recurrent, history.table(names), history.shape)
-            used = {_kept_as(record.sha256) for record in published if record.sha256}
+            used = {_kept_as(record.sha256[MASTER]) for record in published if MASTER in record.sha256}
             ours = (path for path in cache.iterdir() if re.fullmatch(r"[0-9a-f]{64}-\d+\.npy", path.name))
             for stale in [path for path in ours if path.name not in used]:
                 stale.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from sla1tools.published import (
     Limits,
     Manifest,
     MasterCards,
+    StarImage,
     Summary,
     read_json,
     read_manifest,
@@ -117,8 +118,12 @@ class NightRecord:
         The cuts of the operating point.
     instrument : str
         As headers name it.
-    sha256 : str or None
-        Of its master dark.
+    sha256 : mapping
+        Of its products, by name.
+    star : StarImage or None
+        The image of the stars that it injected.
+    expected : dict
+        Criterion to the candidates a frame that Gaussian noise alone would make.
     changes : recurrence.Changes or None
         Bad pixels against the nights before.
     """
@@ -136,7 +141,9 @@ class NightRecord:
     differs: list[str] = field(default_factory=list)
     recommended: tuple[str, ...] = ()
     instrument: str = ""
-    sha256: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    star: StarImage | None = None
+    expected: dict[str, float] = field(default_factory=dict)
     changes: Any = None
 
     @property
@@ -201,7 +208,8 @@ def _record(outputs: Path, path: Path) -> NightRecord:
         reasons=(*(unreadable(name) for name in damaged), *(text.rpartition(here)[2] for text in manifest.reasons)),
         parameters=manifest.parameters,
         instrument=master.instrument,
-        sha256=manifest.outputs.get(MASTER),
+        sha256=manifest.outputs,
+        star=manifest.star,
     )
     if record.published and not damaged:
         _fill(record, read["summary.json"], master)
@@ -226,6 +234,8 @@ def _fill(record: NightRecord, summary: Summary, master: MasterCards) -> None:
     flux = summary.completeness.get(criterion, Completeness()).flux_50
     point = summary.operating_point.get(criterion)
     record.frames = len(summary.frames.used)
+    told = {name: limits.gaussian_expectation for name, limits in summary.false_alarms_per_frame.items()}
+    record.expected = {name: expected for name, expected in told.items() if expected is not None}
     record.values = {
         "level": summary.dark.level,
         "noise": summary.dark.noise,

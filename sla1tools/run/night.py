@@ -154,7 +154,9 @@ def _build(parameters, staging, run, manifest, progress) -> None:
 
         measurement = measure_night(parameters, step)
         capture = measurement.capture
+        star = psf_of(parameters)
         manifest |= {"inputs": judged_files(capture), "camera": capture.camera}
+        manifest["star"] = {"fwhm": star.fwhm, "size_error": star.size_error}
         links = {
             "The night at a glance": "index.html",
             **{title_of(path): path.with_suffix(".html").name for path in run.opened},

@@ -191,7 +191,7 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
     Parameters
     ----------
     grid : Table
-        From `operating.tradeoff`.
+        From `counts.tradeoff`.
     frames : int
         Number of used frames.
     configured, recommended : dict
@@ -206,7 +206,7 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
         rows, color = grid[(np.asarray(grid["criterion"]) == name) & np.isfinite(grid["flux_50"])], criterion.color
         if len(rows) == 0:
             continue
-        alarms = np.maximum((rows["even"] + rows["odd"]) / frames, unseen)
+        alarms = np.maximum(rows["rate"], unseen)
         ax.scatter(rows["flux_50"], alarms, s=5, color=color, alpha=0.25, linewidths=0, rasterized=True)
         flux, least = _best_front(np.asarray(rows["flux_50"]), np.asarray(alarms))
         ax.plot(flux, least, color=color, drawstyle="steps-post", label=name)
