@@ -227,17 +227,28 @@ def run(nights, files, overrides, outputs, timeout, strict, adopt, show) -> None
     if show and result.directory:
         click.launch((result.directory / "index.html").absolute().as_uri())
     if adopt and result.directory:
-        click.echo(f"adopted: {_adopt(parameters, result.directory)}")
+        click.echo(f"adopted: {_adopt(parameters, result.directory, outputs)}")
     if strict and result.verdict != "ok":
         raise click.exceptions.Exit(1)
 
 
-def _adopt(parameters: Parameters, directory: Path) -> Path:
-    """Write the night's recommended cuts of its criterion as a parameters file of their own."""
+def _adopt(parameters: Parameters, directory: Path, outputs: Path) -> Path:
+    """Write the night's recommended cuts of its criterion, else the season's, as a parameters file of their own."""
+    from sla1tools.injections.operating_point import too_few
+    from sla1tools.nights.pooling import identity
+    from sla1tools.run.season import season_setting
+
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     point = summary["operating_point"][parameters.criterion]
     if point is None:
-        raise Sla1Error(f"nothing to adopt: no setting of {parameters.criterion} could be recommended")
+        camera = json.loads((directory / "manifest.json").read_text(encoding="utf-8")).get("camera")
+        lacking = too_few(len(summary["frames"]["used"]), parameters.false_alarm_budget) or "none keeps the budget"
+        try:
+            comparable = identity(camera, parameters.model_dump(mode="json"))
+            point = {"cuts": season_setting(outputs, parameters.criterion, comparable)[1]}
+        except ParametersError as error:
+            raise Sla1Error(f"nothing to adopt: {lacking}; and {error}") from None
+        click.echo(f"{lacking}; the season's setting is taken", err=True)
     name = f"adopted {parameters.capture_date} {parameters.capture_time} {parameters.object_name}".replace(" ", "-")
     return save_parameters(parameters.model_copy(update=point["cuts"]), name, ["criterion", *point["cuts"]], ADOPTED)
 
@@ -436,15 +447,18 @@ def forget(night, outputs, yes) -> None:
 
 @main.command()
 @OUTPUTS
-def trends(outputs) -> None:
-    """Show all nights of the outputs on one page: what changed, and which pixels flash again and again.
+@click.option("--adopt", is_flag=True, help="Write the season's recommended setting into params/adopted-season.yaml.")
+def trends(outputs, adopt) -> None:
+    """Say on one page what all nights say together, what changed, and which pixels flash again and again.
 
     \b
     Example:
-      sla1 trends --outputs outputs
+      sla1 trends --outputs outputs --adopt
     """
-    from sla1tools.run.season import write_trends
+    from sla1tools.run.season import adopt_season, write_trends
 
     if not outputs.is_dir():
         raise ParametersError(f"{outputs}: {missing(outputs) if not outputs.exists() else 'is not a folder'}")
     click.echo(write_trends(outputs))
+    if adopt:
+        click.echo(f"adopted: {adopt_season(outputs)}")

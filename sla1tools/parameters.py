@@ -79,6 +79,7 @@ class Parameters(BaseModel):
     injection_flux_range: tuple[float, float] = (300.0, 15000.0)
     random_seed: int = Field(default=20240508, ge=0, lt=2**63)
     published: Published | None = None
+    zero_point: float | None = Field(default=None, ge=-100, le=100)
     night_hours: float = Field(default=8.0, ge=0.01, le=24)
     vet_level: float = Field(default=0.05, ge=1e-9, le=1)
     false_alarm_budget: float = Field(default=0.5, ge=1e-9, le=1e9)

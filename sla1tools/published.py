@@ -30,7 +30,8 @@ MARK = ".sla1-outputs"
 STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS = ".staging", ".aside", ".failed", ".locks", ".logs", ".trends"
 KEPT = "kept"  # the user's own files of nights that were forgotten
 FOLDERS = (STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS, ".cache")
-PAGES = ("index.html", "known_pixels.fits")
+SEASON = "season.json"
+PAGES = ("index.html", "known_pixels.fits", SEASON)
 MANIFEST = "manifest.json"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -126,6 +127,21 @@ class Summary(_Read):
     false_alarms_per_frame: dict[str, Limits] = {}
     completeness: dict[str, Completeness] = {}
     operating_point: dict[str, OperatingPoint | None] = {}
+
+
+class SeasonCriterion(_Read):
+    """The setting that the season recommends, or why it recommends none."""
+
+    operating_point: OperatingPoint | None = None
+    lacking: str = ""
+
+
+class SeasonFile(_Read):
+    """What is read back of `season.json`."""
+
+    comparable: dict[str, str] = {}
+    criterion: str = ""
+    criteria: dict[str, SeasonCriterion] = {}
 
 
 class MasterCards(_Read):

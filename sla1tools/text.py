@@ -67,6 +67,16 @@ def shown(value: float | None, unit: str = "", digits: int = 4, absent: str = "â
     return (f"{value:,.0f}" if whole else f"{value:.{digits}g}") + f" {unit}" * bool(unit)
 
 
+def flux_text(flux: float | None, zero_point: float | None, absent: str = "â€“") -> str:
+    """Write a flux in electrons, and as a magnitude where the zero point is known.
+
+    >>> flux_text(1000.0, None), flux_text(1000.0, 25.0)
+    ('1,000 e-', '1,000 e- (17.50 mag)')
+    """
+    magnitude = "" if not flux or zero_point is None else f" ({zero_point - 2.5 * math.log10(flux):.2f} mag)"
+    return shown(flux, "e-", absent=absent) + magnitude
+
+
 def counted(number: int, noun: str) -> str:
     """Write a number of things.
 

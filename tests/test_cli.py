@@ -16,6 +16,7 @@ from test_parameters import QUIETLY_MISREAD
 from sla1tools import cli
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.frames.capture import judge_capture
+from sla1tools.nights.pooling import identity
 from sla1tools.parameters import Parameters, read_parameters, read_yaml, to_yaml
 from sla1tools.places import CHECKOUT
 from sla1tools.published import write_manifest
@@ -158,8 +159,27 @@ def test_adopted_setting_is_a_layer_over_others(night_file, fake_run, tmp_path, 
     again = sla1("run", night_file, "--adopt")
     assert (again.exit_code, "there already" in again.stderr) == (2, True)
     assert adopted.read_text() == "threshold: 500.0\n"
-    (tmp_path / "summary.json").write_text(json.dumps({"operating_point": {"neighbor_ratio": None}}))
-    assert "nothing to adopt" in sla1("run", night_file, "--adopt").stderr
+
+
+def test_a_night_of_few_frames_adopts_the_seasons_setting_or_says_why_not(night_file, fake_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLA1_HOME", str(tmp_path))
+    fake_run(NightResult("ok", (), tmp_path))
+    summary = {"operating_point": {"neighbor_ratio": None}, "frames": {"used": ["a"] * 10}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "manifest.json").write_text(json.dumps({"camera": "QHY42PRO"}))
+    refused = sla1("run", night_file, "--adopt")
+    assert refused.exit_code == 1
+    assert "nothing to adopt: half of 10 frames cannot" in refused.stderr
+    assert "11 frames would do; and there is no season yet" in refused.stderr
+    own = {"operating_point": {"cuts": {"threshold": 188.2, "ratio": 0.2}}}
+    for camera, told in (("another", "do not compare with this one"), ("QHY42PRO", "the season's setting is taken")):
+        comparable = identity(camera, read_parameters([night_file]).model_dump(mode="json"))
+        season = {"comparable": comparable, "criteria": {"neighbor_ratio": own}}
+        (tmp_path / "outputs").mkdir(exist_ok=True)
+        (tmp_path / "outputs" / "season.json").write_text(json.dumps(season))
+        assert told in sla1("run", night_file, "--adopt").stderr
+    (adopted,) = (tmp_path / "params").iterdir()
+    assert read_yaml(adopted) == {"criterion": "neighbor_ratio", "threshold": 188.2, "ratio": 0.2}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -74,8 +75,13 @@ def comparable(records: Sequence[NightRecord]) -> list[Group]:
     return found
 
 
+def identity(camera: str | None, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """What comparable nights share; parameters as JSON has them."""
+    return {"camera": camera or "unknown"} | {key: str(parameters.get(key)) for key in SAME_KEYS}
+
+
 def _series(record: NightRecord) -> tuple[str, ...]:
-    return (record.instrument or "unknown camera", *(str(record.parameters.get(key)) for key in SAME_KEYS))
+    return tuple(identity(record.instrument, record.parameters).values())
 
 
 def _name(groups: list[Group]) -> None:
@@ -140,9 +146,11 @@ class Sums:
     injected: np.ndarray
 
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """Limits of the rate a frame at every setting, as `rates.dispersed_limits` gives them; (0, inf) of no night."""
+        """Limits of the rate a frame at every setting, as `rates.dispersed_limits` gives them; of one night (0, inf):
+        it does not bound others.
+        """
         low, high = dispersed_limits(self.alarms, np.maximum(self.frames, 1), self.squares, self.nights)
-        return low, np.where(self.nights > 0, high, np.inf)
+        return np.where(self.nights > 1, low, 0), np.where(self.nights > 1, high, np.inf)
 
     def rate(self, row: int) -> SeasonRate:
         """Rate a frame at one setting, which a night must have counted."""

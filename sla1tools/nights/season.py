@@ -17,8 +17,18 @@ from sla1tools.candidates.rates import SeasonRate, season_rate
 from sla1tools.errors import ParametersError
 from sla1tools.injections.completeness import FluxLimit, flux_limit
 from sla1tools.injections.counts import BELOW, FLUX_CENTERS, flux_50, settings, tradeoff
-from sla1tools.injections.operating_point import OperatingPoint, cuts_of, deepest, operating_point
-from sla1tools.nights.pooling import COUNTS, PSF_CRITERIA, Adder, Group, Sums, comparable, read_counts, rows_of
+from sla1tools.injections.operating_point import OperatingPoint, cuts_of, deepest, operating_point, too_few
+from sla1tools.nights.pooling import (
+    COUNTS,
+    PSF_CRITERIA,
+    Adder,
+    Group,
+    Sums,
+    comparable,
+    identity,
+    read_counts,
+    rows_of,
+)
 from sla1tools.nights.recurrence import candidate_pixels
 from sla1tools.nights.trends import NightRecord
 from sla1tools.parameters import Parameters, validate
@@ -50,7 +60,9 @@ class Statement:
     flux_50, flux_90 : FluxLimit
         Electrons.
     point : OperatingPoint or None
-        Chosen on every other night, quoted on the others.
+        Chosen on every other night, quoted on the others; of one night on its frames.
+    lacking : str
+        Why there is none; else empty.
     """
 
     cuts: dict[str, float]
@@ -61,6 +73,7 @@ class Statement:
     flux_50: FluxLimit
     flux_90: FluxLimit
     point: OperatingPoint | None
+    lacking: str
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,11 @@ class Season:
     def frames(self) -> int:
         """Frames of all nights."""
         return sum(record.frames for record in self.nights)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What its nights share."""
+        return identity(self.nights[0].instrument, self.nights[0].parameters)
 
 
 def sum_season(records: Sequence[NightRecord], outputs: Path) -> Season | None:
@@ -231,6 +249,7 @@ class _Pool:
         own = [one for one in nights if one.has(self.cuts[name])]
         told = [(one.record.expected[name], one.frames) for one in own if name in one.record.expected]
         stars = [FLUX_CENTERS, *(values[self.stated[name]] for values in (self.total.injected, self.total.found))]
+        point = self._point(name)
         curve = Table(stars, names=("flux", "injected", "recovered"))
         listed = [one for one in own if one.record.parameters.get("criterion") == name]
         return Statement(
@@ -241,7 +260,8 @@ class _Pool:
             _worst(nights, name, alarms),
             flux_limit(curve, 0.5),
             flux_limit(curve, 0.9),
-            self._point(name),
+            point,
+            "" if point else self._lacking(),
         )
 
     def _point(self, name: str) -> OperatingPoint | None:
@@ -254,6 +274,14 @@ class _Pool:
             return None
         rates = [half.rate(grid["setting"][best]) for half in self.halves]
         return OperatingPoint(name, cuts_of(grid[best]), float(grid["flux_50"][best]), *rates)
+
+    def _lacking(self) -> str:
+        budget, nights = self.parameters.false_alarm_budget, len(self.nights)
+        if nights == 1 and (lacking := too_few(self.nights[0].frames, budget)):
+            return lacking
+        if nights > 1 and self.halves[0].limits()[1].min() > budget:
+            return f"every other one of {nights} nights cannot show a budget of {budget:g} false alarms a frame kept"
+        return "none keeps the budget and finds half of the stars"
 
 
 def _worst(nights: Sequence[_Counted], name: str, alarms: SeasonRate) -> tuple[str, ...]:

@@ -1,20 +1,28 @@
-"""Write the page of all nights."""
+"""Write the season: the page of all nights, `season.json`, and the adopted setting."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from filelock import FileLock
 
 from sla1tools.errors import ParametersError
 from sla1tools.nights.recurrence import follow_pixels
+from sla1tools.nights.season import Season, sum_season
 from sla1tools.nights.trends import read_nights
-from sla1tools.published import LOCKS, TRENDS, replace_file
+from sla1tools.parameters import Parameters, save_parameters
+from sla1tools.published import LOCKS, SEASON, TRENDS, SeasonCriterion, SeasonFile, read_json, replace_file
 from sla1tools.run.publishing import recover, refuse_links, take_outputs
 from sla1tools.show.season_page import page_text
+from sla1tools.text import json_text
+
+ADOPTED = "# The season's setting, by sla1 trends --adopt; the next --adopt replaces this file.\n"
 
 
 def write_trends(outputs: str | Path) -> Path:
-    """Write `index.html` and `known_pixels.fits` for all nights of an outputs folder.
+    """Write `index.html`, `season.json` and `known_pixels.fits` for all nights of an outputs folder.
 
     Returns
     -------
@@ -36,13 +44,81 @@ def write_trends(outputs: str | Path) -> Path:
         with FileLock(lock):  # of two commands the later one knows more
             records = read_nights(outputs)
             recurrent, latest = follow_pixels(records, outputs, write=True)
-            page, unfinished = outputs / "index.html", outputs / TRENDS / "index.html.part"
+            season = sum_season(records, outputs)
             with matplotlib.rc_context():
                 matplotlib.rcdefaults()  # the page is the same whoever draws it
-                text = page_text(records, recurrent, latest)
-            unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-            replace_file(unfinished, page)
+                text = page_text(records, recurrent, latest, season)
+            for name, content in ((SEASON, json_text(season_json(season))), ("index.html", text)):
+                unfinished = outputs / TRENDS / f"{name}.part"
+                unfinished.write_text(content, encoding="utf-8", errors="backslashreplace")
+                replace_file(unfinished, outputs / name)
     except OSError as error:
         reason = error.strerror or error
         raise ParametersError(f"{outputs}: the page of all nights cannot be written: {reason}") from None
-    return page
+    return outputs / "index.html"
+
+
+def season_json(season: Season | None) -> dict[str, Any]:
+    """Return the season's numbers in the shape of `season.json`."""
+    if season is None:
+        return {"frames": 0, "nights": 0, "left_out": {}, "criteria": {}, "dark_current": None}
+    return {
+        "frames": season.frames,
+        "nights": len(season.nights),
+        "comparable": season.identity,
+        "criterion": season.parameters.criterion,
+        "left_out": season.left_out,
+        "criteria": {
+            name: {
+                "false_alarms_per_frame": {
+                    **asdict(own.alarms),
+                    "without_recurrent": own.without_recurrent and asdict(own.without_recurrent),
+                    "gaussian_expectation": own.expected,
+                },
+                **{key: asdict(getattr(own, key)) for key in ("flux_50", "flux_90")},
+                "operating_point": own.point and asdict(own.point),
+                "lacking": own.lacking,
+            }
+            for name, own in season.statements.items()
+        },
+        "dark_current": None,
+    }
+
+
+def season_setting(
+    outputs: Path, criterion: str = "", comparable: Mapping[str, str] | None = None
+) -> tuple[str, dict[str, float]]:
+    """Read what the season recommends for a criterion (by default its latest night's), to nights of this identity.
+
+    Returns
+    -------
+    criterion, cuts : str, dict
+
+    Raises
+    ------
+    ParametersError
+        Saying why there is no setting.
+    """
+    season = read_json(outputs / SEASON, SeasonFile)
+    if season is None or not season.criteria:
+        raise ParametersError("there is no season yet: sla1 trends sums up the nights of the outputs")
+    if comparable is not None and season.comparable != comparable:
+        raise ParametersError("the season is one of nights that do not compare with this one")
+    criterion = criterion or season.criterion
+    own = season.criteria.get(criterion, SeasonCriterion(lacking="it is not counted there"))
+    if own.operating_point is None:
+        raise ParametersError(f"the season recommends no setting of {criterion}: {own.lacking}")
+    return criterion, own.operating_point.cuts
+
+
+def adopt_season(outputs: Path) -> Path:
+    """Write the season's recommended cuts of its criterion as a parameters file of their own.
+
+    Raises
+    ------
+    ParametersError
+        Where no setting is recommended, saying why.
+    """
+    criterion, cuts = season_setting(outputs)
+    adopted = Parameters().model_copy(update={"criterion": criterion} | cuts)
+    return save_parameters(adopted, "adopted-season", ["criterion", *cuts], ADOPTED)

@@ -2,23 +2,34 @@
 
 import base64
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from astropy.table import Table
 from IPython.display import Markdown
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
+from sla1tools.candidates.criteria import in_words
+from sla1tools.candidates.rates import Rate, frame_area
+from sla1tools.nights.season import Season
 from sla1tools.nights.trends import METRICS, Metric, NightRecord
+from sla1tools.show.curves import tradeoff
 from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes, png
 from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
-from sla1tools.text import counted, printable, shown
+from sla1tools.text import counted, flux_text, printable, shown
+
+LONG_GAP = 90  # days without a night that are named
+FEW_NIGHTS = 60  # from which the limits bound a night eleven times worse that comes once in ten
 
 
-def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRecord | None) -> str:
+def page_text(
+    records: Sequence[NightRecord], recurrent: Table, latest: NightRecord | None, season: Season | None
+) -> str:
     """Return the page of all nights: self-contained, and asking nothing of the network."""
     script = (TEMPLATES / "trends.js").read_text(encoding="utf-8")
     charts = ((metric, control_chart(records, metric)) for metric in METRICS)
-    figures = [(caption(records, metric), base64.b64encode(png(chart)).decode()) for metric, chart in charts if chart]
+    figures = [(caption(records, metric), _embedded(chart)) for metric, chart in charts if chart]
     return page_template("trends.html.j2").render(
         policy=policy(script),
         css=page_css(with_explorer=False) + (TEMPLATES / "trends.css").read_text(encoding="utf-8"),
@@ -31,7 +42,114 @@ def page_text(records: Sequence[NightRecord], recurrent: Table, latest: NightRec
         recurrent=recurrent,
         latest=latest,
         differing=sum(bool(record.differs) for record in records),
+        season=season,
+        headline=season and headline(season),
+        sentences=season and sentences(season),
+        statement=season and statement(season),
+        tradeoff=season and _embedded(season_figure(season)),
+        limited=limited,
     )
+
+
+def _embedded(figure: Drawing) -> str:
+    return base64.b64encode(png(figure)).decode()
+
+
+def headline(season: Season) -> str:
+    """Say which frames of which nights speak, and from when to when."""
+    days = [record.night.split()[0] for record in season.nights]
+    gaps = [
+        f"; none between {days[k]} and {days[k + 1]}"
+        for k, (before, after) in enumerate(pairwise(season.nights))
+        if before.when and after.when and (after.when - before.when).days > LONG_GAP
+    ]
+    span = days[0] if len(set(days)) == 1 else f"{days[0]} to {days[-1]}{''.join(gaps)}"
+    return f"{counted(season.frames, 'frame')} of {counted(len(season.nights), 'night')} of {season.name}, {span}"
+
+
+def sentences(season: Season) -> list[str]:
+    """Say what the season means for the observers, at the configured criterion and cuts."""
+    parameters = season.parameters
+    own = season.statements[parameters.criterion]
+    rate, frames = own.alarms, parameters.frames_per_night
+    setting = f"{parameters.criterion} at {in_words(own.cuts)}"
+    told = [
+        f"{setting} makes {limited(rate)} false alarms a frame (95 % limits, from {counted(rate.nights, 'night')})"
+        + ("" if frames is None else f": {limited(rate, frames)} in a night of {parameters.night_hours:g} h")
+        + "."
+    ]
+    if own.expected is not None:
+        told.append(f"Gaussian noise alone would make {shown(own.expected, digits=2)} a frame.")
+    if own.worst:
+        told.append(
+            f"Nights differ more than chance (p = {shown(own.alarms.dispersion_p, digits=1)}): {'; '.join(own.worst)}."
+        )
+    elif rate.dispersion_p is not None:
+        told.append(f"Nights differ no more than by chance (p = {shown(rate.dispersion_p, digits=1)}).")
+    if rate.nights == 1:
+        told.append("One night says nothing of others: its limits are its own.")
+    elif rate.nights < FEW_NIGHTS:
+        told.append(
+            f"{counted(rate.nights, 'night')} cannot bound a night much worse that comes once in ten; {FEW_NIGHTS} can."
+        )
+    if own.lacking:
+        told.append(f"No setting of {parameters.criterion} is recommended: {own.lacking}.")
+    return told
+
+
+def limited(rate: Rate, times: float = 1.0) -> str:
+    """Write a rate, or so many times it, with its limits."""
+    low, value, high = (shown(times * end, digits=2) for end in (rate.low, rate.rate, rate.high))
+    return f"{value} ({low}–{high})"
+
+
+def statement(season: Season) -> Table:
+    """Tabulate what the season says of each criterion, a column each."""
+    parameters = season.parameters
+    frames, area = parameters.frames_per_night, frame_area(parameters.frame_shape, parameters.pixel_scale)
+    flux = partial(flux_text, zero_point=parameters.zero_point, absent="not reached")
+    columns: dict[str, list[str]] = {}
+    for name, own in season.statements.items():
+        point = own.point
+        quoted = "–" if point is None else f"{flux(point.flux_50)}, {limited(point.quoted_on)} false alarms a frame"
+        columns[name] = [
+            in_words(own.cuts),
+            limited(own.alarms),
+            "–" if frames is None else limited(own.alarms, frames),
+            limited(own.alarms, 1 / area),
+            "–" if own.without_recurrent is None else limited(own.without_recurrent),
+            shown(own.expected, digits=2),
+            "–" if own.alarms.dispersion_p is None else f"p = {shown(own.alarms.dispersion_p, digits=1)}",
+            flux(own.flux_50.flux),
+            flux(own.flux_90.flux),
+            "none" if point is None else in_words(point.cuts),
+            quoted,
+        ]
+    labels = [
+        "configured cuts",
+        "false alarms a frame",
+        f"… in a night of {parameters.night_hours:g} h",
+        "… a square degree, in a frame",
+        "… a frame, without recurrent pixels",
+        "… a frame, from Gaussian noise alone",
+        "do nights differ?",
+        "50 % flux",
+        "90 % flux",
+        "recommended cuts",
+        "… 50 % flux, and on the nights that did not choose",
+    ]
+    return Table({"": labels} | columns)
+
+
+def season_figure(season: Season) -> Drawing:
+    """Draw the season's trade-off, with the configured and the recommended settings."""
+    configured, recommended = {}, {}
+    for name, own in season.statements.items():
+        configured[name] = own.flux_50.flux, own.alarms.rate
+        if own.point:
+            both = own.point.chosen_on, own.point.quoted_on
+            recommended[name] = own.point.flux_50, sum(one.count for one in both) / sum(one.frames for one in both)
+    return tradeoff(season.grid, season.frames, configured, recommended)
 
 
 def control_chart(records: Sequence[NightRecord], metric: Metric) -> Drawing | None:

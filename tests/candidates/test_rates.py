@@ -17,10 +17,12 @@ from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.matched_filter import greatest_snr
 from sla1tools.candidates.psf import pixel_integrated_gaussian
 from sla1tools.candidates.rates import (
+    dispersed_limits,
     frame_area,
     gaussian_expectation,
     gaussian_peaks,
     poisson_rate,
+    season_rate,
     upper_limit,
 )
 from sla1tools.darks.model import characterize
@@ -423,3 +425,49 @@ def test_flux_below_the_faintest_injected_is_said_to_be_below():
     limit = flux_limit(curve, 0.5)
     assert (limit.flux, limit.low) == (None, None)
     assert limit.high == curve["flux"][0]
+
+
+def drawn_seasons(rng, rate, spread, nights, seasons=1000):
+    """Alarms and frames of seasons whose nights' rates lie evenly in the logarithm over a factor of `spread`."""
+    frames = rng.integers(8, 21, (seasons, nights))
+    factor = spread ** rng.uniform(-0.5, 0.5, (seasons, nights))
+    mean = (spread**0.5 - spread**-0.5) / np.log(spread) if spread > 1 else 1.0
+    return rng.poisson(rate * factor / mean * frames), frames
+
+
+@pytest.mark.parametrize("nights", [6, 20, 60])
+@pytest.mark.parametrize("spread", [1, 3])
+def test_each_limit_of_a_season_holds_whether_nights_are_alike_or_differ(nights, spread):
+    for rate in (0.02, 0.1, 0.3, 1.0):
+        rng = np.random.default_rng(int(1000 * rate) + nights + spread)
+        counts, frames = drawn_seasons(rng, rate, spread, nights)
+        low, high = dispersed_limits(
+            counts.sum(axis=1), frames.sum(axis=1), (counts**2 / frames).sum(axis=1), np.full(len(counts), nights)
+        )
+        assert np.mean(high >= rate) >= 0.93
+        assert np.mean(low <= rate) >= 0.93
+
+
+def test_poissons_own_limits_would_not_hold_where_nights_differ():
+    """What the dispersion is for: the test above can fail."""
+    counts, frames = drawn_seasons(np.random.default_rng(3), 1.0, 3, 20)
+    assert np.mean(upper_limit(counts.sum(axis=1)) / frames.sum(axis=1) >= 1.0) < 0.93
+
+
+def test_limits_of_a_season_are_poissons_where_its_nights_could_not_be_more_alike():
+    one, many = season_rate([3], [10]), season_rate([1] * 400, [10] * 400)
+    assert (one.low, one.high) == pytest.approx((poisson_rate(3, 10).low, poisson_rate(3, 10).high))
+    assert (one.nights, one.dispersion_p) == (1, None)
+    assert many.high == pytest.approx(poisson_rate(400, 4000).high, rel=1e-3)
+    none = season_rate([0, 0, 0], [10, 10, 10])
+    assert (none.rate, none.low, none.dispersion_p) == (0.0, 0.0, None)
+    assert none.high > poisson_rate(0, 30).high, "three nights say little of how nights differ"
+
+
+@pytest.mark.parametrize(("nights", "rate"), [(6, 0.02), (20, 0.05), (20, 1.0), (250, 0.02)])
+def test_nights_that_are_alike_are_seldom_said_to_differ(nights, rate):
+    counts, frames = drawn_seasons(np.random.default_rng(nights), rate, 1, nights, 400)
+    chance = [season_rate(c, f).dispersion_p for c, f in zip(counts, frames, strict=True)]
+    assert np.mean([p is not None and p < 0.01 for p in chance]) < 0.025
+    counts, frames = drawn_seasons(np.random.default_rng(1), 1.0, 9, 40, 50)
+    assert np.mean([season_rate(c, f).dispersion_p < 0.01 for c, f in zip(counts, frames, strict=True)]) > 0.95

@@ -407,7 +407,7 @@ def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monke
     (_, second) = records = read_nights(outputs)
     assert all(record.values[name] is not None for record in records for name in [m.name for m in METRICS])
     assert second.values["temperature"] == pytest.approx(-20, abs=1)
-    assert second.recommended
+    assert second.recommended == (), "half of six frames cannot show the budget kept"
     made_up = publish(tmp_path / "made up", 0, candidates=[(5, 6)])
     assert shape_of_night(made_up) == shape_of_night(outputs.joinpath(*second.path.split("/")))
     write_trends(outputs)

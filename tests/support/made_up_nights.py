@@ -39,8 +39,23 @@ def summary_of(keys, level=1300.0, noise=40.0, gain=0.087, alarms=0.1, flux=1800
     }
 
 
-def publish(outputs, number, bad=(), known=(), candidates=(), name="Dark30s", reasons=(), changes=None, **numbers):
-    """Write a published night; `bad`, `known` and `candidates` are pixels (x, y). Returns its folder."""
+def publish(
+    outputs,
+    number,
+    bad=(),
+    known=(),
+    candidates=(),
+    name="Dark30s",
+    reasons=(),
+    changes=None,
+    counts=None,
+    camera="QHY42PRO",
+    star=(2.0, 0.1),
+    **numbers,
+):
+    """Write a published night; `bad`, `known` and `candidates` are pixels (x, y), `counts` its settings.npy. Returns
+    its folder.
+    """
     keys = night_keys(number, name)
     folder = outputs.joinpath(*keys.values())
     folder.mkdir(parents=True)
@@ -50,7 +65,7 @@ def publish(outputs, number, bad=(), known=(), candidates=(), name="Dark30s", re
             dq[y, x] |= value
     first = fits.PrimaryHDU(np.zeros(SHAPE, np.float32))
     first.header["DATE-BEG"] = f"{keys['capture_date']}T03:38:18.000"
-    first.header["INSTRUME"] = "QHY42PRO"
+    first.header["INSTRUME"] = camera
     fits.HDUList([first, fits.ImageHDU(dq, name="DQ")]).writeto(folder / "master_dark.fits")
     table = make_leaders(len(candidates), Parameters(frame_shape=SHAPE))[list(LEADER_COLUMNS)]
     table["frame"] = [f"frame {k}.fits" for k in range(len(candidates))]
@@ -59,8 +74,11 @@ def publish(outputs, number, bad=(), known=(), candidates=(), name="Dark30s", re
     summary = summary_of(keys, **numbers)
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "index.html").write_text("the night")
+    if counts is not None:
+        np.save(folder / "settings.npy", counts)
     parameters = Parameters(**(keys | {"frame_shape": SHAPE} | (changes or {})))
     verdict = {"verdict": "degraded" if reasons else "ok", "reasons": list(reasons)}
+    verdict["star"] = {"fwhm": star[0], "size_error": star[1]}
     write_manifest(folder, {"parameters": parameters.model_dump(mode="json"), "exit_status": 0} | verdict)
     return folder
 
