@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 from astropy.table import Table
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 from sla1tools.candidates.criteria import in_words
@@ -17,6 +17,7 @@ from sla1tools.nights.trends import METRICS, Metric, NightRecord
 from sla1tools.show.curves import tradeoff
 from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes, png
 from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
+from sla1tools.show.tables import remarks
 from sla1tools.text import counted, flux_text, printable, shown
 
 LONG_GAP = 90  # days without a night that are named
@@ -97,9 +98,14 @@ def sentences(season: Season) -> list[str]:
     return told
 
 
+def stated(season: Season | None) -> HTML:
+    """Show whose nights speak, and what they say."""
+    return remarks([headline(season), *sentences(season)] if season else ["there is no night that can be counted"])
+
+
 def limited(rate: Rate, times: float = 1.0) -> str:
     """Write a rate, or so many times it, with its limits."""
-    low, value, high = (shown(times * end, digits=2) for end in (rate.low, rate.rate, rate.high))
+    low, value, high = (shown(times * end, digits=3) for end in (rate.low, rate.rate, rate.high))
     return f"{value} ({low}–{high})"
 
 
@@ -138,7 +144,7 @@ def statement(season: Season) -> Table:
         "recommended cuts",
         "… 50 % flux, and on the nights that did not choose",
     ]
-    return Table({"": labels} | columns)
+    return Table({"criterion": labels} | columns)
 
 
 def season_figure(season: Season) -> Drawing:

@@ -17,6 +17,7 @@ from astropy.io import fits
 from astropy.table import Table
 from browser import browser, offline  # noqa: F401
 from made_up_nights import SHAPE, fail, night_keys, publish, publish_many
+from made_up_seasons import Nights
 
 from sla1tools.errors import ParametersError
 from sla1tools.frames.capture import read_known_pixels
@@ -222,10 +223,11 @@ def test_the_same_page_again_from_the_kept_lists(tmp_path):
 @pytest.fixture(scope="module")
 def season(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("season [1]")
-    rng = np.random.default_rng(1)
+    rng, drawn = np.random.default_rng(1), Nights()
     for number in range(40):
         level = 1500.0 if number == 35 else 1300 + rng.normal(0, 4)
-        publish(outputs, number, bad={(number % 40, 3)}, candidates=[(5, 6)], level=level)
+        counts = drawn.draw(np.random.default_rng(number), 0.5)
+        publish(outputs, number, bad={(number % 40, 3)}, candidates=[(5, 6)], level=level, counts=counts)
     publish(outputs, 40, reasons=[HOSTILE], name="<b onclick=alert(1)>Dark", flux=None)
     fail(outputs, 41, f"02_candidate_finding: {HOSTILE}")
     return write_trends(outputs)
@@ -244,7 +246,7 @@ def test_page_in_a_browser(season, offline, tmp_path):  # noqa: F811
     assert len(rows) == 42
     assert rows[0][0].split("\n")[0] == "2024-02-14 03_38_48 Dark30s"
     assert rows[1][0].split("\n") == ["2024-02-13 03_38_48 <b onclick=alert(1)>Dark", HOSTILE]
-    level = page.locator("th").all_inner_texts().index("dark level [e-]")
+    level = page.locator("#nights thead th").all_inner_texts().index("dark level [e-]")
     for wanted in (False, True):
         page.get_by_role("button", name="dark level").click()
         found = [float(row[level].replace(",", "")) for row in rows_of(page) if row[level] != "–"]
@@ -283,7 +285,12 @@ def test_notebook_by_plain_papermill_says_the_same(season, tmp_path):
     words = "\n".join(found["text/markdown"] for found in outputs if "text/markdown" in found)
     assert "**42 nights**, 1 failed, 1 that differs from the nights before." in words
     assert "dark level 1,500, above the" in words
-    assert sum("image/png" in found for found in outputs) == season.read_text(encoding="utf-8").count("<figure>")
+    page = season.read_text(encoding="utf-8")
+    assert sum("image/png" in found for found in outputs) == page.count("<figure>")
+    (told,) = [
+        found["text/html"] for found in outputs if "false alarms a frame (95 % limits" in found.get("text/html", "")
+    ]
+    assert re.search(r"\d+ frames of \d+ nights of QHY42PRO, 2024-\S+ to", told)[0] in page
     export_html(executed, tmp_path / "executed.html")
     report = (tmp_path / "executed.html").read_text(encoding="utf-8")
     assert "<b onclick" not in report
