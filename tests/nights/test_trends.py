@@ -412,7 +412,8 @@ def test_real_nights_fill_the_page_and_their_list_works_in_a_run(tmp_path, monke
         nights.append(night)
         assert run_night(night, outputs, notebooks=()).verdict == "ok"
     (_, second) = records = read_nights(outputs)
-    assert all(record.values[name] is not None for record in records for name in [m.name for m in METRICS])
+    told = {metric.name for metric in METRICS} - {"gain"}  # which so few pixels do not tell
+    assert all(record.values[name] is not None for record in records for name in told)
     assert second.values["temperature"] == pytest.approx(-20, abs=1)
     assert second.recommended == (), "half of six frames cannot show the budget kept"
     made_up = publish(tmp_path / "made up", 0, candidates=[(5, 6)])
