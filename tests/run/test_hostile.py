@@ -129,7 +129,7 @@ def test_no_path_is_made_outside_the_nights_folder(hostile):
         Path(hostile.parameters.sessions_directory).name,
     }
     beside = {path.relative_to(hostile.outputs).parts[0] for path in hostile.outputs.rglob("*") if path.is_file()}
-    assert beside == {"2024-05-08", "index.html", "known_pixels.fits", LOCKS, ".trends", MARK}
+    assert beside == {"2024-05-08", "index.html", "known_pixels.fits", "season.json", LOCKS, ".trends", MARK}
     assert {path.parent for path in (hostile.outputs / "2024-05-08").rglob("*") if path.is_file()} == {hostile.place}
     assert not Path("/tmp/hacked").exists()
 

@@ -23,7 +23,7 @@ from sla1tools.run import publishing as publish
 SETTINGS = {"one": ("-p", "threshold", "200.0"), "other": ("-p", "threshold", "150.0")}
 OWN = {f"notes {number} [x] {{y}} é.txt": f"mine {number}" for number in range(30)} | {"plots/deep/a.png": "mine too"}
 OF_THE_MOMENT = ("index.html", MANIFEST)  # they say when they were written
-OF_ALL_NIGHTS = ("index.html", "known_pixels.fits")
+OF_ALL_NIGHTS = ("index.html", "known_pixels.fits", "season.json")
 MOMENTS = (  # once this file is there, within so many seconds; at first, anywhere in the run
     None,
     (publish.STAGING, "good.ipynb", 1.0),
