@@ -52,8 +52,8 @@ def page_text(
     )
 
 
-def _embedded(figure: Drawing) -> str:
-    return base64.b64encode(png(figure)).decode()
+def _embedded(figure: Drawing | HTML) -> str:
+    return "" if isinstance(figure, HTML) else base64.b64encode(png(figure)).decode()
 
 
 def headline(season: Season) -> str:
@@ -147,8 +147,8 @@ def statement(season: Season) -> Table:
     return Table({"criterion": labels} | columns)
 
 
-def season_figure(season: Season) -> Drawing:
-    """Draw the season's trade-off, with the configured and the recommended settings."""
+def season_figure(season: Season) -> Drawing | HTML:
+    """Draw the season's trade-off, with the configured and the recommended settings; words where nothing is found."""
     configured, recommended = {}, {}
     for name, own in season.statements.items():
         configured[name] = own.flux_50.flux, own.alarms.rate
