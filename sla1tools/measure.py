@@ -6,10 +6,10 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools import verdict
-from sla1tools.candidates.criteria import CRITERIA, candidates
+from sla1tools.candidates.criteria import CRITERIA, candidate_noise, candidates
 from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.psf import psf_of
-from sla1tools.candidates.rates import poisson_rate, telegraph_expectation
+from sla1tools.candidates.rates import CONFIDENCE, poisson_rate, telegraph_expectation
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
 from sla1tools.darks.telegraph import jump_together
@@ -305,7 +305,16 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, floors, grid) 
     }
     for reference, frames in leaders.meta.get("counted", {}).items():
         counts[reference] = [counted[criterion] for counted in frames]
-    rate = poisson_rate(sum(counts[parameters.reference]), len(capture.frames))
+
+    def limits_of(count):
+        rate = poisson_rate(count, len(capture.frames))
+        return {end: None if floors.left_out else getattr(rate, end) for end in ("rate", "low", "high")}
+
+    alarms = limits_of(sum(counts[parameters.reference]))
+    if parameters.excluded_classes:
+        anywhere = candidates(leaders, parameters.model_copy(update={"excluded_classes": ()}), criterion)
+        count = np.count_nonzero(anywhere & (leaders["reference"] == parameters.reference))
+        alarms["every_pixel"] = limits_of(int(count))
     flux, recovered = np.asarray(trials["flux_true"]), np.asarray(trials[f"recovered_{criterion}"])
     frame, edges = np.asarray(trials["frame"]), completeness.flux_bins(parameters.injection_flux_range)
     curve = completeness.completeness_curve(flux, recovered, edges)
@@ -321,9 +330,9 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, floors, grid) 
             "per_frame": counts[parameters.reference],
         },
         "false_alarms": {
-            **{end: None if floors.left_out else getattr(rate, end) for end in ("rate", "low", "high")},
-            "confidence": rate.confidence,
-            "gaussian_expectation": CRITERIA[criterion].expected(dark.level_sigma(parameters.reference), parameters),
+            **alarms,
+            "confidence": CONFIDENCE,
+            "gaussian_expectation": CRITERIA[criterion].expected(candidate_noise(dark, parameters), parameters),
         },
         "completeness": {
             "flux_50": asdict(limits[0.5]),

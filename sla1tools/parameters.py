@@ -17,6 +17,7 @@ from sla1tools.text import is_text, printable, read_regular
 MOST_SIDE, MOST_PIXELS = 32768, 2**28  # of a frame: half again as many as the largest sensor
 MOST_YAML = 2**20  # bytes
 LONGEST_BIAS = 0.01  # seconds
+Excludable = Literal["telegraph", "noisy", "hot", "known", "metadata", "zero_variance"]
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
 
 
@@ -75,6 +76,7 @@ class Parameters(BaseModel):
     psf_light_error: float | None = Field(default=None, ge=0, le=1)
     snr_min: float = Field(default=6.0, ge=1e-3, le=1e6)
     p_min: float = Field(default=0.001, ge=0, lt=1)
+    excluded_classes: tuple[Excludable, ...] = Field(default=(), max_length=6)
     injections: int = Field(default=20000, ge=0, le=1_000_000)
     injection_flux_range: tuple[float, float] = (300.0, 15000.0)
     random_seed: int = Field(default=20240508, ge=0, lt=2**63)
@@ -93,9 +95,9 @@ class Parameters(BaseModel):
             raise ValueError(f"is not valid UTF-8: {printable(value)}")
         return value
 
-    @field_validator("frame_shape", "injection_flux_range", mode="before")
+    @field_validator("frame_shape", "injection_flux_range", "excluded_classes", mode="before")
     @classmethod
-    def _list_to_pair(cls, value):
+    def _list_to_tuple(cls, value):
         # YAML and papermill know lists only; strict mode would refuse them.
         return tuple(value) if isinstance(value, list) else value
 

@@ -6,6 +6,7 @@ camera file and the notebooks' parameters cells set.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from astropy.table import Table
@@ -13,8 +14,15 @@ from astropy.table import Table
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.rates import gaussian_expectation, gaussian_peaks
 from sla1tools.candidates.selection import Criterion, Cut, Term
-from sla1tools.darks.classes import BLOCKING, PixelClass
+from sla1tools.darks.classes import BLOCKING, PixelClass, bits_of
+from sla1tools.darks.model import DarkModel
 from sla1tools.parameters import Parameters
+
+
+def _peaks_of_noise(noise: np.ndarray, own: Parameters) -> float:
+    share = np.mean(~np.ma.getmaskarray(noise))
+    return gaussian_peaks(noise.shape, own.snr_min, psf_of(own)) * (1 - own.p_min) * float(share)
+
 
 LIST = (
     # The observers' rule. The lowest neighbour is compared, never the quotient: dividing would break exact ties.
@@ -48,12 +56,31 @@ LIST = (
             Term("snr", ">=", "snr_min", miss="snr"),
             Term("p_value", ">=", "p_min", miss="chi2"),
         ),
-        expected=lambda noise, own: gaussian_peaks(noise.shape, own.snr_min, psf_of(own)) * (1 - own.p_min),
+        expected=_peaks_of_noise,
         best="snr",
     ),
 )
 CRITERIA = {criterion.name: criterion for criterion in LIST}
 CUTS = {cut.name: cut for criterion in LIST for cut in criterion.cuts}
+
+
+def criteria_of(parameters: Parameters) -> dict[str, Criterion]:
+    """Return the criteria as these parameters ask for them: no pixel of `excluded_classes` makes a candidate.
+
+    Without them no criterion has a further term, and `neighbor_ratio` never reads `dq`.
+    """
+    bits = bits_of(parameters.excluded_classes)
+    if not bits:
+        return CRITERIA
+    term = Term("dq", "has no bit of", bits, miss="excluded")
+    return {name: replace(criterion, terms=(term, *criterion.terms)) for name, criterion in CRITERIA.items()}
+
+
+def candidate_noise(dark: DarkModel, parameters: Parameters) -> np.ma.MaskedArray:
+    """1-sigma of a residual that the level suggests, (ny, nx) electrons, masked where a pixel's class is excluded."""
+    return np.ma.array(
+        dark.level_sigma(parameters.reference), mask=dark.classes.dq & bits_of(parameters.excluded_classes) != 0
+    )
 
 
 def candidates(leaders: Table, parameters: Parameters, criterion: str | None = None) -> np.ndarray:
@@ -64,7 +91,7 @@ def candidates(leaders: Table, parameters: Parameters, criterion: str | None = N
     candidates : (n,) bool array
         For both references alike: the table's `reference` column tells them apart.
     """
-    chosen = CRITERIA[criterion or parameters.criterion]
+    chosen = criteria_of(parameters)[criterion or parameters.criterion]
     return chosen.select(leaders, chosen.configured(parameters))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 from scipy.spatial import cKDTree
 
-from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates
+from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates, criteria_of
 from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.hits import cosmic_rays
 from sla1tools.candidates.leaders import STAMP_RADIUS, cut_stamps, leading_pixels
@@ -213,7 +213,7 @@ def _count_plain(rows: dict, parameters: Parameters) -> dict[str, int]:
     """Count the candidates of each criterion that needs none but these columns."""
     return {
         name: int(np.count_nonzero(criterion.passes(rows, criterion.configured(parameters))))
-        for name, criterion in CRITERIA.items()
+        for name, criterion in criteria_of(parameters).items()
         if criterion.best is None and {term.column for term in criterion.terms} <= rows.keys()
     }
 

@@ -131,7 +131,8 @@ def gaussian_expectation(noise: np.ndarray, threshold, ratio: float, neighbors: 
     Parameters
     ----------
     noise : (ny, nx) array
-        1-sigma of the residual, in electrons; pixels that are not finite or not positive are left out.
+        1-sigma of the residual, in electrons; pixels that are not finite or not positive are left out. Masked pixels
+        raise no candidate, and count as neighbours.
     threshold : float or (n,) array
         The observers' cut, in electrons; several cost little more than one.
     ratio : float
@@ -150,6 +151,7 @@ def gaussian_expectation(noise: np.ndarray, threshold, ratio: float, neighbors: 
     Pixels are grouped by their own noise and the mean noise of their neighbours, in steps of 1 %: the product over
     neighbours differs from the power of their mean only in second order of their differences.
     """
+    leads, noise = ~np.ma.getmaskarray(noise), np.ma.getdata(noise)
     usable = np.isfinite(noise) & (noise > 0)
     thresholds = np.atleast_1d(threshold)
     if not usable.any():
@@ -159,7 +161,11 @@ def gaussian_expectation(noise: np.ndarray, threshold, ratio: float, neighbors: 
     pixels, own_sum, around_sum = np.zeros((3, math.prod(shape)))
     padded = np.pad(np.where(usable, noise, 0), 1)
     for top in range(0, len(noise), BAND_ROWS):  # a band stays in a core's cache
-        own, around, count = _noise_neighborhoods(padded[top : top + BAND_ROWS + 2], neighbors)
+        band = slice(top, top + BAND_ROWS)
+        own, around, count = (
+            values[leads[band][usable[band]]]
+            for values in _noise_neighborhoods(padded[top : top + BAND_ROWS + 2], neighbors)
+        )
         steps = (np.rint(np.log(values) * 100).astype(np.int64) - least for values in (own, around))
         key = np.ravel_multi_index((*steps, count), shape, mode="clip")
         for total, weights in ((pixels, None), (own_sum, own), (around_sum, around)):

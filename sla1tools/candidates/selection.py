@@ -141,7 +141,7 @@ class Criterion:
         All of them must hold; the first that does not is why a star is missed.
     expected : callable
         ``expected(noise, parameters)``: candidates of one frame from Gaussian noise alone, given the 1-sigma noise of
-        its residual, (ny, nx) electrons; None where no formula is known.
+        its residual, (ny, nx) electrons, masked where a pixel makes none; None where no formula is known.
     best : str, optional
         Of leaders within 2 px of one another in one frame only the highest in this column counts; by default all do.
 

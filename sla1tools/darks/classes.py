@@ -3,7 +3,7 @@
 A frame's own flash must not classify the pixel it falls on: noisy and unstable pixels need more than one odd frame.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
 from functools import cache
@@ -70,6 +70,15 @@ BLOCKING = (
 them because telegraph noise lives there and few frames cannot rule it out. Warm pixels and offset columns only add a
 constant, which the reference removes, and a shot noise, which the model has. An edge cuts the stamp, no pixel.
 """
+
+
+def bits_of(excluded: Iterable[str]) -> int:
+    """Bits of the classes that `excluded_classes` names; telegraph pixels are the unstable ones.
+
+    >>> bits_of(["telegraph", "hot"])
+    48
+    """
+    return int(sum({PixelClass["UNSTABLE" if name == "telegraph" else name.upper()] for name in excluded}))
 
 
 def name_of(flag: PixelClass) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from astropy.table import Table, vstack
 
-from sla1tools.candidates.criteria import CRITERIA, CUTS
+from sla1tools.candidates.criteria import CUTS, criteria_of
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.selection import Criterion, column_of, one_per_star, same_star
 from sla1tools.injections.completeness import bin_of_flux, crossings
@@ -122,9 +122,10 @@ def flux_50(found: np.ndarray, injected: np.ndarray) -> np.ndarray:
 
 
 def _planes(parameters) -> Iterator[tuple[Criterion, dict]]:
-    for criterion in CRITERIA.values():
+    criteria = criteria_of(parameters).values()
+    for criterion in criteria:
         yield criterion, {name: np.array([value]) for name, value in criterion.configured(parameters).items()}
-    for criterion in CRITERIA.values():
+    for criterion in criteria:
         yield criterion, {cut.name: cut.axis for cut in criterion.cuts}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table, vstack
 
-from sla1tools.candidates.criteria import CRITERIA
+from sla1tools.candidates.criteria import CRITERIA, criteria_of
 from sla1tools.candidates.detection import LEADER_COLUMNS, PATCH_SIZE, UNITS, Floors, Patches, detect_patches
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import PSF, psf_of
@@ -315,9 +315,10 @@ def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> Table
     found["before"], there["before"] = False, True
     both = vstack([found[above], there], metadata_conflicts="silent")
     chunk = Injections(trials[rows], both[*MEASURED, "star", "before"])
-    for name, criterion in CRITERIA.items():
+    criteria = criteria_of(parameters)
+    for name, criterion in criteria.items():
         trials[f"recovered_{name}"][rows] = chunk.recovered(criterion, criterion.configured(parameters))
-    criterion = CRITERIA[parameters.criterion]
+    criterion = criteria[parameters.criterion]
     cuts = criterion.configured(parameters)
     first = _choose(found, criterion.passes(found, cuts), above)
     chosen = found[first]

@@ -34,6 +34,7 @@ CUT_KEYS = (
     *("combination_method", "reference", "criterion", *CUTS, "neighbors"),
     *("pixel_scale", "seeing_fwhm", "psf", "psf_size_error", "psf_shape_error", "psf_light_error"),
     "injection_flux_range",
+    "excluded_classes",
 )
 WINDOW = 20  # predecessors that a night is compared with: a slow drift shows in the plots
 LEAST_NIGHTS = 5

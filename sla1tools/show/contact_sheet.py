@@ -36,7 +36,7 @@ def caption(
 ) -> str:
     """Say in a sentence what the picture shows and at which setting."""
     _, rows = chosen_rows(table, injections, parameters, show)
-    criterion = criteria.CRITERIA[parameters.criterion]
+    criterion = criteria.criteria_of(parameters)[parameters.criterion]
     cuts = criterion.configured(parameters)
     setting = f"{criterion.name}, {criteria.in_words(cuts)}"
     if show == "injections":

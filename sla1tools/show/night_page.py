@@ -242,6 +242,8 @@ def _criterion_rows(summary: Mapping, criterion: str) -> list[tuple[str, str, st
     held_out, in_sample = (quantity(found.get(which)) for which in ("held_out", "in_sample"))
     gaussian = quantity(alarms.get("gaussian_expectation"), digits=2)
     told = f"one-sided {100 * (alarms.get('confidence') or 0.95):g} % limits; Gaussian noise alone: {gaussian}"
+    if every := alarms.get("every_pixel"):
+        told += f"; on pixels of the excluded classes too: {_limited(every.get('rate'), every)}"
     return [
         (f"{criterion}: candidates", held_out, f"held out; in sample {in_sample}"),
         (f"{criterion}: false alarms a frame", _limited(alarms.get("rate"), alarms), told),

@@ -10,7 +10,7 @@ from astropy.table import Table
 from IPython.display import HTML
 from scipy.spatial import cKDTree
 
-from sla1tools.candidates.criteria import CRITERIA, in_words
+from sla1tools.candidates.criteria import CRITERIA, candidate_noise, criteria_of, in_words
 from sla1tools.candidates.leaders import caption
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.rates import CONFIDENCE, frame_area, poisson_rate
@@ -133,10 +133,13 @@ def false_alarms(night: Measurement) -> HTML:
     frames, nightly = len(night.capture.frames), night.parameters.frames_per_night
     area = frame_area(night.capture.shape, night.parameters.pixel_scale)
     criterion = night.parameters.criterion
-    told = night.summary["false_alarms_per_frame"][criterion]["rate"] is not None
+    alarms = night.summary["false_alarms_per_frame"][criterion]
+    told = alarms["rate"] is not None
     kind = kinds(night.candidates())
     seen = {name: int(np.count_nonzero(kind == name)) for name in ("one-off", "recurrent pixel", "cosmic-ray-like")}
     seen["all"] = sum(night.summary["candidates"][criterion]["per_frame"])
+    if told and "every_pixel" in alarms:
+        seen["all, on excluded classes too"] = round(alarms["every_pixel"]["rate"] * frames)
     rows = []
     for name, count in seen.items():
         rate = poisson_rate(count, frames)
@@ -275,7 +278,7 @@ def _no_setting(night: Measurement, criterion: str) -> str:
 
 def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:
     """Candidates at rising settings of the configured criterion's first cut, and those of Gaussian noise per frame."""
-    parameters, criterion = night.parameters, CRITERIA[night.parameters.criterion]
+    parameters, criterion = night.parameters, criteria_of(night.parameters)[night.parameters.criterion]
     cut = criterion.cuts[0]
     low = getattr(night.floors, cut.floor) if cut.floor else cut.low
     counts = {}
@@ -284,7 +287,7 @@ def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:
         settings = np.geomspace(low, 8 * low, 30)
         cuts = criterion.configured(parameters)
         counts[label] = (settings, [np.count_nonzero(criterion.select(rows, cuts | {cut.name: v})) for v in settings])
-    noise = night.dark.level_sigma(parameters.reference)
+    noise = candidate_noise(night.dark, parameters)
     settings = np.geomspace(low, 1.2 * max(low, getattr(parameters, cut.name)), 8)
     expected = [criterion.expected(noise, parameters.model_copy(update={cut.name: float(v)})) for v in settings]
     return counts, (settings, np.array(expected, float))

@@ -113,6 +113,24 @@ def test_browser_counts_what_python_counts(opened, leaders, injections):
     assert watched.complaints == []
 
 
+def test_browser_leaves_out_the_classes_that_python_leaves_out(opened, leaders, injections):
+    excluded = ("hot", "noisy")
+    page = opened(Explorer(leaders, injections, parameters(excluded_classes=excluded), FRAMES, FLOORS)).page
+    for criterion, cuts in (("neighbor_ratio", {"threshold": 120.0, "ratio": 0.1}), ("psf_chi2", {"snr_min": 4.0})):
+        page.select_option(".sla1-controls select", label=criterion)
+        for name, value in cuts.items():
+            fill(page, name, value)
+        fill(page, "flux", 1500.0)
+        both = [
+            live_numbers(leaders, injections, parameters(criterion=criterion, **cuts, **more), len(FRAMES), 1500.0)
+            for more in ({}, {"excluded_classes": excluded})
+        ]
+        assert both[1]["found"] <= both[0]["found"]
+        assert words(both[1]) in shown(page)
+        assert f"{both[1]['found']:,} of {both[1]['injected']:,} star" in shown(page)
+        assert criterion == "psf_chi2" or both[1]["held_out"] < both[0]["held_out"]
+
+
 def test_live_numbers_agree_with_the_criteria_alone(leaders, injections):
     setting = parameters(criterion="psf_chi2")
     numbers = live_numbers(leaders, injections, setting, 10, 1000.0)

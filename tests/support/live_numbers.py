@@ -45,7 +45,7 @@ def live_numbers(leaders, injections, parameters, n_frames, flux):
     if injections is None or len(injections.trials) == 0:
         return numbers
     edges = completeness.flux_bins(parameters.injection_flux_range)
-    criterion = criteria.CRITERIA[parameters.criterion]
+    criterion = criteria.criteria_of(parameters)[parameters.criterion]
     found = injections.recovered(criterion, criterion.configured(parameters))
     curve = completeness.completeness_curve(np.asarray(injections.trials["flux_true"]), found, edges)
     place = curve[int(completeness.bin_of_flux(np.array([flux]), edges)[0])]

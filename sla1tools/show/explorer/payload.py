@@ -81,7 +81,7 @@ def payload(
     carried_cutouts = chosen if len(chosen) <= CUTOUTS else _first(chosen, show)
     return {
         "show": show,
-        "criteria": [_rule(criterion) for criterion in CRITERIA.values()],
+        "criteria": [_rule(criterion) for criterion in criteria.criteria_of(parameters).values()],
         "same_star": SAME_STAR,
         "sliders": SLIDERS,
         "own": int(parameters.reference == HELD_OUT),
@@ -179,7 +179,7 @@ def reachable(leaders: Table, parameters: Parameters, bounds: Mapping[str, Seque
     cuts = [cuts_of(values) for values in ends]
     passes = [
         np.all([term.holds(leaders, cuts[0]) | term.holds(leaders, cuts[1]) for term in criterion.terms], axis=0)
-        for criterion in CRITERIA.values()
+        for criterion in criteria.criteria_of(parameters).values()
     ]
     return np.any(passes, axis=0) & (np.asarray(leaders["reference"]) == parameters.reference)
 
@@ -187,7 +187,8 @@ def reachable(leaders: Table, parameters: Parameters, bounds: Mapping[str, Seque
 def _pictured(leaders: Table, parameters: Parameters, bounds: Mapping[str, Sequence[float]]) -> np.ndarray:
     """Rows that can be shown at all: the configured candidates first, then those nearest to being any's."""
     rows = np.flatnonzero(reachable(leaders, parameters, bounds))
-    near = np.max([_nearness(criterion, leaders[rows], parameters) for criterion in CRITERIA.values()], axis=0)
+    rules = criteria.criteria_of(parameters).values()
+    near = np.max([_nearness(rule, leaders[rows], parameters) for rule in rules], axis=0)
     near[criteria.candidates(leaders, parameters)[rows]] = np.inf
     return rows[np.lexsort((-np.asarray(leaders["peak"])[rows], -near))]  # as the gallery begins: the brightest first
 
