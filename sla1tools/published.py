@@ -152,6 +152,8 @@ class MasterCards(_Read):
     )
     instrument: Annotated[str, Field(max_length=68)] = Field("", alias="INSTRUME")
     temperature: Annotated[float, Field(ge=-274, le=200)] | None = Field(None, alias="CCD-TEMP")
+    gain: Finite | None = Field(None, alias="GAIN")
+    offset: Finite | None = Field(None, alias="OFFSET")
 
 
 def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:

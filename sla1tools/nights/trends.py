@@ -119,6 +119,8 @@ class NightRecord:
         The cuts of the operating point.
     instrument : str
         As headers name it.
+    chip : tuple
+        Gain, offset and scales: captures of one chip at one setting have the same.
     sha256 : mapping
         Of its products, by name.
     star : StarImage or None
@@ -142,6 +144,7 @@ class NightRecord:
     differs: list[str] = field(default_factory=list)
     recommended: tuple[str, ...] = ()
     instrument: str = ""
+    chip: tuple = ()
     sha256: Mapping[str, str] = field(default_factory=dict)
     star: StarImage | None = None
     expected: dict[str, float] = field(default_factory=dict)
@@ -209,6 +212,7 @@ def _record(outputs: Path, path: Path) -> NightRecord:
         reasons=(*(unreadable(name) for name in damaged), *(text.rpartition(here)[2] for text in manifest.reasons)),
         parameters=manifest.parameters,
         instrument=master.instrument,
+        chip=(master.gain, master.offset, *(str(manifest.parameters.get(key)) for key in SENSOR_KEYS[2:])),
         sha256=manifest.outputs,
         star=manifest.star,
     )
@@ -223,7 +227,7 @@ def unreadable(name: str) -> str:
 
 
 def _read_cards(path: Path) -> MasterCards | None:
-    found = cards(path, ("DATE-BEG", "INSTRUME", "CCD-TEMP"))
+    found = cards(path, ("DATE-BEG", "INSTRUME", "CCD-TEMP", "GAIN", "OFFSET"))
     with suppress(ValueError):
         return MasterCards.model_validate(found | {key: found[key][:19] for key in found.keys() & {"DATE-BEG"}})
     return None

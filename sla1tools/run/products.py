@@ -22,6 +22,7 @@ from sla1tools.darks.classes import BLOCKING, PixelClass, name_of
 from sla1tools.darks.model import DarkModel
 from sla1tools.frames.capture import Capture
 from sla1tools.frames.fits import Stored
+from sla1tools.frames.codes import positive
 from sla1tools.measure import Measurement, telegraph_numbers
 from sla1tools.published import ARCHIVE, to_half, write_archive
 from sla1tools.text import json_text, printable
@@ -266,12 +267,14 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 def provenance(capture: Capture) -> dict[str, Any]:
     """Cards that say what a product was made of: camera, times (UTC), temperature, scale, the first 999 frames."""
     frames, parameters = capture.frames, capture.parameters
+    chip = {"GAIN": frames[0].gain, "OFFSET": positive(frames[0].header.get("OFFSET"))}
     cards: dict[str, Any] = {
         "ORIGIN": (f"sla1tools {importlib.metadata.version('sla1tools')}", "program that wrote this file"),
         "OBJECT": parameters.object_name,
         "CAPDATE": (parameters.capture_date, "capture_date"),
         "CAPTIME": (parameters.capture_time, "capture_time"),
         "INSTRUME": capture.camera or "unknown",
+        **{key: value for key, value in chip.items() if value is not None},
         "EXPTIME": (parameters.dark_exposure, "s"),
         "NCOMBINE": (len(frames), "frames used"),
         "COMBINED": (parameters.combination_method, "combination_method"),
