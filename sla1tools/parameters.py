@@ -18,6 +18,7 @@ MOST_SIDE, MOST_PIXELS = 32768, 2**28  # of a frame: half again as many as the l
 MOST_YAML = 2**20  # bytes
 LONGEST_BIAS = 0.01  # seconds
 Excludable = Literal["telegraph", "noisy", "hot", "known", "metadata", "zero_variance"]
+COLDEST, WARMEST = -274.0, 200.0  # degrees Celsius of any chip
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
 
 
@@ -51,6 +52,7 @@ class Parameters(BaseModel):
     capture_time: str = "03_38_48"
     object_name: str = "Dark30s"
     file_pattern: str = "*.fit*"
+    part: tuple[float, float, float] | None = None
     frame_shape: tuple[int, int] = (2048, 2048)
     dark_exposure: float = Field(default=30.0, ge=0, le=1e6)
     exposure_tolerance: float = Field(default=0.005, ge=0, lt=1)
@@ -95,7 +97,7 @@ class Parameters(BaseModel):
             raise ValueError(f"is not valid UTF-8: {printable(value)}")
         return value
 
-    @field_validator("frame_shape", "injection_flux_range", "excluded_classes", mode="before")
+    @field_validator("frame_shape", "injection_flux_range", "excluded_classes", "part", mode="before")
     @classmethod
     def _list_to_tuple(cls, value):
         # YAML and papermill know lists only; strict mode would refuse them.
@@ -107,6 +109,16 @@ class Parameters(BaseModel):
         if not 1e-3 <= value[0] < value[1] <= 1e9:
             raise ValueError(
                 f"must be [low, high] with 0.001 <= low < high <= 1e9, in electrons; got [{value[0]:g}, {value[1]:g}]"
+            )
+        return value
+
+    @field_validator("part", mode="after")
+    @classmethod
+    def _state_of_a_part(cls, value):
+        if value and not (0 <= value[0] <= 1e6 and COLDEST <= value[1] <= value[2] <= WARMEST):
+            raise ValueError(
+                f"must be [exposure, coldest, warmest], from 0 to 1e6 s and from {COLDEST:g} to {WARMEST:g} C; "
+                f"got {_shortened(list(value))}"
             )
         return value
 

@@ -23,7 +23,7 @@ from astropy.table import Column, MaskedColumn, Table
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from sla1tools.errors import NightError
-from sla1tools.parameters import Parameters
+from sla1tools.parameters import COLDEST, Parameters
 from sla1tools.text import json_text, open_regular, read_regular
 
 MARK = ".sla1-outputs"
@@ -31,7 +31,7 @@ STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS = ".staging", ".aside", ".failed", "
 KEPT = "kept"  # the user's own files of nights that were forgotten
 FOLDERS = (STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS, ".cache")
 SEASON = "season.json"
-PAGES = ("index.html", "known_pixels.fits", SEASON)
+PAGES = ("index.html", "known_pixels.fits", "dark_current.fits", SEASON)
 MANIFEST = "manifest.json"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -206,8 +206,15 @@ def sync_folder(directory: Path) -> None:
 
 
 def night_path(parameters: Parameters) -> Path:
-    """Return a night's folder relative to the outputs folder: capture_date/capture_time/object_name."""
-    return Path(parameters.capture_date, parameters.capture_time, parameters.object_name)
+    """Return a night's folder relative to the outputs folder: capture_date/capture_time/object_name.
+
+    A part of a capture folder adds its exposure, and its temperature where that sets it apart: Dark30s_30s_-15C.
+    """
+    name = parameters.object_name
+    if parameters.part:
+        exposure, coldest, warmest = parameters.part
+        name += f"_{exposure:g}s" + (f"_{(coldest + warmest) / 2:.0f}C" if coldest > COLDEST else "")
+    return Path(parameters.capture_date, parameters.capture_time, name)
 
 
 INDEX = "index.json"

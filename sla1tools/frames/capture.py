@@ -18,6 +18,7 @@ from sla1tools.errors import FrameError, NightError, ParametersError, Reason
 from sla1tools.frames.codes import CODES, code_histogram, positive
 from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
 from sla1tools.frames.headers import Facts, read_facts
+from sla1tools.frames.sessions import is_in_part
 from sla1tools.frames.together import Sample, judge_together, sample_frame
 from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import MOST_NAMES, from_working_folder
@@ -193,6 +194,8 @@ def judge_capture(parameters: Parameters) -> Capture:
         raise NightError(f"{directory}: cannot be listed: {error.strerror}") from None
     pattern = parameters.file_pattern.lower()
     wanted = {name for name in names if is_text(name) and not name.startswith(".") and fnmatch(name.lower(), pattern)}
+    if parameters.part:
+        wanted = {name for name in wanted if is_in_part(directory / name, parameters)}
     ignored = [name for name in names if name not in wanted]
     frames: list[Frame] = []
     rejected: list[Rejected] = []

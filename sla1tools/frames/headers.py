@@ -125,7 +125,7 @@ def _exposure(header: dict, parameters: Parameters) -> tuple[float, list[str]]:
     return exposure, notes
 
 
-def _temperature(header: dict, parameters: Parameters) -> tuple[float | None, list[str]]:
+def chip_temperature(header: dict, parameters: Parameters) -> tuple[float | None, list[str]]:
     """Return the chip's temperature in degrees Celsius, the set point where nothing else is stated."""
     stated = {name: _number(header, name) for name in (*TEMPERATURE_NAMES, SET_POINT)}
     found = {name: value for name, value in stated.items() if value is not None}
@@ -179,5 +179,5 @@ JUDGES = {
     "exposure": _exposure,
     "filter": _filter,
     "unit": _judge_unit,
-    "temperature": _temperature,
+    "temperature": chip_temperature,
 }

@@ -2,21 +2,31 @@
 
 import gzip
 import logging
+import math
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
+
+from sla1tools.errors import FrameError
 from sla1tools.frames.fits import card_text
-from sla1tools.parameters import NIGHT_KEYS, Parameters, validate
+from sla1tools.frames.headers import EXPOSURE_NAMES, SET_POINT, TEMPERATURE_NAMES, chip_temperature
+from sla1tools.parameters import COLDEST, NIGHT_KEYS, WARMEST, Parameters, validate
 from sla1tools.published import MANIFEST
 from sla1tools.text import printable
 
 HEADER_BYTES = 20 * 2880  # a capture program's header, and that of the extension a packed image lies in
-DARK_NAME = re.compile(r"(?<![a-z])dark(s|frames?| frames?)?(?![a-z])(?![\W_]*(flat|nebula|cloud|sky|matter))", re.I)
-DARK_TYPE = re.compile(r"dark([ _-]*frame)?s?", re.I)
+LEAST_FRAMES = 3
+DARK_NAME = re.compile(
+    r"(?<![a-z])(dark(s|frames?| frames?)?|bias(es)?)(?![a-z])(?![\W_]*(flat|nebula|cloud|sky|matter))", re.I
+)
+DARK_TYPE = re.compile(r"(dark|bias|zero)([ _-]*frame)?s?", re.I)
 
 
 def find_nights(directory: str | Path, pattern: str = "*.fit*") -> list[Path]:
@@ -39,7 +49,7 @@ def find_nights(directory: str | Path, pattern: str = "*.fit*") -> list[Path]:
     -----
     Where headers state IMAGETYP (N.I.N.A., MaxIm DL, APT, Seestar), all that state it must be darks: a folder of darks
     and lights together is named in a warning and left out, as is one of dark flats or of master darks. Else the
-    folder's name or a header's OBJECT must say dark, as SharpCap's do.
+    folder's name or a header's OBJECT must say dark, as SharpCap's do. Biases are darks of 0 s.
     """
     root = Path(directory).absolute()
     seen: set[str] = set()
@@ -68,6 +78,73 @@ def night_in(folder: Path, base: Parameters) -> Parameters:
     names = ("", "", "", *folder.parts[1:])[-3:]
     night = dict(zip(NIGHT_KEYS, (str(folder.parent.parent.parent), *names), strict=True))
     return validate(base.model_dump() | night, str(folder))
+
+
+def nights_in(folder: Path, base: Parameters) -> list[Parameters]:
+    """Return the parameters of a folder's nights: a ladder's and a cooling series' states are nights of their own.
+
+    The exposure is that of the headers, whatever `dark_exposure` is. A folder is split where three or more frames each
+    have several exposures, or temperatures further apart than twice `temperature_tolerance`.
+
+    Raises
+    ------
+    ParametersError
+        As from `night_in`.
+    """
+    night = night_in(folder, base)
+    names = sorted(name for name in os.listdir(folder) if fnmatch(name.lower(), base.file_pattern.lower()))
+    groups = _groups([state for state in (frame_state(folder / name, base) for name in names) if state], base)
+    nights = []
+    for group in groups:
+        usual = abs(group[0] - base.dark_exposure) <= base.exposure_tolerance * base.dark_exposure
+        own = {"dark_exposure": base.dark_exposure if usual else group[0], "part": group if len(groups) > 1 else None}
+        nights.append(validate(night.model_dump() | own, str(folder)))
+    return nights or [night]
+
+
+def _groups(states: list[tuple[float, float]], base: Parameters) -> list[tuple[float, float, float]]:
+    """Exposure, coldest and warmest of each state of three frames or more, the largest of each exposure first."""
+    groups = []
+    for exposure, _ in Counter(exposure for exposure, _ in states).most_common():
+        own = [heat for value, heat in states if abs(value - exposure) <= base.exposure_tolerance * exposure]
+        states = [state for state in states if abs(state[0] - exposure) > base.exposure_tolerance * exposure]
+        windows, known = [], np.sort([heat for heat in own if np.isfinite(heat)])
+        while len(known):
+            ends = np.searchsorted(known, known + 2 * base.temperature_tolerance, side="right")
+            first = int(np.argmax(ends - np.arange(len(known))))
+            windows.append((exposure, *map(float, known[[first, ends[first] - 1]]), ends[first] - first))
+            known = np.delete(known, np.s_[first : ends[first]])
+        whole = [window[:3] for window in windows if window[3] >= LEAST_FRAMES]
+        if len(whole) > 1:
+            groups += whole
+        elif len(own) >= LEAST_FRAMES:
+            groups.append((exposure, COLDEST, WARMEST))
+    return groups
+
+
+def frame_state(path: Path, parameters: Parameters) -> tuple[float, float] | None:
+    """Return exposure (s) and temperature (C, NaN unknown) of a file's header; None where it states no exposure."""
+    header = {}
+    for key, text in cards(path, (*EXPOSURE_NAMES, *TEMPERATURE_NAMES, SET_POINT)).items():
+        with suppress(ValueError):
+            header[key] = float(text)
+    exposure = next((header[name] for name in EXPOSURE_NAMES if math.isfinite(header.get(name, math.nan))), None)
+    heat = None
+    with suppress(FrameError):
+        heat = chip_temperature(header, parameters)[0]
+    return None if exposure is None else (exposure, math.nan if heat is None else heat)
+
+
+def is_in_part(path: Path, parameters: Parameters) -> bool:
+    """Whether a file's header says that it belongs to the parameters' `part` of its folder."""
+    state = frame_state(path, parameters)
+    if state is None or parameters.part is None:
+        return parameters.part is None
+    (exposure, coldest, warmest), (stated, heat) = parameters.part, state
+    everything = coldest == COLDEST and warmest == WARMEST
+    return abs(stated - exposure) <= parameters.exposure_tolerance * exposure and (
+        everything or coldest <= heat <= warmest
+    )
 
 
 def cards(path: Path, keys: Iterable[str]) -> dict[str, str]:

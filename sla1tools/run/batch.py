@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sla1tools import __version__
 from sla1tools.errors import ParametersError
-from sla1tools.frames.sessions import find_nights, night_in
+from sla1tools.frames.sessions import find_nights, nights_in
 from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, read_yaml
 from sla1tools.published import LOGS
 from sla1tools.run.night import STEPS
@@ -63,7 +63,7 @@ def nights_of(
         base = read_parameters(files, [*overrides, *((key, "to be found") for key in NIGHT_KEYS)])
         for folder in find_nights(sessions, base.file_pattern):
             try:
-                nights.append(night_in(folder, base))
+                nights += nights_in(folder, base)
             except ParametersError as error:
                 click.echo(f"left out: {printable(error)}", err=True)
     if not nights:

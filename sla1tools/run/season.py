@@ -9,6 +9,7 @@ import matplotlib
 from filelock import FileLock
 
 from sla1tools.errors import ParametersError
+from sla1tools.nights.dark_current import DarkCurrent, measure_dark_current, write_dark_current
 from sla1tools.nights.recurrence import follow_pixels
 from sla1tools.nights.season import Season, sum_season
 from sla1tools.nights.trends import read_nights
@@ -44,11 +45,12 @@ def write_trends(outputs: str | Path) -> Path:
         with FileLock(lock):  # of two commands the later one knows more
             records = read_nights(outputs)
             recurrent, latest = follow_pixels(records, outputs, write=True)
-            season = sum_season(records, outputs)
+            season, dark = sum_season(records, outputs), measure_dark_current(records, outputs)
+            write_dark_current(dark, outputs)
             with matplotlib.rc_context():
                 matplotlib.rcdefaults()  # the page is the same whoever draws it
-                text = page_text(records, recurrent, latest, season)
-            for name, content in ((SEASON, json_text(season_json(season))), ("index.html", text)):
+                text = page_text(records, recurrent, latest, season, dark)
+            for name, content in ((SEASON, json_text(season_json(season, dark))), ("index.html", text)):
                 unfinished = outputs / TRENDS / f"{name}.part"
                 unfinished.write_text(content, encoding="utf-8", errors="backslashreplace")
                 replace_file(unfinished, outputs / name)
@@ -58,10 +60,10 @@ def write_trends(outputs: str | Path) -> Path:
     return outputs / "index.html"
 
 
-def season_json(season: Season | None) -> dict[str, Any]:
+def season_json(season: Season | None, dark: DarkCurrent) -> dict[str, Any]:
     """Return the season's numbers in the shape of `season.json`."""
     if season is None:
-        return {"frames": 0, "nights": 0, "left_out": {}, "criteria": {}, "dark_current": None}
+        return {"frames": 0, "nights": 0, "left_out": {}, "criteria": {}, "dark_current": dark.numbers()}
     return {
         "frames": season.frames,
         "nights": len(season.nights),
@@ -81,7 +83,7 @@ def season_json(season: Season | None) -> dict[str, Any]:
             }
             for name, own in season.statements.items()
         },
-        "dark_current": None,
+        "dark_current": dark.numbers(),
     }
 
 

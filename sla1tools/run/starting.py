@@ -10,6 +10,7 @@ from pathlib import Path
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import NIGHT_KEYS, Parameters, named_by, to_yaml, validate
 from sla1tools.places import SHIPPED_FOLDERS, shipped, working_folder
+from sla1tools.published import night_path
 
 PATTERN = "*.fit*"
 # Of a packed frame, whose NAXISn are those of its table; of a plain one.
@@ -145,8 +146,7 @@ def copy_notebooks(parameters: Parameters, notebooks: Sequence[Path]) -> tuple[P
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    night = f"{parameters.capture_date}_{parameters.capture_time}_{parameters.object_name}"
-    folder, kept = working_folder() / "lab" / night, []
+    folder, kept = working_folder() / "lab" / "_".join(night_path(parameters).parts), []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")

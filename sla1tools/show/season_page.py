@@ -12,9 +12,11 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 from sla1tools.candidates.criteria import in_words
 from sla1tools.candidates.rates import Rate, frame_area
+from sla1tools.nights.dark_current import DarkCurrent
 from sla1tools.nights.season import Season
 from sla1tools.nights.trends import METRICS, Metric, NightRecord
 from sla1tools.show.curves import tradeoff
+from sla1tools.show.dark_current import dark_current_chart, dark_current_rows
 from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes, png
 from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
 from sla1tools.show.tables import remarks
@@ -25,7 +27,11 @@ FEW_NIGHTS = 60  # from which the limits bound a night eleven times worse that c
 
 
 def page_text(
-    records: Sequence[NightRecord], recurrent: Table, latest: NightRecord | None, season: Season | None
+    records: Sequence[NightRecord],
+    recurrent: Table,
+    latest: NightRecord | None,
+    season: Season | None,
+    dark: DarkCurrent,
 ) -> str:
     """Return the page of all nights: self-contained, and asking nothing of the network."""
     script = (TEMPLATES / "trends.js").read_text(encoding="utf-8")
@@ -42,6 +48,9 @@ def page_text(
         figures=figures,
         recurrent=recurrent,
         latest=latest,
+        dark=dark,
+        dark_rows=dark_current_rows(dark),
+        dark_chart=(chart := dark_current_chart(dark)) and _embedded(chart),
         differing=sum(bool(record.differs) for record in records),
         season=season,
         headline=season and headline(season),

@@ -8,8 +8,11 @@ import pytest
 from astropy.io import fits
 
 from sla1tools.errors import ParametersError
-from sla1tools.frames.sessions import cards, find_nights, night_in
-from sla1tools.parameters import Parameters
+from sla1tools.frames.capture import judge_capture
+from sla1tools.frames.sessions import cards, find_nights, night_in, nights_in
+from sla1tools.parameters import COLDEST, WARMEST, Parameters, validate
+from sla1tools.published import night_path
+from sla1tools.simulate.night import simulate_night
 
 
 def frame(path, **header):
@@ -42,13 +45,13 @@ def test_object_of_a_header(tmp_path):
     assert names(tmp_path) == ["2024-05-08/03_38_48/Capture"]
 
 
-@pytest.mark.parametrize("kind", ["DARK", "Dark Frame", "Dark", "Dark Frame   "])
+@pytest.mark.parametrize("kind", ["DARK", "Dark Frame", "Dark", "Dark Frame   ", "Bias Frame", "zero"])
 def test_types_of_nina_maxim_apt_seestar(tmp_path, kind):
     frame(tmp_path / "Images" / "DARK" / "a.FIT", IMAGETYP=kind, OBJECT="M17")
     assert names(tmp_path) == ["Images/DARK"]
 
 
-@pytest.mark.parametrize("kind", ["LIGHT", "Light Frame", "DARKFLAT", "Master Dark", "Bias Frame"])
+@pytest.mark.parametrize("kind", ["LIGHT", "Light Frame", "DARKFLAT", "Master Dark"])
 def test_the_stated_type_wins_over_the_name(tmp_path, kind):
     frame(tmp_path / "2024-05-08" / "03_38_48" / "Dark30s" / "1.fits", IMAGETYP=kind, OBJECT="Dark30s")
     assert names(tmp_path) == []
@@ -126,3 +129,76 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, caplog):
     (tmp_path / "locked").mkdir(mode=0)
     assert find_nights(tmp_path) == []
     assert "locked" in caplog.text
+
+
+def states(folder, *groups):
+    """Write frames of so many, of an exposure, of temperatures; None states none."""
+    number = 0
+    for count, exposure, *heats in groups:
+        for k in range(count):
+            number += 1
+            header = {} if heats == [None] else {"CCD-TEMP": heats[k % len(heats)]}
+            frame(folder / f"{number:03d}.fits", EXPTIME=exposure, **header)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("groups", "found"),
+    [
+        ([(10, 30.0, -20.0)], [(30.0, None)]),
+        ([(10, 60.0, -20.0)], [(60.0, None)]),
+        ([(10, 30.07, -20.0)], [(30.0, None)]),
+        ([(10, 0.0, -20.0)], [(0.0, None)]),
+        ([(10, 60.0, None)], [(60.0, None)]),
+        ([(10, 30.0, -20.0), (2, 60.0, -20.0)], [(30.0, None)]),
+        ([(10, 30.0, -20.0), (2, 30.0, -10.0)], [(30.0, None)]),
+        ([(9, 30.0, -21.4, -20.0, -18.6)], [(30.0, None)]),
+        (
+            [(5, 30.0, -20.0), (4, 60.0, -20.0), (3, 0.0, -20.0)],
+            [(30.0, (COLDEST, WARMEST)), (60.0, (COLDEST, WARMEST)), (0.0, (COLDEST, WARMEST))],
+        ),
+        (
+            [(5, 30.0, -20.1, -20.0), (4, 30.0, -15.0), (2, 30.0, -17.5), (3, 30.0, -10.0)],
+            [(30.0, (-20.1, -17.5)), (30.0, (-15.0, -15.0)), (30.0, (-10.0, -10.0))],
+        ),
+        ([(4, 30.0, -20.0), (4, 60.0, None)], [(30.0, (COLDEST, WARMEST)), (60.0, (COLDEST, WARMEST))]),
+        ([(2, 30.0, -20.0)], [(30.0, None)]),
+        ([(3, 30.0, -20.0), (2, 30.0, None)], [(30.0, None)]),
+    ],
+)
+def test_states_of_a_folder_become_nights_of_their_own(tmp_path, groups, found):
+    folder = states(tmp_path / "2024-05-08" / "03_38_48" / "Dark30s", *groups)
+    nights = nights_in(folder, Parameters())
+    assert [(night.dark_exposure, night.part and night.part[1:]) for night in nights] == found
+    assert all(night.part is None or night.part[0] == night.dark_exposure for night in nights)
+    assert {night.capture_directory for night in nights} == {folder}
+    assert len({night_path(night) for night in nights}) == len(nights)
+    if len(nights) > 1:
+        assert str(night_path(nights[0])).startswith("2024-05-08/03_38_48/Dark30s_")
+
+
+def test_frames_of_other_parts_are_ignored(tmp_path):
+    folder = tmp_path / "2024-05-08" / "03_38_48" / "Dark30s"
+    for number, (exposure, heat) in enumerate([(30.0, -20.0), (30.0, -12.0), (10.0, -20.0)]):
+        place = tmp_path / str(number)
+        kinds = {"shape": (64, 96), "chip_seed": 1, "seed": number, "exposure": exposure, "temperature": heat}
+        for path in simulate_night(place, frames=4, **kinds):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.rename(folder / f"{number}{path.name}")
+    nights = nights_in(folder, Parameters(frame_shape=(64, 96)))
+    assert [night_path(night).name for night in nights] == ["Dark30s_30s_-20C", "Dark30s_30s_-12C", "Dark30s_10s"]
+    for number, night in enumerate(nights):
+        capture = judge_capture(night)
+        assert [name[0] for name in capture.names] == [str(number)] * 4
+        assert not capture.rejected
+        assert len(capture.ignored) == 8
+    one = judge_capture(Parameters(**nights[0].model_dump() | {"part": None}))
+    assert {item.reason.value for item in one.rejected} == {"temperature", "exposure"}
+
+
+@pytest.mark.parametrize(
+    "part", [[30.0, -10.0, -20.0], [-1.0, -20.0, -20.0], [30.0, -300.0, 0.0], [30.0], [1e7, 0.0, 0.0]]
+)
+def test_a_part_has_its_bounds(part):
+    with pytest.raises(ParametersError, match="part"):
+        validate({"part": part}, "here")

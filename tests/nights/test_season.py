@@ -14,6 +14,7 @@ from sla1tools.candidates.rates import season_rate
 from sla1tools.errors import ParametersError
 from sla1tools.injections.counts import BELOW, settings
 from sla1tools.nights.pooling import Adder, read_counts, rows_of
+from sla1tools.nights.dark_current import DarkCurrent
 from sla1tools.nights.season import sum_season
 from sla1tools.nights.trends import read_nights
 from sla1tools.parameters import Parameters, read_yaml
@@ -212,7 +213,7 @@ def test_the_latest_night_may_be_damaged(tmp_path):
     for number in (1, 2):
         (tmp_path / f"2024-01-0{number}/03_38_48/Dark30s/settings.npy").unlink()
     assert season_of(tmp_path) is None
-    assert json.loads(json.dumps(season_json(None)))["nights"] == 0
+    assert json.loads(json.dumps(season_json(None, DarkCurrent("not tested"))))["nights"] == 0
     assert season_of(tmp_path / "nowhere") is None
 
 
