@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from scipy import optimize, stats
+from scipy import special
 
 from sla1tools.darks.classes import PixelClass
 from sla1tools.darks.noise import combined_variance, residual_factor
 from sla1tools.darks.structure import line_medians, smooth_level
 from sla1tools.darks.variance import variance_ratio_ppf
-from sla1tools.nights.recurrence import read_plane
+from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, NightRecord
 from sla1tools.published import TRENDS, replace_file
 from sla1tools.text import shown
@@ -35,6 +35,7 @@ PATTERN_SIGMAS = 5.0  # at which a pattern is clipped: hot pixels alone must not
 HOT_ERRORS = 20.0  # by which a pixel stands out in the highest capture to count as hot
 LEAST_HOT = 10
 PRECISION = 0.25  # relative 95 % error above which a number is not quoted
+Z_95 = 1.959964
 MEDIAN_LOSS = 1.3  # errors of a robust variance over those of a mean square
 UNUSABLE = PixelClass.METADATA | PixelClass.ZERO_VARIANCE | PixelClass.SATURATED
 DARK_CURRENT = "dark_current.fits"
@@ -306,7 +307,7 @@ def _means(rungs: list[_Rung]) -> _Means:
     pixels, number = np.count_nonzero(hot), max(np.count_nonzero(usual), 1)
     frames = np.array([rung.record.frames for rung in rungs])
     excess = [rung.master - smooth_level(rung.master) for rung in rungs if pixels >= LEAST_HOT]
-    variance = np.array([np.median(rung.spread[usual]) ** 2 for rung in rungs])
+    variance = np.array([_fine_median(rung.spread[usual]) ** 2 for rung in rungs])
     variance /= [variance_ratio_ppf(0.5, n - 1) for n in frames]
     return _Means(
         exposure=np.array([rung.exposure for rung in rungs]),
@@ -318,6 +319,13 @@ def _means(rungs: list[_Rung]) -> _Means:
         variance=variance,
         variance_error=MEDIAN_LOSS * variance * np.sqrt(2 / ((frames - 1) * number)),
     )
+
+
+def _fine_median(values: np.ndarray) -> float:
+    """Median of values that were rounded to steps: each is spread over its own, else the median is one of them."""
+    step = np.diff(np.unique(values)).min(initial=np.inf)
+    spread = np.random.default_rng(0).uniform(-0.5, 0.5, values.shape) * (step if np.isfinite(step) else 0)
+    return float(np.median(values + spread))
 
 
 def _mean_error(errors: np.ndarray) -> float:
@@ -338,6 +346,8 @@ class _Found:
 
 
 def _fit_means(means: _Means, series: bool) -> _Found:
+    from scipy import optimize  # slow to import, and seldom needed
+
     captures, heat = len(means.level), means.temperature
     zero = float(np.median(heat)) if np.isfinite(heat).all() else np.nan
     apart = np.where(np.isfinite(heat - zero), heat - zero, 0.0)
@@ -366,15 +376,20 @@ def _fit_means(means: _Means, series: bool) -> _Found:
     free = 2 + (len(means.hot) > 0) + series
     dof, chi2 = captures + len(means.hot) - free, 2 * best.cost
     error = np.sqrt(np.diag(np.linalg.pinv(best.jac.T @ best.jac)))
-    width = max(stats.norm.ppf(0.975), stats.t.ppf(0.975, dof) * np.sqrt(chi2 / dof)) if dof else stats.norm.ppf(0.975)
+    width = _width(chi2, dof)
     pedestal, rate, _, doubling = (
         Value(float(value), float(value - half), float(value + half))
         for value, half in zip(best.x[:4], width * error[:4], strict=True)
     )
     x = signal(best.x[4:], best.x[3])
     fitted = pedestal.value + rate.value * x
-    p_value = float(stats.chi2.sf(chi2, dof)) if dof else np.nan
+    p_value = float(special.chdtrc(dof, chi2)) if dof else np.nan
     return _Found(zero, x, fitted, pedestal, rate, doubling if series else None, p_value)
+
+
+def _width(chi2: float, dof: int) -> float:
+    """Half width of a 95 % interval in errors: by the scatter about the fit, where that is more than they say."""
+    return max(Z_95, float(special.stdtrit(dof, 0.975) * np.sqrt(chi2 / dof))) if dof else Z_95
 
 
 def _gain(means: _Means, pedestal: float, record: NightRecord) -> tuple[Value | None, Value | None, np.ndarray]:
@@ -386,7 +401,7 @@ def _gain(means: _Means, pedestal: float, record: NightRecord) -> tuple[Value | 
     slope, floor = covariance @ design.T @ (means.variance * weights)
     fitted = design @ [slope, floor] / weights
     chi2 = float(np.sum(((fitted - means.variance) * weights) ** 2))
-    width = max(stats.norm.ppf(0.975), stats.t.ppf(0.975, dof) * np.sqrt(chi2 / dof))
+    width = _width(chi2, dof)
     half = width * np.sqrt(covariance[0, 0])
     if slope <= half:
         return None, None, fitted

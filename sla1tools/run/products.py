@@ -21,8 +21,8 @@ from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.darks.classes import BLOCKING, PixelClass, name_of
 from sla1tools.darks.model import DarkModel
 from sla1tools.frames.capture import Capture
-from sla1tools.frames.fits import Stored
 from sla1tools.frames.codes import positive
+from sla1tools.frames.fits import Stored
 from sla1tools.measure import Measurement, telegraph_numbers
 from sla1tools.published import ARCHIVE, to_half, write_archive
 from sla1tools.text import json_text, printable

@@ -13,8 +13,8 @@ from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.candidates.rates import season_rate
 from sla1tools.errors import ParametersError
 from sla1tools.injections.counts import BELOW, settings
-from sla1tools.nights.pooling import Adder, read_counts, rows_of
 from sla1tools.nights.dark_current import DarkCurrent
+from sla1tools.nights.pooling import Adder, read_counts, rows_of
 from sla1tools.nights.season import sum_season
 from sla1tools.nights.trends import read_nights
 from sla1tools.parameters import Parameters, read_yaml
