@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sla1tools.candidates.psf import psf_of
-from sla1tools.errors import NightError, Sla1Error
+from sla1tools.errors import NightError, ParametersError, Sla1Error
 from sla1tools.frames.capture import judge_capture, judged_files, read_known_pixels
 from sla1tools.measure import measure_night
+from sla1tools.nights.pooling import identity
 from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import own_or_shipped
 from sla1tools.published import night_path, store, write_manifest
@@ -105,7 +106,7 @@ def run_night(
         try:
             sources = night_notebooks() if notebooks is None else notebooks
             run = _NotebookRun(sources, parameters, claimed, timeout, side_by_side)
-            _build(parameters, claimed.staging, run, manifest, progress or (lambda step: None))
+            _build(parameters, claimed, run, manifest, progress or (lambda step: None))
             directory = claimed.publish()
         except NightError as error:
             with suppress(Sla1Error):  # the folder may be gone, too
@@ -143,8 +144,9 @@ def _begun(parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def _build(parameters, staging, run, manifest, progress) -> None:
+def _build(parameters, claimed, run, manifest, progress) -> None:
     """Fill the staging folder; the manifest, written last, makes it publishable."""
+    staging = claimed.staging
     with run:
 
         def step(word: str) -> None:
@@ -172,10 +174,15 @@ def _build(parameters, staging, run, manifest, progress) -> None:
         progress("products written")
         run.finish()
     progress("notebooks run")
+    from sla1tools.run.season import season_setting
     from sla1tools.show.pages import write_index
 
     manifest |= {key: measurement.summary[key] for key in ("verdict", "reasons")}
     manifest |= {"doubts": [asdict(doubt) for doubt in measurement.doubts], "end": moment(), "exit_status": 0}
+    if measurement.summary["operating_point"][parameters.criterion] is None:
+        with suppress(ParametersError):
+            comparable = identity(capture.camera, manifest["parameters"])
+            manifest["season_setting"] = season_setting(claimed.outputs, parameters.criterion, comparable)[1]
     figures = {title: png for path in run.opened for title, png in tagged_figures(path).items()}
     links |= {name: name for name in PRODUCTS}
     write_index(staging / "index.html", measurement.summary, manifest, figures, links)

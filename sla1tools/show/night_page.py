@@ -49,7 +49,7 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
             "state": _CROWDED if _crowded(summary, parameters) else _STATES.get(state, state),
             "reasons": [str(reason) for reason in summary.get("reasons") or []],
             "meaning": [*_doubts(manifest, "meaning"), *_meaning(summary, parameters)],
-            "actions": [*_doubts(manifest, "cure"), *_actions(summary, parameters)],
+            "actions": [*_doubts(manifest, "cure"), *_actions(summary, parameters, manifest.get("season_setting"))],
         },
         "numbers": _numbers(summary, parameters),
         "notes": [str(note) for note in summary.get("notes") or []],
@@ -186,7 +186,7 @@ def _doubts(manifest: Mapping, part: str) -> list[str]:
     return list(dict.fromkeys(f"{text[0].upper()}{text[1:]}." for text in texts if text))
 
 
-def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
+def _actions(summary: Mapping, parameters: Mapping, season_setting: Mapping | None) -> list[str]:
     criterion = _criterion(parameters)
     actions = []
     high, budget = _of(summary, "false_alarms_per_frame", criterion).get("high"), parameters.get("false_alarm_budget")
@@ -200,7 +200,10 @@ def _actions(summary: Mapping, parameters: Mapping) -> list[str]:
             )
     lacking = budget is not None and too_few(_used(summary) or 0, budget)
     if lacking and high is not None:
-        actions.append(f"No setting is recommended: {lacking}, or a season of such nights (sla1 trends).")
+        season = (
+            f"the season's setting is {in_words(season_setting)}" if season_setting else "so would a season of nights"
+        )
+        actions.append(f"This night alone recommends no setting: {lacking}; {season} (sla1 trends).")
     for name, point in (summary.get("operating_point") or {}).items():
         if not point or not point.get("cuts"):
             continue

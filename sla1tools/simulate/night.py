@@ -18,6 +18,7 @@ from sla1tools.parameters import Parameters
 from sla1tools.simulate.camera import EXPOSURE, FULL_FRAME, HEADER_STREAM, TEMPERATURE, Star, make_camera, stream
 
 TRUTH_NAME = "truth.ecsv"
+DEMO_FRAMES = 12  # half of them can show the default budget of false alarms kept, and so choose a setting
 
 
 def parse_star(text: str) -> Star:
@@ -194,7 +195,8 @@ def ensure_demo_night(parameters: Parameters) -> bool:
     folder, demo = parameters.capture_directory, Parameters()
     if folder != demo.capture_directory:
         return False
-    return simulate_once(folder, lambda: simulate_night(folder, shape=demo.frame_shape, seed=demo.random_seed))
+    shape, seed = demo.frame_shape, demo.random_seed
+    return simulate_once(folder, lambda: simulate_night(folder, DEMO_FRAMES, shape=shape, seed=seed))
 
 
 def simulate_once(folder: Path, simulate: Callable[[], object]) -> bool:

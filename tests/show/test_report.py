@@ -254,6 +254,19 @@ def test_budget_decides_the_advice():
     assert "exceeds the budget" in advice(0.1)
 
 
+def test_a_night_of_few_frames_says_how_many_would_do_and_gives_the_seasons_setting():
+    manifest = {"parameters": Parameters().model_dump(mode="json")}
+    for setting, told in (
+        (None, "a season of nights"),
+        ({"threshold": 188.0, "ratio": 0.2}, "threshold 188 e-, ratio 0.2"),
+    ):
+        actions = night_page(SUMMARY, manifest | {"season_setting": setting})["verdict"]["actions"]
+        (one,) = [action for action in actions if "alone recommends no setting" in action]
+        assert "half of 2 frames cannot" in one
+        assert "11 frames would do" in one
+        assert told in one
+
+
 def test_published_figures_stand_beside_the_measured_ones():
     published = {"read_noise": 1.58, "dark_current": 2.2, "temperature": -20.0, "gain": 0.11, "source": "a paper"}
     parameters = Parameters(published=published, dark_exposure=60.0).model_dump(mode="json")

@@ -8,6 +8,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from sla1tools.frames.sessions import find_nights
+from sla1tools.injections.operating_point import too_few
 from sla1tools.parameters import Parameters
 from sla1tools.simulate import field
 from sla1tools.simulate import night as demo
@@ -19,8 +20,8 @@ def small_demo(tmp_path, monkeypatch):
     simulated = []
     simulate = demo.simulate_night
 
-    def small(folder, shape, seed):
-        simulated.append((folder, shape, seed))
+    def small(folder, frames, shape, seed):
+        simulated.append((folder, frames, shape, seed))
         simulate(folder, frames=3, shape=(48, 48), seed=seed)
 
     monkeypatch.setattr(demo, "simulate_night", small)
@@ -35,7 +36,8 @@ def test_many_programs_simulate_it_once(small_demo):
     for thread in threads:
         thread.join()
     folder = Parameters().capture_directory
-    assert small_demo == [(folder, (2048, 2048), 20240508)]
+    assert small_demo == [(folder, 12, (2048, 2048), 20240508)]
+    assert too_few(12, Parameters().false_alarm_budget) == ""
     assert (folder / "truth.ecsv").is_file()
     assert demo.ensure_demo_night(Parameters()) is False
 
