@@ -179,10 +179,9 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
 
     manifest |= {key: measurement.summary[key] for key in ("verdict", "reasons")}
     manifest |= {"doubts": [asdict(doubt) for doubt in measurement.doubts], "end": moment(), "exit_status": 0}
-    if measurement.summary["operating_point"][parameters.criterion] is None:
-        with suppress(ParametersError):
-            comparable = identity(capture.camera, manifest["parameters"])
-            manifest["season_setting"] = season_setting(claimed.outputs, parameters.criterion, comparable)[1]
+    with suppress(ParametersError):  # there is no season yet, or it recommends nothing
+        comparable = identity(capture.camera, manifest["parameters"])
+        manifest["season_setting"] = season_setting(claimed.outputs, parameters.criterion, comparable)[1]
     figures = {title: png for path in run.opened for title, png in tagged_figures(path).items()}
     links |= {name: name for name in PRODUCTS}
     write_index(staging / "index.html", measurement.summary, manifest, figures, links)
