@@ -185,11 +185,14 @@ def check(nights, files, overrides) -> None:
       sla1 check params/qhy42pro.yaml params/2024-05-08.yaml
       sla1 check -f params/qhy42pro.yaml "D:/2024 SLA Sessions/2024-05-08/03_38_48/Dark30s"
     """
+    from sla1tools.candidates.psf import psf_of
     from sla1tools.frames.capture import judge_capture, judged_files
     from sla1tools.frames.codes import audit_capture
     from sla1tools.verdict import Opinion, judge_scale
 
-    night = judge_capture(read_parameters([*files, *nights], overrides))
+    parameters = read_parameters([*files, *nights], overrides)
+    psf_of(parameters)
+    night = judge_capture(parameters)
     click.echo(printable(night.parameters.capture_directory))
     rows = judged_files(night)
     for row in rows:
@@ -455,10 +458,13 @@ def trends(outputs, adopt) -> None:
     Example:
       sla1 trends --outputs outputs --adopt
     """
+    from sla1tools.run.publishing import holds_outputs
     from sla1tools.run.season import adopt_season, write_trends
 
     if not outputs.is_dir():
         raise ParametersError(f"{outputs}: {missing(outputs) if not outputs.exists() else 'is not a folder'}")
+    if any(outputs.iterdir()) and not holds_outputs(outputs):
+        raise ParametersError(f"{outputs}: holds no night of sla1; name the folder that does: --outputs DIR")
     click.echo(write_trends(outputs))
     if adopt:
         click.echo(f"adopted: {adopt_season(outputs)}")

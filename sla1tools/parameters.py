@@ -303,9 +303,13 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except ParametersError as error:
         raise ParametersError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        hint = "; in double quotes a backslash is no plain letter: write paths with / or in 'single quotes'"
-        raise ParametersError(f"{path}: is not plain YAML: {problem}{hint if 'escape' in problem else ''}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        parts = [getattr(error, name, None) for name in ("context", "problem")]
+        problem = ", ".join(filter(None, parts)) or " ".join(str(error).split())
+        if "escape" in problem:
+            problem += "; in double quotes a backslash is no plain letter: write paths with / or in 'single quotes'"
+        raise ParametersError(f"{path}: is not plain YAML: {where}{problem}") from None
     if not isinstance(values, dict):
         found = "empty" if values is None else f"a {type(values).__name__}"
         raise ParametersError(f"{path}: must hold lines 'key: value', but is {found}")
@@ -323,7 +327,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any], source_of: Mappi
     lines = []
     for item in error.errors():
         key = str(item["loc"][0]) if item["loc"] else ""
-        message = item["msg"].removeprefix("Value error, ")
+        message = item["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, as [1, 2]")
         sources = {source_of[name]: None for name in source_of if name == key or (not key and name in message)}
         within = ".".join(part for part in (key, *item["loc"][1:]) if isinstance(part, str))
         where = ": ".join(part for part in (", ".join(sources) or source, within) if part)
@@ -409,8 +413,14 @@ def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, 
     values: dict[str, Any] = {}
     source_of: dict[str, str] = {}
     told: list[str] = []
+    unread = False
     for path in map(expanded, files):
-        layer, mistakes = (named_by(path), {}) if path.is_dir() else _load(path)
+        try:
+            layer, mistakes = (named_by(path), {}) if path.is_dir() else _load(path)
+        except ParametersError as error:
+            told.append(str(error))
+            unread = True
+            continue
         mistakes |= _unknown(layer)
         told += [f"{path}: {mistake}" for mistake in mistakes.values()]
         values |= {key: value for key, value in layer.items() if key not in mistakes}
@@ -422,7 +432,7 @@ def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, 
             told.append(f"-p: {error}")
         source_of[key] = "-p"
     nameless = [key for key in NIGHT_KEYS if key not in source_of]
-    if nameless:
+    if nameless and not unread:  # they may stand in the file that could not be read
         told.append(
             f"{', '.join(nameless)}: missing; name the night in a parameters file, as params/2024-05-08.yaml does"
         )

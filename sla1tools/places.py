@@ -86,7 +86,7 @@ def missing(path: str | Path) -> str:
     text = f"there is no {wrong} in {there}"
     if unset := [name for name in re.findall(r"\$\{?([A-Za-z_]\w*)", wrong) if name not in os.environ]:
         return f"{text}; {unset[0]} is not set in the environment"
-    if os.name != "nt" and re.match(r"[A-Za-z]:\\|\\\\", wrong):
+    if os.name != "nt" and re.match(r"[A-Za-z]:(\\|$)|\\\\|%\w+%", wrong):
         return f"{text}; it is a path of Windows, and this machine has none of those"
     try:
         names = sorted(name for name in os.listdir(there) if not name.startswith("."))

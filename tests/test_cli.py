@@ -400,6 +400,7 @@ def test_what_a_shell_leaves_as_it_is_typed_is_expanded(night_file, fake_run, tm
 
 def test_mistyped_places_make_nothing(night_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLA1_HOME", str(tmp_path))
     before = sorted(tmp_path.rglob("*"))
     for arguments, told in (
         (["run", night_file, "-p", "object_name=dark30s", "--outputs", "o"], "there is no dark30s in"),
@@ -408,10 +409,31 @@ def test_mistyped_places_make_nothing(night_file, tmp_path, monkeypatch):
         (["trends", "--outputs", "typo"], "there is no typo in"),
         (["batch", CHECKOUT / "params" / "qhy42pro.yaml", night_file, "--outputs", "o"], "given by -f"),
         (["params", "no-such-folder"], "there is no no-such-folder"),
+        (["batch", "--sessions", "sesions", "--outputs", "o"], "there is: sessions"),
+        (["trends", "--outputs", "sessions"], "holds no night of sla1"),
+        (["check", night_file, "-p", "known_pixels=nigth.fits"], "there is: night.yaml"),
+        (["check", night_file, "-p", "psf=nigth.json"], "there is: night.yaml"),
+        (["check", night_file, "-p", "psf=$NOWHERE/psf.json"], "NOWHERE is not set in the environment"),
+        (["check", night_file, "-p", "sessions_directory=%USERPROFILE%\\darks"], "it is a path of Windows"),
+        (["forget", "2024-05-08/03_38_48/Dark30s", "--outputs", "sessions", "--yes"], "holds no night"),
     ):
         result = sla1(*arguments)
         assert (result.exit_code, told in result.stderr) == (2, True), result.output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_mistakes_of_every_file_are_told_at_once(tmp_path):
+    """Those of a file that is no YAML at all hide none of the others'."""
+    first, second, third = (tmp_path / f"{name}.yaml" for name in "abc")
+    first.write_text("capture_time: 03_37_47\nthresold: 5\nratio: 7\nneighbors: yes\nframe_shape: 64\n")
+    second.write_text('sessions_directory: "D:\\2024 SLA"\n')
+    third.write_text("criterion: best\nthreshold: 5.0\nthreshold: 6.0\n")
+    result = sla1("check", first, second, third)
+    lines = [line.strip().removeprefix("sla1: ") for line in result.stderr.splitlines()]
+    told = {path: [line for line in lines if line.startswith(f"{path}: ")] for path in (first, second, third)}
+    assert (result.exit_code, [len(told[path]) for path in told]) == (2, [5, 1, 2])
+    assert "found unknown escape character '2'; in double quotes a backslash is no plain letter" in told[second][0]
+    assert any("frame_shape: Input should be a list, as [1, 2]; got 64" in line for line in lines)
 
 
 def test_as_a_module_it_is_the_same_command():

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveInt, ValidationEr
 
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.errors import ParametersError
-from sla1tools.places import from_working_folder
+from sla1tools.places import from_working_folder, missing
 from sla1tools.text import read_regular
 
 GAUSSIAN = np.array([1.0, 0.0, 0.0]).reshape(3, 1, 1)
@@ -236,6 +236,8 @@ def psf_of(parameters) -> PSF:
         path = from_working_folder(parameters.psf)
         try:
             text = read_regular(path, MOST_BYTES)
+        except FileNotFoundError:
+            raise ParametersError(f"psf: {path}: {missing(path)}") from None
         except OSError as error:
             raise ParametersError(f"psf: {path} cannot be read: {error.strerror}") from None
     overridden = tuple(getattr(parameters, f"psf_{name}_error") for name in ERROR_NAMES)

@@ -21,7 +21,7 @@ from sla1tools.frames.headers import Facts, read_facts
 from sla1tools.frames.sessions import is_in_part
 from sla1tools.frames.together import Sample, judge_together, sample_frame
 from sla1tools.parameters import Parameters, require_capture
-from sla1tools.places import MOST_NAMES, from_working_folder
+from sla1tools.places import MOST_NAMES, from_working_folder, missing
 from sla1tools.text import is_text, printable, read_regular
 
 LEAST_FRAMES = 3
@@ -411,6 +411,8 @@ def read_known_pixels(parameters: Parameters) -> np.ndarray | None:
     if parameters.known_pixels is None:
         return None
     path, shape = from_working_folder(parameters.known_pixels), parameters.frame_shape
+    if not os.path.lexists(path):
+        raise ParametersError(f"known_pixels: {path}: {missing(path)}")
     try:
         if path.suffix == ".ecsv":
             return _listed_pixels(path, shape)

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
+from sla1tools.places import missing
 from sla1tools.published import (
     ASIDE,
     FAILED,
@@ -80,12 +81,17 @@ def take_outputs(outputs: Path) -> None:
             return
         strange = next((name for name in (*FOLDERS, *PAGES) if os.path.lexists(outputs / name)), None)
         # asked again: another command may have marked the folder since
-        if strange and not mark.exists() and not _holds_a_night(outputs):
+        if strange and not holds_outputs(outputs):
             cure = "move it away, or name another outputs folder"
             raise ParametersError(f"{outputs}: holds a {strange} that sla1 did not make; {cure}")
         mark.write_text(MARK_TEXT, encoding="utf-8")
     except OSError as error:
         raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror}") from None
+
+
+def holds_outputs(outputs: Path) -> bool:
+    """Whether a folder has our mark, or a night of ours from before there was one."""
+    return (outputs / MARK).exists() or _holds_a_night(outputs)
 
 
 def _holds_a_night(outputs: Path) -> bool:
@@ -223,7 +229,9 @@ def forget(outputs: str | Path, night: Path) -> list[Path]:
     outputs, kept = Path(outputs).absolute(), []
     slots = [outputs / slot for slot in (night, Path(FAILED) / night)]
     if not any(read_manifest(place) for place in slots):
-        raise ParametersError(f"{outputs}: holds no night {night.as_posix()} that a run of ours published or failed")
+        told = "" if slots[0].exists() else f": {missing(slots[0])}"
+        name = night.as_posix()
+        raise ParametersError(f"{outputs}: holds no night {name} that a run of ours published or failed{told}")
     recover(outputs)
     with _lock(outputs, night, LOCK_PATIENCE):
         for place in slots:
