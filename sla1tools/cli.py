@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
@@ -99,6 +99,9 @@ OUTPUTS = click.option(
 )
 TIMEOUT = click.option(
     "--timeout", type=click.IntRange(1, 10**6), help="Seconds that a notebook's cell may take.  [no limit]"
+)
+NO_NOTEBOOKS = click.option(
+    "--no-notebooks", is_flag=True, help="Write tables, maps and the night page, and run no notebook."
 )
 
 
@@ -212,10 +215,11 @@ def check(nights, files, overrides) -> None:
 @OVERRIDES
 @OUTPUTS
 @TIMEOUT
+@NO_NOTEBOOKS
 @click.option("--strict", is_flag=True, help="Exit with 1 for a degraded night, too.")
 @click.option("--adopt", is_flag=True, help="Write the recommended setting into params/, to be layered over others.")
 @click.option("--open", "show", is_flag=True, help="Show the night in the browser when it is done.")
-def run(nights, files, overrides, outputs, timeout, strict, adopt, show) -> None:
+def run(nights, files, overrides, outputs, timeout, no_notebooks, strict, adopt, show) -> None:
     """Measure a night, run the notebooks on it, and publish products and reports.
 
     NIGHT is one or more parameter files, or a capture folder (its last three parts name the night).
@@ -226,7 +230,7 @@ def run(nights, files, overrides, outputs, timeout, strict, adopt, show) -> None
       sla1 run -f params/qhy42pro.yaml "D:/2024 SLA Sessions/2024-05-08/03_38_48/Dark30s" -p threshold=180
     """
     parameters = read_parameters([*files, *nights], overrides)
-    result = _run_and_tell(parameters, outputs, timeout)
+    result = _run_and_tell(parameters, outputs, timeout=timeout, notebooks=() if no_notebooks else None)
     if show and result.directory:
         click.launch((result.directory / "index.html").absolute().as_uri())
     if adopt and result.directory:
@@ -298,7 +302,7 @@ def demo() -> None:
         click.echo("simulating the demo night", err=True)
     ensure_demo_night(parameters)
     parameters = demo_psf(parameters)
-    _run_and_tell(parameters, working_folder() / "outputs", timeout=None)
+    _run_and_tell(parameters, working_folder() / "outputs")
 
 
 @main.command(cls=_Command)
@@ -369,11 +373,11 @@ def _become(command: list[str], environment: dict[str, str]) -> None:
     raise click.exceptions.Exit(subprocess.run(command, env=environment).returncode)
 
 
-def _run_and_tell(parameters: Parameters, outputs: Path, timeout: int | None) -> "NightResult":
+def _run_and_tell(parameters: Parameters, outputs: Path, **options: Any) -> "NightResult":
     from sla1tools.run.night import run_night
 
     click.echo(printable(parameters.capture_directory), err=True)
-    result = run_night(parameters, outputs, timeout=timeout, progress=lambda step: click.echo(step, err=True))
+    result = run_night(parameters, outputs, progress=lambda step: click.echo(step, err=True), **options)
     for reason in result.reasons:
         click.echo(printable(f"{result.verdict}: {reason}"), err=True)
     if result.verdict == "failed" or result.directory is None:
@@ -404,7 +408,8 @@ def _write_trends(outputs: Path) -> None:
 @click.option("--scheduler", metavar="ADDRESS", help="Use the workers of a dask scheduler, as tcp://host:8786.")
 @click.option("--force", is_flag=True, help="Run nights again whose outputs are current.")
 @TIMEOUT
-def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force, timeout) -> None:
+@NO_NOTEBOOKS
+def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force, timeout, no_notebooks) -> None:
     """Run many nights; those whose inputs, parameters and version have not changed are skipped.
 
     Every NIGHT is one night's file, or its capture folder, over the -f files.
@@ -418,9 +423,8 @@ def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force
     if workers and scheduler:
         raise click.UsageError("--workers and --scheduler exclude one another: the scheduler has its own workers")
     found = nights_of(nights, sessions, files, overrides)
-    raise click.exceptions.Exit(
-        run_and_tell(found, outputs, workers=workers, scheduler=scheduler, force=force, timeout=timeout)
-    )
+    options = {"workers": workers, "scheduler": scheduler, "force": force, "timeout": timeout}
+    raise click.exceptions.Exit(run_and_tell(found, outputs, notebooks=() if no_notebooks else None, **options))
 
 
 @main.command()

@@ -71,6 +71,7 @@ class Manifest(_Read):
     psf_sha256: str | None = None
     star: StarImage | None = None
     versions: dict[str, str | None] = {}
+    notebooks: bool = True
     end: str = ""
     exit_status: int | None = None
 

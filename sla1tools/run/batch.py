@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def run_batch(
     scheduler: str | None = None,
     force: bool = False,
     timeout: int | None = None,
+    notebooks: tuple[Path, ...] | None = None,
     tell: Callable[[Outcome], Any] = lambda outcome: None,
     step: Callable[[str, str], Any] = lambda night, text: None,
 ) -> None:
@@ -103,6 +105,8 @@ def run_batch(
         Run current nights, too.
     timeout : int, optional
         Seconds that a notebook's cell may take; no limit by default.
+    notebooks : tuple of Path, optional
+        As for `night.run_night`.
     tell : callable
         Called with the outcome of each night as it is known.
     step : callable
@@ -124,7 +128,8 @@ def run_batch(
     for parameters in nights:
         refuse_to_mix(parameters, outputs)
     since, topic = moment(), f"sla1-{uuid.uuid4().hex}"
-    jobs, clashes = _jobs(nights, outputs, force, since, topic, timeout)
+    make = partial(Job, outputs=outputs, force=force, since=since, version=__version__, topic=topic, timeout=timeout)
+    jobs, clashes = _jobs(nights, partial(make, notebooks=notebooks))
     for outcome in clashes:
         tell(outcome)
     with usable(outputs, topic) as sign, connect(scheduler, min(workers or cores(), len(jobs))) as client:
@@ -148,11 +153,11 @@ def run_batch(
         client.unsubscribe_topic(topic)
 
 
-def _jobs(nights, outputs, force, since, topic, timeout) -> tuple[list[Job], list[Outcome]]:
+def _jobs(nights: Sequence[Parameters], make: Callable[[Parameters], Job]) -> tuple[list[Job], list[Outcome]]:
     jobs: dict[str, Job] = {}
     clashes: list[Outcome] = []
     for parameters in nights:
-        job = Job(parameters, outputs, force, since, __version__, topic, timeout=timeout)
+        job = make(parameters)
         first = jobs.setdefault(os.path.normcase(job.night), job)
         if _whole_path(first.parameters) != _whole_path(parameters):
             reason = f"another night of this batch goes to the same place, with other parameters ({first.night})"

@@ -26,6 +26,7 @@ from sla1tools.show.heading import Heading
 from sla1tools.text import moment
 
 NAMES = ("01_dark_characterization", "02_candidate_finding", "03_injection_testing")
+NO_NOTEBOOKS: tuple[Path, ...] = ()
 STEPS = (  # as `progress` is told of them
     *("frames judged", "darks characterized", "leaders measured", "stars injected", "night summed up"),
     *("products written", "notebooks run", "reports written"),
@@ -75,7 +76,7 @@ def run_night(
         The outputs folder; the night goes to capture_date/capture_time/object_name below it.
     notebooks : sequence of Path, optional
         By default those of the working folder, else those that came with the package. The night page shows their
-        figures and links their reports in this order.
+        figures and links their reports in this order. With `NO_NOTEBOOKS` there are tables, maps and the page alone.
     timeout : int, optional
         Seconds that a notebook's cell may take; no limit by default.
     side_by_side : bool
@@ -105,6 +106,7 @@ def run_night(
         manifest = _begun(parameters)
         try:
             sources = night_notebooks() if notebooks is None else notebooks
+            manifest["notebooks"] = notebooks != NO_NOTEBOOKS
             run = _NotebookRun(sources, parameters, claimed, timeout, side_by_side)
             _build(parameters, claimed, run, manifest, progress or (lambda step: None))
             directory = claimed.publish()
@@ -167,13 +169,15 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
         }
         night, exposure = night_path(parameters).as_posix(), parameters.dark_exposure
         run.heading = Heading(night, capture.camera, len(capture.frames), exposure, links)
-        store(measurement, run.handed_over)
+        if run.opened:
+            store(measurement, run.handed_over)
         run.start()
         run.open(*list(run.opened)[:1])  # the longest: the others would only take its core now
         write_products(measurement, staging)
         progress("products written")
         run.finish()
-    progress("notebooks run")
+    if run.opened:
+        progress("notebooks run")
     from sla1tools.run.season import season_setting
     from sla1tools.show.pages import write_index
 

@@ -17,15 +17,15 @@ from sla1tools.published import FAILED, Manifest, night_path, read_manifest, sha
 from sla1tools.run.products import PRODUCTS
 
 
-def is_current(parameters: Parameters, outputs: Path) -> bool:
+def is_current(parameters: Parameters, outputs: Path, notebooks: bool = False) -> bool:
     """Tell whether a night's published folder is what a run would make of it now.
 
     Notes
     -----
     Compared are the parameters, this package's version, the names in the capture folder, the SHA-256 of every file that
-    a run reads, `psf`'s among them, and the pixels that `known_pixels` marks; and no product may be missing.
-    `sessions_directory` is compared as the place it names, however it is written. The raw files are read only if all
-    else is equal.
+    a run reads, `psf`'s among them, and the pixels that `known_pixels` marks; no product may be missing, and where
+    `notebooks` are wanted the night must have been run with them. `sessions_directory` is compared as the place it
+    names, however it is written. The raw files are read only if all else is equal.
     """
     place = outputs / night_path(parameters)
     manifest = read_manifest(place)
@@ -36,7 +36,7 @@ def is_current(parameters: Parameters, outputs: Path) -> bool:
         return (
             manifest.exit_status == 0
             and manifest.versions.get("sla1tools") == __version__
-            and _same_parameters(manifest, parameters)
+            and _same_run(manifest, parameters, notebooks)
             and all((place / name).is_file() for name in (*PRODUCTS, "index.html"))
             and (known is None or _same_known_pixels(place, known))
             and manifest.psf_sha256 == psf_digest(parameters)
@@ -52,21 +52,24 @@ def psf_digest(parameters: Parameters) -> str | None:
     return sha256_of(path) if path and path.is_file() else None
 
 
-def finished_since(parameters: Parameters, outputs: Path, since: str) -> tuple[str, tuple[str, ...]] | None:
+def finished_since(
+    parameters: Parameters, outputs: Path, since: str, notebooks: bool = False
+) -> tuple[str, tuple[str, ...]] | None:
     """Return the verdict and reasons of a run of this very night that ended after a moment; None where none did.
 
     `since` is a moment as `moment` gives it; machines that share outputs must agree on the time.
     """
     for slot in (Path(), Path(FAILED)):
         manifest = read_manifest(outputs / slot / night_path(parameters))
-        if manifest and manifest.end > since and _same_parameters(manifest, parameters):
+        if manifest and manifest.end > since and _same_run(manifest, parameters, notebooks):
             return manifest.verdict, tuple(manifest.reasons)
     return None
 
 
-def _same_parameters(manifest: Manifest, parameters: Parameters) -> bool:
+def _same_run(manifest: Manifest, parameters: Parameters, notebooks: bool) -> bool:
+    """Compare the parameters, and whether there are notebooks where they are wanted."""
     then, now = manifest.parameters, parameters.model_dump(mode="json") | {"products_directory": None}
-    if not isinstance(then.get("sessions_directory"), str):
+    if not isinstance(then.get("sessions_directory"), str) or notebooks > manifest.notebooks:
         return False
     return {**then, "sessions_directory": _place(then)} == {**now, "sessions_directory": _place(now)}
 

@@ -18,7 +18,7 @@ from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
 from sla1tools.published import LOCKS, LOGS, night_path
-from sla1tools.run.night import fail_night, run_night
+from sla1tools.run.night import NO_NOTEBOOKS, fail_night, run_night
 from sla1tools.run.publishing import refuse_links, take_outputs
 from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.text import printable
@@ -195,9 +195,10 @@ def run_one(job: Job) -> Outcome:
         if job.topic and not _sign(job.outputs, job.topic).is_file():
             raise Sla1Error(f"the worker does not see {job.outputs}: use a folder that all machines share")
         with working_in(job.home), _only_batch(job):
-            if not job.force and is_current(job.parameters, job.outputs):
+            wanted = job.notebooks != NO_NOTEBOOKS
+            if not job.force and is_current(job.parameters, job.outputs, wanted):
                 return Outcome(job.night, CURRENT, seconds=time.monotonic() - start)
-            known = finished_since(job.parameters, job.outputs, job.since)
+            known = finished_since(job.parameters, job.outputs, job.since, wanted)
             verdict, reasons = known or _run_counted(job)
         if verdict != "failed":
             candidates = _candidates(job)

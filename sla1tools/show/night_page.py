@@ -306,4 +306,5 @@ def _provenance(manifest: Mapping) -> list[str]:
     versions = manifest.get("versions") or {}
     labels = {"git_commit": "commit", "random_seed": "random seed", "start": "started", "end": "ended"}
     told = [f"{label} {manifest[key]}" for key, label in labels.items() if manifest.get(key) is not None]
+    told += ["run without notebooks"] * (manifest.get("notebooks") is False)
     return [f"{name} {version}" for name, version in versions.items()] + told

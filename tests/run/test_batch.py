@@ -25,11 +25,14 @@ from filelock import FileLock
 from sla1tools import __version__, cli
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.frames.sessions import find_nights, night_in
+from sla1tools.nights.trends import read_nights
 from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.run import batch as batch_module
 from sla1tools.run import night as night_module
 from sla1tools.run import publishing as publish
 from sla1tools.run import workers
+from sla1tools.run.night import NAMES, NightResult
+from sla1tools.run.products import PRODUCTS
 from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.run.workers import BATCH, LOGS, Job, Outcome, run_one
 from sla1tools.simulate.night import simulate_night
@@ -139,6 +142,41 @@ def test_a_night_is_run_once_and_skipped_while_nothing_changes(job):
     assert run_one(job).verdict == "current"
     log = (job.outputs / LOGS / "2024-05-01" / "03_38_48" / "Dark 30s.log").read_text(encoding="utf-8")
     assert re.search(r"INFO frames judged\n.*INFO reports written\n.*INFO ok: ", log, re.S)
+
+
+def test_a_night_without_notebooks_is_run_again_where_they_are_wanted(job, monkeypatch):
+    assert run_one(job).verdict == "ok"
+    folder = job.outputs / job.night
+    assert json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["notebooks"] is False
+    assert {path.name for path in folder.iterdir()} == {*PRODUCTS, "index.html", "manifest.json"}
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "run without notebooks" in page
+    assert ".ipynb" not in page
+    assert not any(f"{name}.html" in page for name in NAMES)
+    (record,) = read_nights(job.outputs)
+    assert (record.verdict, record.frames) == ("ok", 5)
+    assert is_current(job.parameters, job.outputs)
+    assert finished_since(job.parameters, job.outputs, job.since)
+    asked = []
+    monkeypatch.setattr(
+        workers, "run_night", lambda *told, **options: asked.append(told[2]) or NightResult("ok", (), None)
+    )
+    assert run_one(replace(job, notebooks=None)).verdict == "ok"
+    assert asked == [None], "run, though nothing else has changed and it ended since the batch began"
+    assert run_one(job).verdict == "current"
+
+
+@pytest.mark.parametrize("command", ["run", "batch"])
+def test_no_notebooks_is_an_option_of_both_commands(job, tmp_path, monkeypatch, command):
+    asked = []
+    monkeypatch.setattr(night_module, "run_night", lambda *_, **options: asked.append(options["notebooks"]))
+    monkeypatch.setattr(batch_module, "run_batch", lambda *_, **options: asked.append(options["notebooks"]))
+    camera = tmp_path / "camera.yaml"
+    camera.write_text(f"frame_shape: {list(SHAPE)}\n", encoding="utf-8")
+    for options in ([], ["--no-notebooks"]):
+        folder = str(job.parameters.capture_directory)
+        CliRunner().invoke(cli.main, [command, "-f", str(camera), folder, "--outputs", str(job.outputs), *options])
+    assert asked == [None, ()]
 
 
 def with_changes(job, **changes):
