@@ -17,7 +17,7 @@ from sla1tools.nights.pooling import identity
 from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import own_or_shipped
 from sla1tools.published import night_path, store, write_manifest
-from sla1tools.run.notebooks import execute, tagged_figures, title_of
+from sla1tools.run.notebooks import execute, keep_pictures, tagged_figures, title_of
 from sla1tools.run.products import PRODUCTS, write_products, write_summary
 from sla1tools.run.provenance import git_commit, versions
 from sla1tools.run.publishing import Claim, claim, refuse_to_mix
@@ -257,6 +257,7 @@ class _NotebookRun:
                 execute(*job)
                 with self.exporting:
                     export_html(executed, executed.with_suffix(".html"), self.heading)
+                keep_pictures(executed)
             except Exception as error:
                 self.failures[executed] = error
                 return

@@ -175,6 +175,21 @@ def _tidy(notebook) -> None:
     notebook.metadata["papermill"] = {key: run[key] for key in ("parameters", "version") if key in run}
 
 
+def keep_pictures(path: Path) -> None:
+    """Take out of an executed notebook what its report holds as well, and what is dead without a kernel.
+
+    Where the report has a live gallery, the notebook keeps the contact sheet.
+    """
+    from sla1tools.show.pages import GALLERY_MIME, WIDGET_MIME
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        for mime in (GALLERY_MIME, WIDGET_MIME):
+            output.get("data", {}).pop(mime, None)
+    nbformat.write(notebook, path)
+
+
 def title_of(path: Path) -> str:
     """Return what a notebook is called on pages: "Dark characterization" for 01_dark_characterization.ipynb."""
     return path.stem.lstrip("0123456789_").replace("_", " ").capitalize()

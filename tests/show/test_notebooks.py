@@ -214,7 +214,19 @@ def test_another_run_gives_the_same_bytes(published, tmp_path):
     first, second = checksums(directory), checksums(again.directory)
     differing = {name for name in first | second if first.get(name) != second.get(name)}
     assert differing <= {"index.html", "manifest.json", *(path.name for path in NOTEBOOKS)}  # and widgets' numbers
-    assert len(first) == len(second) >= 14
+    assert len(first) == len(second) == len(PRODUCTS) + 8
+
+
+@pytest.mark.slow
+def test_a_gallery_is_kept_once(published):
+    """In the report, where it is alive; the executed notebook has its contact sheet."""
+    _, directory = published
+    for path in sorted(directory.glob("0[23]*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        assert "widgets" not in notebook.metadata
+        (gallery,) = [o.data for source, o in outputs_of(path) if "explore(" in source]
+        assert set(gallery) == {"image/png", "text/plain"}
+        assert '<div class="sla1-gallery">' in path.with_suffix(".html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
