@@ -1,12 +1,13 @@
 """From a night's frames to its tables and numbers: the one pure function that everything else reads."""
 
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
 
 from sla1tools import verdict
-from sla1tools.candidates.criteria import CRITERIA, candidate_noise, candidates
+from sla1tools.candidates.criteria import CRITERIA, CUTS, candidate_noise, candidates
 from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.rates import CONFIDENCE, poisson_rate, telegraph_expectation
@@ -23,6 +24,12 @@ from sla1tools.injections.operating_point import operating_point
 from sla1tools.parameters import Parameters, validate
 from sla1tools.published import from_half, to_half
 from sla1tools.verdict import Doubt, Opinion
+
+SELECTING = (
+    *(*CUTS, "criterion", "excluded_classes", "false_alarm_budget", "night_hours", "interactive", "published"),
+    "products_directory",
+)
+"""Parameters that measuring does not depend on; any other, a new one too, makes a night another to be measured."""
 
 
 @dataclass(frozen=True)
@@ -177,14 +184,50 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     step("leaders measured")
     injections = inject(capture, dark, floors)
     step("stars injected")
+    # as a published night keeps them: opened again it is the same
+    leaders["stamp"], stamps = (
+        from_half(to_half(np.asarray(part), dark.median_noise), dark.median_noise)
+        for part in (leaders["stamp"], injections.stamps)
+    )
+    measured = _summed_up(capture, dark, leaders, replace(injections, stamps=stamps), hits, floors, audit)
+    step("night summed up")
+    return measured
+
+
+def _summed_up(capture, dark, leaders, injections, hits, floors, audit) -> Measurement:
+    parameters, injections = capture.parameters, injections.judged(capture.parameters)
     counts = count_settings(leaders, injections, capture.names, floors, parameters)
     grid = tradeoff(counts, parameters)
     summary, doubts = summarize(capture, dark, leaders, injections.trials, floors, grid, audit)
-    for table in (leaders, injections.trials):  # as a published night keeps them: opened again it is the same
-        noise = summary["dark"]["noise"]
-        table["stamp"] = from_half(to_half(np.asarray(table["stamp"]), noise), noise)
-    step("night summed up")
     return Measurement(capture, dark, leaders, injections, hits, floors, counts, audit, summary, doubts)
+
+
+def depends_on(parameters: Parameters) -> dict[str, Any]:
+    """Return the parameters that measuring depends on, in plain types: all but what only selects and shows."""
+    return parameters.model_dump(mode="json", exclude=set(SELECTING))
+
+
+def selected_again(measured: Measurement, parameters: Parameters) -> Measurement | None:
+    """Sum up a measured night at other cuts, or by another criterion.
+
+    Parameters
+    ----------
+    measured : Measurement
+        Of parameters that `depends_on` tells not from the new ones, and of the same files.
+    parameters : Parameters
+        What to select by.
+
+    Returns
+    -------
+    night : Measurement or None
+        What `measure_night` would return; None where the new cuts have other floors than leaders were kept above.
+    """
+    chosen = {name: getattr(parameters, name) for name in SELECTING}
+    capture = replace(measured.capture, parameters=measured.parameters.model_copy(update=chosen))
+    if measured.floors != Floors.of(capture.parameters, measured.dark.median_noise):
+        return None
+    parts = (measured.dark, measured.leaders, measured.injections, measured.hits, measured.floors, measured.audit)
+    return _summed_up(capture, *parts)
 
 
 def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict, tuple[Doubt, ...]]:

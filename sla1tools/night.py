@@ -15,7 +15,7 @@ from sla1tools.darks.model import PublishedDark, characterize
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.frames.capture import Capture, judge_capture
 from sla1tools.frames.fits import read_plane
-from sla1tools.injections.injection import MEASURED, inject
+from sla1tools.injections.injection import inject
 from sla1tools.measure import Measurement, measure_night
 from sla1tools.parameters import Parameters, read_parameters, validate
 from sla1tools.places import MOST_NAMES, from_working_folder
@@ -256,13 +256,16 @@ def _opened(folder: Path) -> PublishedNight:
                 raise ValueError(f"{name} was changed")
         kept = read_archive(Measurement, folder / ARCHIVE)
         noise = float(kept.summary["dark"]["noise"])
-        leaders = _read_rows(folder / "leaders.fits", kept.leaders, kept.capture, noise)
-        trials = _read_rows(folder / "injections.fits", kept.trials, kept.capture, noise)
+        leaders = _read_leaders(folder / "leaders.fits", kept.capture)
+        leaders["stamp"] = from_half(_stamps(kept.leaders["stamp"], leaders), noise)
+        stars = _read_rows(folder / "injections.fits", kept.capture)
+        stamps = from_half(_stamps(kept.injections.stamps, kept.injections.leaders), noise)
+        injections = replace(kept.injections, trials=stars, stamps=stamps).judged(kept.parameters)
         names = (*IMAGES, *["PRIOR"] * (kept.dark.reference.method == "average"))
         maps = {name: _read_map(folder / "master_dark.fits", name, kept.capture.shape) for name in names}
         ours = {field.name: getattr(kept, field.name) for field in fields(Measurement)}
-        ours |= {"dark": PublishedDark.of(kept.dark, maps), "leaders": leaders}
-        return PublishedNight(**ours | {"injections": replace(kept.injections, trials=trials)}, folder=folder)
+        ours |= {"dark": PublishedDark.of(kept.dark, maps), "leaders": leaders, "injections": injections}
+        return PublishedNight(**ours, folder=folder)
     except DAMAGE as error:
         raise NightError(f"{folder}: is not as a run left it, run the night again: {error}") from None
 
@@ -274,27 +277,32 @@ def _read_map(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
     return image
 
 
-def _read_rows(path: Path, kept: Table, capture: Capture, noise: float) -> Table:
-    """Read a table of leaders, with the stamps kept of them."""
-    table, (ny, nx) = read_table(path), capture.shape
+def _read_rows(path: Path, capture: Capture) -> Table:
+    """Read a table of leaders or of injected stars, in frames of the night."""
+    table = read_table(path)
     if missing := [name for name in LEADER_COLUMNS if name not in table.colnames]:
         raise ValueError(f"{path.name} has no column {', '.join(missing)}")
-    x, y = np.ma.asarray(table["x"]), np.ma.asarray(table["y"])
-    none, unfitted = np.ma.getmaskarray(x), np.isnan(table["snr"])
-    if kept["stamp"].shape != (len(table), 5, 5) or not np.all((x >= 0) & (x < nx) & (y >= 0) & (y < ny)):
-        raise ValueError(f"{path.name} and its stamps, or the frames, do not fit together")
     names = {name.encode("ascii", "backslashreplace").decode(): name for name in ("", *capture.names)}
-    del table["time"]  # of the file alone
-    for name in table.colnames:  # FITS has no unit for electrons
-        table[name].unit = UNITS.get(name.removesuffix("_true"), table[name].unit)
-    peak = table["peak"]
-    table["neighbor_ratio"][:] = np.divide(table["neighbor_min"], peak, out=np.full(len(x), np.nan), where=peak != 0)
     table["frame"] = np.array([names[name] for name in table["frame"].tolist()])
-    for name in MEASURED:
-        mask, values = unfitted if name in PSF_COLUMNS else none, np.ma.getdata(table[name])
-        if mask.any() or name in PSF_COLUMNS:
-            table[name] = MaskedColumn(
-                np.where(mask, np.zeros(1, values.dtype), values), mask=mask, unit=table[name].unit
-            )
-    table["stamp"] = from_half(np.asarray(kept["stamp"]), noise)
     return table
+
+
+def _read_leaders(path: Path, capture: Capture) -> Table:
+    """Read `leaders.fits` as it was in memory: masked where no fit was made, units where FITS has none."""
+    table, (ny, nx) = _read_rows(path, capture)[list(LEADER_COLUMNS)], capture.shape
+    x, y, peak, unfitted = table["x"], table["y"], table["peak"], np.isnan(table["snr"])
+    if not np.all((x >= 0) & (x < nx) & (y >= 0) & (y < ny)):
+        raise ValueError(f"{path.name} has leaders outside the frames")
+    table["neighbor_ratio"][:] = np.divide(table["neighbor_min"], peak, out=np.full(len(x), np.nan), where=peak != 0)
+    for name in PSF_COLUMNS:
+        values = table[name].data
+        table[name] = MaskedColumn(np.where(unfitted, np.zeros(1, values.dtype), values), mask=unfitted)
+    for name, unit in UNITS.items():
+        table[name].unit = unit
+    return table
+
+
+def _stamps(halves: np.ndarray | None, rows: Table) -> np.ndarray:
+    if halves is None or halves.shape != (len(rows), 5, 5):
+        raise ValueError("leaders and their stamps do not fit together")
+    return np.asarray(halves)

@@ -13,11 +13,11 @@ from small_nights import write_small_night
 
 from sla1tools import night as night_module
 from sla1tools import open_night
-from sla1tools.candidates.criteria import CRITERIA, neighbor_ratio, psf_chi2
+from sla1tools.candidates.criteria import CRITERIA, CUTS, neighbor_ratio, psf_chi2
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.injections.counts import settings
 from sla1tools.injections.injection import inject
-from sla1tools.measure import Measurement, measure_night
+from sla1tools.measure import Measurement, depends_on, measure_night, selected_again
 from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.places import CHECKOUT
 from sla1tools.published import ARCHIVE, INDEX, read_archive, store, write_archive, write_manifest
@@ -56,6 +56,41 @@ def assert_same(night, measured):
             assert ours[column].unit == theirs[column].unit
             np.testing.assert_array_equal(np.ma.getdata(ours[column]), np.ma.getdata(theirs[column]))
             np.testing.assert_array_equal(np.ma.getmaskarray(ours[column]), np.ma.getmaskarray(theirs[column]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": 150.0, "ratio": 0.05},
+        {"threshold": 900.0, "ratio": 0.9, "false_alarm_budget": 0.1, "night_hours": 4.0},
+        {"criterion": "psf_chi2", "snr_min": 4.5, "p_min": 0.05},
+        {"excluded_classes": ("hot", "telegraph")},
+        {"criterion": "psf_chi2", "snr_min": 12.0, "p_min": 0.0},
+    ],
+    ids=str,
+)
+def test_other_cuts_of_a_measured_night_are_those_of_another_measuring(measured, parameters, changes):
+    before = measured.trials.copy()
+    again = selected_again(measured, parameters.model_copy(update=changes))
+    fresh = measure_night(parameters.model_copy(update=changes))
+    assert_same(again, fresh)
+    assert again.doubts == fresh.doubts
+    assert again.parameters == fresh.parameters
+    np.testing.assert_array_equal(again.counts, fresh.counts)
+    assert list(before["miss_reason"]) == list(measured.trials["miss_reason"])
+    assert list(again.trials["miss_reason"]) != list(before["miss_reason"])
+
+
+def test_cuts_with_other_floors_take_measuring(measured, parameters):
+    for changes in ({"threshold": 100.0}, {"snr_min": 3.5}):
+        assert selected_again(measured, parameters.model_copy(update=changes)) is None
+
+
+def test_measuring_depends_on_all_but_cuts_and_what_is_only_shown(parameters):
+    """A parameter that is new is taken to change what is measured."""
+    shown = {"false_alarm_budget", "night_hours", "interactive", "published", "products_directory"}
+    selecting = {*CUTS, "criterion", "excluded_classes"}
+    assert set(Parameters.model_fields) - depends_on(parameters).keys() == selecting | shown
 
 
 @pytest.fixture(scope="module")

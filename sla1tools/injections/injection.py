@@ -19,6 +19,7 @@ from sla1tools.candidates.selection import Criterion, first_failed
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.reference import DarkReference, middle_counts
 from sla1tools.errors import ParametersError
+from sla1tools.parameters import Parameters
 
 MOST_FLUX = 1e9  # electrons: thousands of times what saturates a pixel
 MEASURED = [name for name in LEADER_COLUMNS if name not in ("frame", "reference")]  # what every leader has of its own
@@ -40,6 +41,11 @@ class Injections:
         Every leader above the floors within 1 px (Chebyshev) of a star's pixel: `star` (its row in `trials`), `before`
         (True: it led without the star), and the columns of the leader table from `x` on. Star by star, those with the
         star in it first, the brightest first.
+    fainter : Table, optional
+        Of each star without a leader above the floors, its brightest leader below them, as a row of `leaders`; where
+        `leads` is False, the `peak` of its brightest pixel. They tell why it is missed.
+    stamps : (n, 5, 5) array, optional
+        Of the `leaders`, in electrons.
 
     Notes
     -----
@@ -48,6 +54,38 @@ class Injections:
 
     trials: Table
     leaders: Table
+    fainter: Table | None = None
+    stamps: np.ndarray | None = None
+
+    def judged(self, parameters: Parameters) -> "Injections":
+        """Judge the same stars at other cuts, not below the floors, or by another criterion."""
+        assert self.fainter is not None
+        assert self.stamps is not None
+        trials, star = _empty_trials(self.trials, parameters.reference), np.asarray(self.leaders["star"])
+        criteria = criteria_of(parameters)
+        for name, criterion in criteria.items():
+            trials[f"recovered_{name}"] = self.recovered(criterion, criterion.configured(parameters))
+        criterion = criteria[parameters.criterion]
+        cuts, before = criterion.configured(parameters), np.asarray(self.leaders["before"])
+        passes = criterion.passes(self.leaders, cuts)
+        rows = np.flatnonzero(~before)  # of a star's leaders one that passes, else the brightest
+        rows = rows[_first_of_each(star[rows], ~passes[rows], -np.asarray(self.leaders["peak"])[rows])]
+        chosen, leads = self.leaders[rows], np.asarray(self.fainter["leads"])
+        by_peak = [term for term in criterion.terms if term.column == "peak" and term.factor is None]
+        for terms, table, otherwise in (
+            (by_peak, self.fainter[~leads], "out-led"),
+            (criterion.terms, self.fainter[leads], ""),
+            (criterion.terms, chosen, ""),
+        ):
+            trials["miss_reason"][np.asarray(table["star"])] = first_failed(terms, table, cuts, otherwise)
+        trials["miss_reason"][star[before & passes]] = "already there"
+        trials["miss_reason"][trials[f"recovered_{criterion.name}"]] = ""
+        at = np.asarray(chosen["star"])
+        trials["stamp"][at] = self.stamps[rows]
+        for name in MEASURED:
+            trials[name][at] = np.ma.getdata(chosen[name])
+            trials[name].mask[at] = np.ma.getmaskarray(chosen[name])
+        return replace(self, trials=trials)
 
     def recovered(self, criterion: Criterion, cuts: Mapping[str, float]) -> np.ndarray:
         """Which stars a setting finds, (n,) bool.
@@ -220,18 +258,21 @@ def inject(capture, dark: DarkModel, floors: Floors, stars: Table | None = None)
         refuse_impossible(stars, capture)
     order = np.argsort(stars["frame_number"], kind="stable")
     rng = np.random.default_rng([parameters.random_seed, 1])
-    trials = _empty_trials(stars)
-    none = trials[:0][MEASURED]
-    none["star"], none["before"] = np.zeros(0, int), np.zeros(0, bool)
-    parts = [none]
+    stars = stars.copy(copy_data=False)
+    stars["frame"] = np.array([*capture.names, ""])[np.asarray(stars["frame_number"], int)]
+    trials = _empty_trials(stars, parameters.reference)
+    none = trials[:0][*MEASURED, "stamp"]
+    none["star"], none["before"], none["leads"] = np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool)
+    parts = [(none[*MEASURED, "star", "before", "stamp"], none[*MEASURED, "star", "leads"])]
     for start in range(0, len(stars), _CHUNK):
         rows = order[start : start + _CHUNK]
         before, after = _patches(capture, dark, stars[rows], rng)
-        parts.append(_judge_stars(trials, rows, dark, before, after, floors, parameters))
-    leaders = vstack(parts, metadata_conflicts="silent")
+        parts.append(_leaders_near(rows, dark, before, after, floors, parameters))
+    leaders, fainter = (vstack(list(tables), metadata_conflicts="silent") for tables in zip(*parts, strict=True))
     leaders = leaders[np.lexsort((-np.asarray(leaders["peak"]), leaders["before"], leaders["star"]))]
-    trials["frame"] = np.array([*capture.names, ""])[np.asarray(stars["frame_number"], int)].astype("U80")
-    return Injections(trials, leaders)
+    stamps = np.asarray(leaders["stamp"], np.float32)
+    leaders.remove_column("stamp")
+    return Injections(trials, leaders, fainter, stamps).judged(parameters)
 
 
 def _patches(capture, dark: DarkModel, stars: Table, rng: np.random.Generator) -> tuple[Patches, Patches]:
@@ -287,14 +328,15 @@ def _combine(stack: np.ndarray, method) -> DarkReference:
     return DarkReference(n, method, flat.reshape(-1, *stack.shape[1:]))
 
 
-def _empty_trials(stars: Table) -> Table:
+def _empty_trials(stars: Table, reference: str) -> Table:
     n = len(stars)
     trials = Table(masked=False)
-    trials["frame"] = np.full(n, "", dtype="U80")
-    kinds: dict[str, Any] = {"reference": "U13", "best_rival": "U12"} | dict.fromkeys(("x", "y", "dof", "dq"), np.int32)
+    trials["frame"] = np.asarray(stars["frame"]).astype("U80")
+    kinds: dict[str, Any] = {"best_rival": "U12"} | dict.fromkeys(("x", "y", "dof", "dq"), np.int32)
     for name in LEADER_COLUMNS[1:]:
         values = np.zeros(n, kinds.get(name, float))
         trials[name] = MaskedColumn(values, mask=np.ones(n, bool), unit=UNITS.get(name))
+    trials["reference"] = MaskedColumn(np.full(n, reference, "U13"), mask=np.zeros(n, bool))
     for name, unit in (("x_true", "pix"), ("y_true", "pix"), ("flux_true", "electron"), ("fwhm_true", "pix")):
         trials[name] = Column(np.array(stars[name], float), unit=unit)
     for name in CRITERIA:
@@ -304,48 +346,27 @@ def _empty_trials(stars: Table) -> Table:
     return trials
 
 
-def _judge_stars(trials, rows, dark, before, after, floors, parameters) -> Table:
-    """Fill the trials' rows of a chunk of stars; return the leaders above the floors that they are judged by."""
-    reference = parameters.reference
-    trials["reference"][rows] = reference
+def _leaders_near(rows, dark, before, after, floors, parameters) -> tuple[Table, Table]:
+    """Measure the leaders around a chunk of stars: those above the floors, and what there is of stars without any."""
     # leaders below the peak floor too: they pass no cut, but tell why their star is missed
-    found = detect_patches(dark, after, reference, Floors(-np.inf, floors.snr), parameters)
-    there = detect_patches(dark, before, reference, floors, parameters)
-    above = floors.keep(np.asarray(found["peak"]), np.ma.filled(found["snr"], np.nan))
+    found = detect_patches(dark, after, parameters.reference, Floors(-np.inf, floors.snr), parameters)
+    there = detect_patches(dark, before, parameters.reference, floors, parameters)
     found["before"], there["before"] = False, True
-    both = vstack([found[above], there], metadata_conflicts="silent")
-    chunk = Injections(trials[rows], both[*MEASURED, "star", "before"])
-    criteria = criteria_of(parameters)
-    for name, criterion in criteria.items():
-        trials[f"recovered_{name}"][rows] = chunk.recovered(criterion, criterion.configured(parameters))
-    criterion = criteria[parameters.criterion]
-    cuts = criterion.configured(parameters)
-    first = _choose(found, criterion.passes(found, cuts), above)
-    chosen = found[first]
-    reason = _without_leader(after, criterion, parameters)
-    reason[chosen["star"]] = first_failed(criterion.terms, chosen, cuts, "")
-    reason[there["star"][criterion.passes(there, cuts)]] = "already there"
-    reason[trials[f"recovered_{criterion.name}"][rows]] = ""
-    trials["miss_reason"][rows] = reason
-    chosen = chosen[above[first]]
-    at = rows[chosen["star"]]
-    for name in (*MEASURED, "stamp"):
-        trials[name][at] = chosen[name]
-        if name != "stamp" and hasattr(chosen[name], "mask"):
-            trials[name].mask[at] = chosen[name].mask
-    chunk.leaders["star"] = rows[chunk.leaders["star"]]
-    return chunk.leaders
+    above = floors.keep(np.asarray(found["peak"]), np.ma.filled(found["snr"], np.nan))
+    near = vstack([found[above], there], metadata_conflicts="silent")[*MEASURED, "star", "before", "stamp"]
+    fainter = found[~np.isin(found["star"], found["star"][above])]
+    fainter = fainter[_first_of_each(fainter["star"], -np.asarray(fainter["peak"]))][*MEASURED, "star"]
+    fainter["leads"] = True
+    without = np.setdiff1d(np.arange(len(rows)), found["star"])
+    brightest = np.nanmax(after.residual[without, 2:5, 2:5], axis=(1, 2))
+    pixels = Table({"star": without, "peak": brightest, "leads": np.zeros(len(without), bool)})
+    fainter = vstack([fainter, pixels], metadata_conflicts="silent")
+    for table in (near, fainter):
+        table["star"] = rows[table["star"]]
+    return near, fainter
 
 
-def _choose(found: Table, passes: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """Row of each star's leader: one that passes, else the brightest above the floors, else the brightest."""
-    order = np.lexsort((-np.asarray(found["peak"]), ~above, ~passes, found["star"]))
-    star = np.asarray(found["star"])[order]
-    return order[np.flatnonzero(np.diff(star, prepend=-1))]
-
-
-def _without_leader(after: Patches, criterion: Criterion, parameters) -> np.ndarray:
-    """Say why a star is missed where no pixel within 1 px of it leads."""
-    brightest = {"peak": np.nanmax(after.residual[:, 2:5, 2:5], axis=(1, 2))}
-    terms = [term for term in criterion.terms if term.column == "peak" and term.factor is None]
-    return first_failed(terms, brightest, criterion.configured(parameters), "out-led")
+def _first_of_each(star: np.ndarray, *order: np.ndarray) -> np.ndarray:
+    """Return the row of each star that comes first, by these keys, the foremost first."""
+    rows = np.lexsort((*order[::-1], star))
+    return rows[np.flatnonzero(np.diff(np.asarray(star)[rows], prepend=-1))]

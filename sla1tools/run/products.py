@@ -144,14 +144,14 @@ def _beside_the_fits_files(measurement: Measurement) -> Measurement:
         known=None,
     )
     classes, reference = replace(dark.classes, dq=none), replace(dark.reference, exact=none)
-    tables = (measurement.leaders, measurement.trials)
-    leaders, trials = (Table({"stamp": to_half(np.asarray(table["stamp"]), noise)}) for table in tables)
+    injections = measurement.injections
+    leaders, near = (to_half(np.asarray(stamps), noise) for stamps in (measurement.leaders["stamp"], injections.stamps))
     return replace(
         measurement,
         capture=capture,
         dark=replace(dark, reference=reference, mean=none, variance=none, prior=none, classes=classes),
-        leaders=leaders,
-        injections=replace(measurement.injections, trials=trials),
+        leaders=Table({"stamp": leaders}),
+        injections=replace(injections, trials=Table(), stamps=near),
     )
 
 
