@@ -4,48 +4,42 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.nights.dark_current import DarkCurrent
-from sla1tools.show.figures import HELD_OUT, Drawing, blank_axes
+from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, Drawing, blank_axes
 from sla1tools.text import shown
 
-
-def dark_current_rows(found: DarkCurrent) -> list[tuple[str, str]]:
-    """Return each number with its 95 % interval for reading: name, value."""
-    at = f" at {found.temperature:.1f} °C" if np.isfinite(found.temperature) else ""
-    numbers = [
-        (f"dark current{at}", found.rate, "e-/s"),
-        ("pedestal", found.pedestal, "e-"),
-        ("doubling temperature", found.doubling, "K"),
-        ("gain, with that pedestal", found.gain, "e-/count"),
-        ("read noise", found.read_noise, "e-"),
-    ]
-    rows = [
-        (name, f"{shown(value.value)} {unit} ({shown(value.low)} to {shown(value.high)})" if value else "not tested")
-        for name, value, unit in numbers
-    ]
-    brightest = [f"{row['rate']:.1f} ± {row['error']:.1f} e-/s at {row['x']}, {row['y']}" for row in found.hot[:3]]
-    return rows + [("hottest pixels (x, y)", "; ".join(brightest))] * bool(brightest)
+LABELS = {
+    "electrons_per_second": ("dark current", "e-/s"),
+    "pedestal": ("pedestal", "e-"),
+    "doubling_kelvin": ("doubling temperature", "K"),
+    "gain": ("gain, with that pedestal", "e-/count"),
+}
 
 
 def dark_current_table(found: DarkCurrent) -> Table:
-    """Tabulate `dark_current_rows`."""
-    return Table(rows=dark_current_rows(found), names=("of the chip", "value (95 %)"))
+    """Tabulate each number with its 95 % interval, and the hottest pixels."""
+    rows = []
+    for name, (label, unit) in LABELS.items():
+        own = found.values.get(name)
+        interval = f"{shown(own.value)} {unit} ({shown(own.low)} to {shown(own.high)})" if own else "not tested"
+        at = f" at {found.temperature:.1f} °C" if unit == "e-/s" and not np.isnan(found.temperature) else ""
+        rows.append((label + at, interval))
+    for x, y, rate, error in found.hot[:3]:
+        rows.append((f"hot pixel at x {x}, y {y}", f"{rate:.1f} ± {error:.1f} e-/s"))
+    return Table(rows=rows, names=("of the chip", "value (95 %)"))
 
 
 def dark_current_chart(found: DarkCurrent) -> Drawing | None:
-    """Draw level and variance of the captures with the fits; None where nothing was tested."""
-    if not len(found.rungs):
+    """Draw level and variance of the captures; None where nothing was tested."""
+    if not len(found.captures):
         return None
-    rungs = found.rungs[np.argsort(found.rungs["level"])]
-    figure, (left, right) = blank_axes(9.6, 3.4, f"Level and variance of {len(rungs)} captures of one chip", ncols=2)
-    for ax in (left, right):
-        ax.margins(0.08)
-    left.plot(rungs["signal"], rungs["fitted"], color=HELD_OUT, lw=1, label="fit")
-    for heat in sorted({round(float(value), 0) for value in rungs["temperature"]}):
-        own = np.round(rungs["temperature"]) == heat
-        left.plot(rungs["signal"][own], rungs["level"][own], "o", markersize=5, label=f"{heat:.0f} °C")
+    rows = found.captures[np.argsort(found.captures["signal"])]
+    alt = f"Level against exposure, and variance against level, of {len(rows)} captures of one chip"
+    figure, (left, right) = blank_axes(9.6, 3.4, alt, ncols=2)
+    left.plot(rows["signal"], rows["fitted"], color=IN_SAMPLE, lw=1)
+    left.plot(rows["signal"], rows["level"], "o", color=HELD_OUT, markersize=5)
     left.set(xlabel=f"exposure, as at {found.temperature:.1f} °C [s]", ylabel="mean level [e-]")
-    left.legend(frameon=False)
-    right.errorbar(rungs["level"], rungs["variance"], rungs["variance_error"], fmt="o", color=HELD_OUT, markersize=4)
-    right.plot(rungs["level"], rungs["variance_fitted"], color=HELD_OUT, lw=1)
+    right.errorbar(rows["level"], rows["variance"], rows["variance_error"], fmt="o", color=HELD_OUT, markersize=4)
+    line = np.polyfit(rows["level"], rows["variance"], 1, w=1 / rows["variance_error"])
+    right.plot(rows["level"], np.polyval(line, rows["level"]), color=IN_SAMPLE, lw=1)
     right.set(xlabel="mean level [e-]", ylabel="variance of one frame [e-²]")
     return figure

@@ -16,7 +16,7 @@ from sla1tools.nights.dark_current import DarkCurrent
 from sla1tools.nights.season import Season
 from sla1tools.nights.trends import METRICS, Metric, NightRecord
 from sla1tools.show.curves import tradeoff
-from sla1tools.show.dark_current import dark_current_chart, dark_current_rows
+from sla1tools.show.dark_current import dark_current_chart, dark_current_table
 from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes, png
 from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
 from sla1tools.show.tables import remarks
@@ -49,7 +49,7 @@ def page_text(
         recurrent=recurrent,
         latest=latest,
         dark=dark,
-        dark_rows=dark_current_rows(dark),
+        dark_rows=dark_current_table(dark),
         dark_chart=(chart := dark_current_chart(dark)) and _embedded(chart),
         differing=sum(bool(record.differs) for record in records),
         season=season,

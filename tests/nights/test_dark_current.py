@@ -16,12 +16,11 @@ from sla1tools.nights.dark_current import MAPS, measure_dark_current, write_dark
 from sla1tools.nights.trends import NightRecord
 from sla1tools.parameters import Parameters
 from sla1tools.published import TRENDS
-from sla1tools.show.dark_current import dark_current_chart, dark_current_rows
+from sla1tools.show.dark_current import dark_current_chart, dark_current_table
 
 SHAPE, FRAMES = (128, 128), 8
 WOBBLE = 0.05  # K
 RATE, PEDESTAL, DOUBLING, GAIN = 1000 / 30, 300.0, 6.0, 1.39 / 16
-READ_NOISE = np.sqrt(37**2 - 1000)
 LADDER = ((0, -20), (10, -20), (30, -20), (60, -20))
 COOLING = ((20, -25), (20, -20), (20, -15), (20, -11))
 BOTH = ((0, -20), (30, -20), (60, -20), (30, -14), (30, -26))
@@ -74,22 +73,25 @@ def measured(records, tmp_path):
 )
 def test_numbers_are_the_chips_and_their_intervals_cover(publish, tmp_path, states, doubling):
     """Twelve chips: dark current within 2 %, doubling temperature within 5 %."""
-    truth = {"pedestal": PEDESTAL, "gain": GAIN, "read_noise": READ_NOISE}
+    truth = {"pedestal": PEDESTAL, "gain": GAIN}
     inside = []
     for chip in range(12):
         records = publish([(chip, *state) for state in states], **({"doubling": doubling} if doubling else {}))
         found = measured(records, tmp_path)
-        truth["rate"] = RATE * 2 ** ((found.temperature + 20) / (doubling or DOUBLING))
+        truth["electrons_per_second"] = RATE * 2 ** ((found.temperature + 20) / (doubling or DOUBLING))
         if doubling:
-            truth["doubling"] = doubling
-        assert found.rate.value == pytest.approx(truth["rate"], rel=0.02)
-        assert (found.doubling is None) == (doubling is None)
+            truth["doubling_kelvin"] = doubling
+        assert found.values["electrons_per_second"].value == pytest.approx(truth["electrons_per_second"], rel=0.02)
+        assert ("doubling_kelvin" in found.values) == (doubling is not None)
         if doubling:
-            assert found.doubling.value == pytest.approx(doubling, rel=0.05)
-        assert found.gain.value == pytest.approx(GAIN, rel=0.05)
-        assert found.rate.high - found.rate.low < 0.06 * truth["rate"], "an interval that says something"
+            assert found.values["doubling_kelvin"].value == pytest.approx(doubling, rel=0.05)
+        assert found.values["gain"].value == pytest.approx(GAIN, rel=0.05)
+        assert (
+            found.values["electrons_per_second"].high - found.values["electrons_per_second"].low
+            < 0.06 * truth["electrons_per_second"]
+        ), "an interval that says something"
         for name, value in truth.items():
-            own = getattr(found, name)
+            own = found.values[name]
             inside.append(own.low <= value <= own.high)
     assert np.mean(inside) >= 0.93
 
@@ -104,7 +106,7 @@ def test_maps_hold_every_pixels_rate_and_their_errors(publish, tmp_path):
     sound = np.isfinite(found.maps["RATE"])
     odd = rows[~np.isin(rows["kind"], ["hot", "warm"])]
     sound[odd["y"], odd["x"]] = False
-    common = found.rate.value / RATE  # the temperature's own error, which all pixels share
+    common = found.values["electrons_per_second"].value / RATE  # the temperature's own error, which all pixels share
     pull = (found.maps["RATE"] - truth * common) / found.maps["RATE_ERR"]
     assert np.median(pull[sound]) == pytest.approx(0, abs=0.1)
     assert 1.4826 * np.median(np.abs(pull[sound])) == pytest.approx(1, abs=0.06)
@@ -112,8 +114,9 @@ def test_maps_hold_every_pixels_rate_and_their_errors(publish, tmp_path):
     pedestal = (found.maps["PEDESTAL"] - PEDESTAL)[sound]
     error = np.hypot(found.maps["PED_ERR"][sound], 4.0)  # the offsets of single pixels
     assert 1.4826 * np.median(np.abs(pedestal / error)) == pytest.approx(1, abs=0.06)
-    best = found.hot[0]
-    assert truth[best["y"], best["x"]] > 0.9 * truth[sound].max()
+    x, y, rate, error = found.hot[0]
+    assert rate == pytest.approx(truth[y, x] * common, abs=5 * error)
+    assert truth[y, x] > 0.9 * truth[sound].max()
 
 
 def test_captures_of_another_chip_are_named_and_left_out(publish, tmp_path):
@@ -121,8 +124,8 @@ def test_captures_of_another_chip_are_named_and_left_out(publish, tmp_path):
     others = [(2, 20, -20), (2, 45, -20)]
     found = measured(publish([*captures, *others]), tmp_path)
     assert found.reason.count("another chip") == 2
-    assert len(found.rungs) == 4
-    assert found.rate.value == pytest.approx(RATE, rel=0.02)
+    assert len(found.captures) == 4
+    assert found.values["electrons_per_second"].value == pytest.approx(RATE, rel=0.02)
     alone = measured(publish(captures), tmp_path)
     assert alone.numbers()["electrons_per_second"] == found.numbers()["electrons_per_second"]
 
@@ -131,7 +134,7 @@ def test_other_settings_are_no_part_of_a_ladder(publish, tmp_path):
     records = publish([(1, *state) for state in LADDER])
     other = [replace(record, chip=("another gain",)) for record in records[:2]]
     found = measured([*other, *records[2:]], tmp_path)
-    assert found.rate is None
+    assert "electrons_per_second" not in found.values
     assert "three exposures" in found.reason
 
 
@@ -143,21 +146,33 @@ def test_other_settings_are_no_part_of_a_ladder(publish, tmp_path):
         ([(30, -20), (30, -20)], "30 s at -20 C"),
         ([(0, -20), (30, -20)], "0 s at -20 C and 30 s at -20 C"),
         ([(0, -20), (30, -20), (30, -14)], "two points"),
+        ([(0, -20), (0, -14), (0, -8)], "0 s at -20 C"),
+        ([(30, -20), (30, -18.9), (30, -21.1)], "two points"),
     ],
 )
 def test_too_little_range_says_what_is_missing(publish, tmp_path, states, words):
     found = measured(publish([(1, *state) for state in states]), tmp_path)
-    assert found.rate is found.pedestal is found.doubling is found.gain is None
+    assert found.values == {}
     assert found.numbers()["electrons_per_second"] is None
     assert words in found.reason or "two points fit any line" in found.reason
     assert "not tested" in found.reason
     assert dark_current_chart(found) is None
-    assert {value for _, value in dark_current_rows(found)} == {"not tested"}
+    assert {value for _, value in dark_current_table(found).iterrows()} == {"not tested"}
+
+
+def test_an_unknown_temperature_is_one_and_the_same(publish, tmp_path):
+    records = publish([(1, *state) for state in LADDER])
+    for record in records:
+        record.values["temperature"] = None
+    found = measured(records, tmp_path)
+    assert found.values["electrons_per_second"].value == pytest.approx(RATE, rel=0.02)
+    assert found.numbers()["temperature"] is None
+    assert "doubling_kelvin" not in found.values
 
 
 def test_close_exposures_give_no_dark_current(publish, tmp_path):
     found = measured(publish([(1, 29.9, -20), (1, 30, -20), (1, 30.1, -20)]), tmp_path)
-    assert found.rate is None
+    assert "electrons_per_second" not in found.values
     assert "too little range" in found.reason
 
 
@@ -172,8 +187,8 @@ def test_a_level_that_bends_is_said(publish, tmp_path, monkeypatch):
     monkeypatch.setattr(dark_current, "read_plane", bent)
     found = measured(records, tmp_path)
     assert "do not lie on one line" in found.reason
-    straight = found.rate.high - found.rate.low
-    assert straight > 0.05 * found.rate.value, "the interval holds the scatter about the line"
+    straight = found.values["electrons_per_second"].high - found.values["electrons_per_second"].low
+    assert straight > 0.05 * found.values["electrons_per_second"].value, "the interval holds the scatter about the line"
 
 
 def test_damaged_nights_are_passed_over(publish, tmp_path, monkeypatch):
@@ -183,8 +198,8 @@ def test_damaged_nights_are_passed_over(publish, tmp_path, monkeypatch):
         dark_current, "read_plane", lambda path, *a: None if "2024-05-05" in str(path) else read(path, *a)
     )
     found = measured(records, tmp_path)
-    assert len(found.rungs) == 4
-    assert not any("2024-05-05" in night for night in found.rungs["night"])
+    assert len(found.captures) == 4
+    assert not any("2024-05-05" in night for night in found.captures["night"])
 
 
 def test_file_holds_maps_and_captures_and_goes_with_the_ladder(publish, tmp_path):
@@ -196,7 +211,7 @@ def test_file_holds_maps_and_captures_and_goes_with_the_ladder(publish, tmp_path
         for name, unit in MAPS.items():
             assert hdus[name].header["BUNIT"] == unit
             np.testing.assert_array_equal(hdus[name].data, found.maps[name])
-        assert hdus["CAPTURES"].data["exposure"].tolist() == found.rungs["exposure"].tolist()
+        assert hdus["CAPTURES"].data["exposure"].tolist() == found.captures["exposure"].tolist()
         assert hdus[0].header["CCD-TEMP"] == -20
     json.dumps(found.numbers(), allow_nan=False)
     write_dark_current(measured([], tmp_path), tmp_path)

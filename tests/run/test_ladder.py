@@ -51,13 +51,13 @@ def test_every_state_is_a_night(season):
 def test_dark_current_is_measured_from_what_was_published(season):
     _, outputs, page = season
     found = measure_dark_current(read_nights(outputs), outputs)
-    assert len(found.rungs) == 7
+    assert len(found.captures) == 7
     rate = 1000 / 30 * 2 ** ((found.temperature + 20) / 6)
-    assert found.rate.value == pytest.approx(rate, rel=0.02)
-    assert found.doubling.value == pytest.approx(6, rel=0.05)
-    assert found.gain.value == pytest.approx(1.39 / 16, rel=0.05)
-    for value, truth in ((found.rate, rate), (found.doubling, 6), (found.gain, 1.39 / 16), (found.pedestal, 300)):
-        assert value.low < truth < value.high
+    assert found.values["electrons_per_second"].value == pytest.approx(rate, rel=0.02)
+    assert found.values["doubling_kelvin"].value == pytest.approx(6, rel=0.05)
+    truth = {"electrons_per_second": rate, "doubling_kelvin": 6, "gain": 1.39 / 16, "pedestal": 300}
+    for name, value in truth.items():
+        assert found.values[name].low < value < found.values[name].high
     with fits.open(outputs / "dark_current.fits") as hdus:
         assert np.nanmedian(hdus["RATE"].data) == pytest.approx(rate, rel=0.02)
         assert np.nanmedian(hdus["PEDESTAL"].data) == pytest.approx(300, rel=0.02)
