@@ -31,7 +31,8 @@ STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS = ".staging", ".aside", ".failed", "
 KEPT = "kept"  # the user's own files of nights that were forgotten
 FOLDERS = (STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS, ".cache")
 SEASON = "season.json"
-PAGES = ("index.html", "known_pixels.fits", "dark_current.fits", SEASON)
+TELEGRAPH = "telegraph.ecsv"
+PAGES = ("index.html", "known_pixels.fits", "dark_current.fits", SEASON, TELEGRAPH)
 MANIFEST = "manifest.json"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -66,16 +66,14 @@ class SpatialVariances:
     ----------
     total, row, column, pixel : float
         Spatial variances: of everything, of whole rows, of whole columns, and what is left to single pixels;
-        ``total = row + column + pixel``. A component that noise alone outweighs comes out below zero.
-    temporal : float
-        Mean temporal variance of one frame; a frames-th of it has been taken from total and pixel.
+        ``total = row + column + pixel``. The temporal variance over the number of frames is taken off total and pixel:
+        a component that noise alone outweighs comes out below zero.
     """
 
     total: float
     row: float
     column: float
     pixel: float
-    temporal: float
 
 
 def spatial_variances(mean: np.ndarray, variance: np.ndarray, frames: int, usable=None) -> SpatialVariances:
@@ -110,11 +108,10 @@ def spatial_variances(mean: np.ndarray, variance: np.ndarray, frames: int, usabl
     total = np.var(mean, dtype=np.float64, where=counted)
     row_averages = np.var(np.mean(mean, axis=1, dtype=np.float64, where=counted))
     column_averages = np.var(np.mean(mean, axis=0, dtype=np.float64, where=counted))
-    temporal = float(np.mean(variance, dtype=np.float64, where=counted))
-    noise = temporal / frames
+    noise = float(np.mean(variance, dtype=np.float64, where=counted)) / frames
     pixel = (total - row_averages - column_averages) / (1 - 1 / columns - 1 / rows)
     row, column = row_averages - pixel / columns, column_averages - pixel / rows
-    return SpatialVariances(float(total - noise), float(row), float(column), float(pixel - noise), temporal)
+    return SpatialVariances(float(total - noise), float(row), float(column), float(pixel - noise))
 
 
 @dataclass(frozen=True)

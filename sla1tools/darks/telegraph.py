@@ -63,9 +63,10 @@ def telegraph_pixels(band, statistics, prior, model, scale: float) -> Table:
     excess = statistics.variance[y, x] / prior[y, x]
     up = order >= below
     low, high = (np.where(group, counts, 0).sum(axis=0) / group.sum(axis=0) * scale for group in (~up, up))
-    columns = {"x": x.astype(np.int32), "y": y.astype(np.int32), "low": low, "high": high, "up": up.sum(axis=0)}
+    columns = {"x": x, "y": y, "low": np.round(low, 1), "high": np.round(high, 1), "up": up.sum(axis=0)}
     columns |= {"duty": up.mean(axis=0), "chance": tail * variance_ratio_sf(excess, n - 1, model.prior_dof)}
-    return Table(columns | {"states": up.T})
+    units = {"x": "pix", "y": "pix", "low": "electron", "high": "electron"}
+    return Table(columns | {"states": up.T}, units=units)
 
 
 def two_levels(counts: np.ndarray) -> np.ndarray:

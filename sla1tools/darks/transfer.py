@@ -23,8 +23,8 @@ class PhotonTransfer:
     """Temporal variance against dark level: the gain, and as much of the pedestal as darks can tell.
 
     A dark follows ``variance = (level - pedestal) / gain + read_noise**2``: the slope is the gain's inverse, but
-    pedestal and read noise are one intercept. Each is given as if the other were zero; `pedestal`, the level where the
-    variance would vanish, is therefore a lower limit of the true one.
+    pedestal and read noise are one intercept. `pedestal`, the level where the variance would vanish, is given as if
+    there were no read noise, and is therefore a lower limit of the true one.
 
     Attributes
     ----------
@@ -32,8 +32,6 @@ class PhotonTransfer:
         Electrons per raw count, and 1 sigma. NaN unless `can_tell`.
     pedestal, pedestal_error : float
         Raw counts, if the read noise is zero. NaN unless `can_tell`.
-    read_noise : float
-        Electrons, if the pedestal is zero; NaN where the intercept is negative: then there must be a pedestal.
     can_tell : bool
         The levels reach far enough for the gain to be known better than 20 %, and the hot pixels do not deny it.
     dark_signal : bool
@@ -51,7 +49,6 @@ class PhotonTransfer:
     gain_error: float
     pedestal: float
     pedestal_error: float
-    read_noise: float
     can_tell: bool
     dark_signal: bool
     reason: str
@@ -147,7 +144,6 @@ def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTr
         gain_error=gain_error,
         pedestal=-intercept * gain,
         pedestal_error=float(pedestal_error),
-        read_noise=gain * float(np.sqrt(intercept)) if intercept >= 0 else np.nan,
         can_tell=can_tell,
         dark_signal=bool(
             can_tell and hot_error < HOT_PRECISION * hot and slope / HOT_FACTOR < hot < slope * HOT_FACTOR

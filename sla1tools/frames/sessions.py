@@ -137,14 +137,11 @@ def frame_state(path: Path, parameters: Parameters) -> tuple[float, float] | Non
 
 def is_in_part(path: Path, parameters: Parameters) -> bool:
     """Whether a file's header says that it belongs to the parameters' `part` of its folder."""
-    state = frame_state(path, parameters)
-    if state is None or parameters.part is None:
-        return parameters.part is None
-    (exposure, coldest, warmest), (stated, heat) = parameters.part, state
-    everything = coldest == COLDEST and warmest == WARMEST
-    return abs(stated - exposure) <= parameters.exposure_tolerance * exposure and (
-        everything or coldest <= heat <= warmest
-    )
+    state, part = frame_state(path, parameters), parameters.part
+    if state is None or part is None:
+        return part is None
+    near = abs(state[0] - part[0]) <= parameters.exposure_tolerance * part[0]
+    return near and not (state[1] < part[1] or state[1] > part[2])
 
 
 def cards(path: Path, keys: Iterable[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from sla1tools.frames.capture import Capture
 from sla1tools.frames.codes import positive
 from sla1tools.frames.fits import Stored
 from sla1tools.measure import Measurement, telegraph_numbers
-from sla1tools.published import ARCHIVE, to_half, write_archive
+from sla1tools.published import ARCHIVE, TELEGRAPH, to_half, write_archive
 from sla1tools.text import json_text, printable
 
 # name: (type, unit, what it is)
@@ -56,22 +56,13 @@ TRIAL_COLUMNS = LEADER_COLUMNS | {
     **{f"recovered_{name}": ("?", None, "a new candidate within 1 px") for name in CRITERIA},
     "miss_reason": ("U", None, "why the configured criterion missed it"),
 }
-TELEGRAPH_COLUMNS = {
-    "x": ("i4", "pix", "column, 0-based"),
-    "y": ("i4", "pix", "row, 0-based"),
-    "low": ("f8", "electron", "mean of the frames that are down"),
-    "high": ("f8", "electron", "mean of the frames that are up"),
-    "up": ("i4", None, "frames that are up"),
-    "duty": ("f8", None, "share of the frames that are up"),
-    "chance": ("f8", None, "that a Gaussian pixel looks so"),
-}
 SUMMARY_KEYS = (
     *("night", "verdict", "reasons", "notes", "floors", "frames", "counts", "dark", "pixels"),
     *("candidates", "false_alarms_per_frame", "completeness", "operating_point"),
 )
 PRODUCTS = (
     *("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "settings.npy"),
-    *("telegraph.ecsv", "summary.json", ARCHIVE),
+    *(TELEGRAPH, "summary.json", ARCHIVE),
 )
 ROUNDED = 16  # parts of a frame's noise in which the mean and the scatter of a pixel are kept
 NULL = -1  # of masked integers, which are all places, counts or bit planes
@@ -128,9 +119,10 @@ def write_products(measurement: Measurement, directory: Path) -> None:
     write_table(directory / "injections.fits", trials, "INJECTIONS", TRIAL_COLUMNS, cards)
     write_candidates(directory, measurement.candidates())
     np.save(directory / "settings.npy", measurement.counts)
-    telegraph = fixed_columns(dark.classes.telegraph, TELEGRAPH_COLUMNS)
+    telegraph = Table(dark.classes.telegraph, copy=False)
+    telegraph.remove_column("states")
     telegraph.meta = telegraph_numbers(measurement.capture, dark, measurement.leaders)
-    telegraph.write(directory / "telegraph.ecsv", format="ascii.ecsv")
+    telegraph.write(directory / TELEGRAPH, format="ascii.ecsv")
     write_summary(directory / "summary.json", measurement.summary)
     write_archive(_beside_the_fits_files(measurement), directory / ARCHIVE)
 

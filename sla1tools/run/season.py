@@ -12,6 +12,7 @@ from sla1tools.errors import ParametersError
 from sla1tools.nights.dark_current import DarkCurrent, measure_dark_current, write_dark_current
 from sla1tools.nights.recurrence import follow_pixels
 from sla1tools.nights.season import Season, sum_season
+from sla1tools.nights.telegraph import follow_telegraph
 from sla1tools.nights.trends import read_nights
 from sla1tools.parameters import Parameters, save_parameters
 from sla1tools.published import LOCKS, SEASON, TRENDS, SeasonCriterion, SeasonFile, read_json, replace_file
@@ -47,9 +48,10 @@ def write_trends(outputs: str | Path) -> Path:
             recurrent, latest = follow_pixels(records, outputs, write=True)
             season, dark = sum_season(records, outputs), measure_dark_current(records, outputs)
             write_dark_current(dark, outputs)
+            telegraph = follow_telegraph(records, outputs)
             with matplotlib.rc_context():
                 matplotlib.rcdefaults()  # the page is the same whoever draws it
-                text = page_text(records, recurrent, latest, season, dark)
+                text = page_text(records, recurrent, latest, season, dark, telegraph)
             for name, content in ((SEASON, json_text(season_json(season, dark))), ("index.html", text)):
                 unfinished = outputs / TRENDS / f"{name}.part"
                 unfinished.write_text(content, encoding="utf-8", errors="backslashreplace")

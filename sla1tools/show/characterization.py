@@ -151,17 +151,6 @@ def classes(night: Measurement) -> HTML:
     return shown(Table(rows=rows, names=("class", "bit", "pixels", "by chance", "power", "meaning")))
 
 
-def telegraph(night: Measurement, most: int = 10) -> HTML:
-    """Show the telegraph pixels of the largest steps: levels in electrons, and the frames that are up."""
-    found = night.dark.classes.telegraph
-    best = found[np.argsort(found["low"] - found["high"])[:most]]
-    rows = [
-        (row["x"], row["y"], f"{row['low']:.0f} e-", f"{row['high']:.0f} e-", row["up"], f"{row['duty']:.0%}")
-        for row in best
-    ]
-    return shown(Table(rows=rows or None, names=("x", "y", "low", "high", "frames up", "duty"), dtype=["U20"] * 6))
-
-
 def drawn_classes() -> dict[str, int]:
     """Name and bit of the classes worth a map."""
     left_out = (PixelClass.EDGE, PixelClass.COSMIC_RAY)

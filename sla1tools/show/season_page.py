@@ -32,6 +32,7 @@ def page_text(
     latest: NightRecord | None,
     season: Season | None,
     dark: DarkCurrent,
+    telegraph: Table,
 ) -> str:
     """Return the page of all nights: self-contained, and asking nothing of the network."""
     script = (TEMPLATES / "trends.js").read_text(encoding="utf-8")
@@ -49,6 +50,7 @@ def page_text(
         recurrent=recurrent,
         latest=latest,
         dark=dark,
+        telegraph=telegraph,
         dark_rows=dark_current_table(dark),
         dark_chart=(chart := dark_current_chart(dark)) and _embedded(chart),
         differing=sum(bool(record.differs) for record in records),

@@ -1,0 +1,54 @@
+"""Telegraph pixels over the nights: on how many each was listed, with which levels."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from scipy import special
+
+from sla1tools.nights.trends import NightRecord
+from sla1tools.published import TELEGRAPH, TRENDS, replace_file
+from sla1tools.text import read_regular
+
+COLUMNS = ("x", "y", "low", "high", "up")  # of a night's list, in order, at its start
+
+
+def follow_telegraph(records: Sequence[NightRecord], outputs: Path) -> Table:
+    """Join the nights' lists of telegraph pixels, of the latest night's camera and shape; write `telegraph.ecsv`.
+
+    Returns
+    -------
+    joined : Table
+        `x`, `y`; `low`, `high` (electrons, means over the nights that list the pixel), `up` and `duty` (frames up on
+        these nights, and their share), `nights` that list it, `looked` nights that could, `chance` that a good pixel is
+        listed on so many. The most frequent first. A night on which it was up once is none that lists it.
+    """
+    published = [record for record in records if record.published and TELEGRAPH in record.sha256 and record.shape]
+    lists, looked = [np.zeros((0, len(COLUMNS) + 1))], 0
+    ny, nx = published[-1].shape or (1, 1) if published else (1, 1)
+    for record in published:
+        if (record.instrument, record.shape) == (published[-1].instrument, (ny, nx)):
+            with suppress(OSError, ValueError):
+                lines = read_regular(outputs / record.path / TELEGRAPH).decode("utf-8").splitlines()
+                names, *texts = [line.split()[: len(COLUMNS)] for line in lines if not line.startswith("#")]
+                rows = np.array(texts, float).reshape(-1, len(COLUMNS))
+                if names == list(COLUMNS) and ((rows[:, :2] >= 0) & (rows[:, :2] < (nx, ny))).all():
+                    lists.append(np.insert(rows, len(COLUMNS), record.frames, axis=1))
+                    looked += 1
+    x, y, *values = np.concatenate(lists).T
+    place, pixel, nights = np.unique(y * nx + x, return_inverse=True, return_counts=True)
+    low, high, up, frames = (np.bincount(pixel, column, len(place)) for column in values)
+    joined = Table({"x": (place % nx).astype(int), "y": (place // nx).astype(int)})
+    for name, column in (("low", low), ("high", high)):
+        joined[name] = np.round(column / nights, 1)
+        joined[name].unit = "electron"
+    joined["up"], joined["duty"] = up.astype(int), np.round(up / frames, 3)
+    joined["nights"], joined["looked"] = nights, looked
+    joined["chance"] = special.bdtrc(nights - 1.0, looked, 1 / (nx * ny))
+    joined = joined[np.argsort(-nights, kind="stable")]
+    unfinished = outputs / TRENDS / f"{TELEGRAPH}.part"
+    joined.write(unfinished, format="ascii.ecsv", overwrite=True)
+    replace_file(unfinished, outputs / TELEGRAPH)
+    return joined
