@@ -215,7 +215,8 @@ class _NotebookRun:
             (source, executed, values, timeout, self._waiting(opened))
             for source, (executed, opened) in zip(notebooks, self.opened.items(), strict=True)
         ]
-        groups = [[job] for job in jobs] if side_by_side else [jobs]
+        # The first takes as long as the others together; a third kernel would only wait for a core.
+        groups = [jobs[:1], jobs[1:]] if side_by_side else [jobs]
         self.threads = [threading.Thread(target=self._run, args=(group,), daemon=True) for group in groups]
 
     def __enter__(self) -> "_NotebookRun":

@@ -15,8 +15,10 @@ import numpy as np
 from astropy.table import Table
 from astropy.visualization import AsinhStretch, ImageNormalize
 from IPython.display import HTML
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
@@ -24,6 +26,7 @@ from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates, in_words
 from sla1tools.candidates.leaders import STAMP_SIZE, caption, cut_stamps
 from sla1tools.candidates.selection import Cut, column_of
 from sla1tools.parameters import Parameters
+from sla1tools.darks.structure import block_medians
 from sla1tools.text import counted
 
 HELD_OUT, IN_SAMPLE = "#0072B2", "#D55E00"
@@ -39,8 +42,10 @@ DPI, SHARP = 110, 2  # pixels of a page to an inch, and dots to such a pixel
 
 def png(figure: Figure) -> bytes:
     """Render a figure for a page, at twice the density of its pixels."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=SHARP * DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
+    canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
+    canvas.draw()  # once, with its layout: `savefig` draws twice
+    options: dict[str, Any] = {"dpi": figure.dpi, "metadata": {"Software": None}, "pil_kwargs": {"compress_level": 4}}
+    imsave(buffer, canvas.buffer_rgba(), format="png", **options)
     return buffer.getvalue()
 
 
@@ -73,7 +78,7 @@ def blank_axes(width: float, height: float, alt: str, **kwargs):
 
     `alt` says what it shows to those who cannot see it. Further arguments go to `Figure.subplots`.
     """
-    figure = Drawing(figsize=(width, height), layout="constrained")
+    figure = Drawing(figsize=(width, height), dpi=SHARP * DPI, layout="constrained")
     figure.alt = alt
     axes = figure.subplots(**kwargs)
     for ax in np.atleast_1d(axes).flat:
@@ -95,16 +100,6 @@ def percentile_limits(values: np.ndarray, low: float = 0.5, high: float = 99.5) 
     return float(vmin), float(vmax if vmax > vmin else vmin + 1.0)
 
 
-def block_median(image: np.ndarray, most: int = MAP_PIXELS) -> tuple[np.ndarray, int]:
-    """Shrink an image for drawing: medians over square blocks; returns the image and the block's side."""
-    block = max(1, math.ceil(max(image.shape) / most))
-    ny, nx = (side // block * block for side in image.shape)
-    if block == 1 or min(ny, nx) == 0:
-        return image, 1
-    blocks = image[:ny, :nx].reshape(ny // block, block, nx // block, block).swapaxes(1, 2)
-    return np.median(blocks.reshape(ny // block, nx // block, -1), axis=2), block
-
-
 def maps(images: dict[str, tuple[np.ndarray, str]]) -> Drawing:
     """Draw maps of the chip side by side.
 
@@ -116,7 +111,8 @@ def maps(images: dict[str, tuple[np.ndarray, str]]) -> Drawing:
     alt = f"Maps of the chip: {', '.join(images)}"
     figure, axes = blank_axes(5.2 * len(images), 4.4, alt, ncols=len(images), squeeze=False)
     for ax, (title, (image, label)) in zip(axes[0], images.items(), strict=True):
-        small, _ = block_median(np.asarray(image))
+        block = math.ceil(max(image.shape) / MAP_PIXELS)
+        small = block_medians(np.asarray(image), min(block, image.shape[0]), min(block, image.shape[1]))
         vmin, vmax = percentile_limits(small)
         norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.3))
         extent = (-0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5)
