@@ -85,7 +85,7 @@ class MatchedFilter:
         use = np.isfinite(noise) & (noise > 0) & valid
         self._weights = np.where(use, noise, np.float32(np.inf)).astype(np.float32) ** np.float32(-2)
         self._profile = hermite_profiles(0.0, fwhm, 0)[0].astype(np.float32)
-        power = _separable(self._weights, self._profile**2)
+        power = _separable(np.pad(self._weights, len(self._profile) // 2), self._profile**2)
         self._norm = np.where(use, 1 / np.sqrt(np.where(use, power, 1)), np.float32(np.nan))
 
     def __call__(self, residual) -> np.ndarray:
@@ -101,14 +101,16 @@ class MatchedFilter:
         snr : (ny, nx) float32 array
             Pixels beyond the edge do not count; NaN where the pixel itself is not valid.
         """
-        ny = len(residual)
+        ny, nx = residual.shape
         half = len(self._profile) // 2
         snr = np.empty(residual.shape, np.float32)
         for top in range(0, ny, _FILTER_ROWS):
             first, stop = max(top - half, 0), min(top + _FILTER_ROWS, ny)
             rows = slice(first, min(stop + half, ny))
-            response = _separable(residual[rows] * self._weights[rows], self._profile)
-            np.multiply(response[top - first : stop - first], self._norm[top:stop], out=snr[top:stop])
+            tile = np.zeros((stop - top + 2 * half, nx + 2 * half), np.float32)
+            inside = tile[first - top + half : rows.stop - top + half, half:-half]
+            np.multiply(residual[rows], self._weights[rows], out=inside)
+            np.multiply(_separable(tile, self._profile), self._norm[top:stop], out=snr[top:stop])
         return snr
 
 
@@ -159,16 +161,17 @@ def product(templates, stamps):
 
 
 def _separable(image, profile):
-    """Correlate an image with the outer product of a symmetric profile with itself; beyond the edge is 0."""
+    """Correlate an image with the outer product of a symmetric profile with itself, where that lies within it."""
     return _along_rows(_along_rows(image, profile).T, profile).T
 
 
 def _along_rows(image, profile):
     """Correlate every row; the axis is the last one, whatever the order in memory."""
     half = len(profile) // 2
-    smooth = image * profile[half]
+    stop = image.shape[1] - half
+    smooth = image[:, half:stop] * profile[half]
     for k in range(1, half + 1):
         share = image * profile[half + k]
-        smooth[:, k:] += share[:, :-k]
-        smooth[:, :-k] += share[:, k:]
+        smooth += share[:, half - k : stop - k]
+        smooth += share[:, half + k : stop + k]
     return smooth

@@ -14,6 +14,7 @@ import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
+from papermill.engines import NBClientEngine, papermill_engines
 from traitlets import Unicode, default
 from traitlets.config import Config
 
@@ -60,6 +61,22 @@ class QuietKernelManager(AsyncKernelManager):
         await super().start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
 
 
+class SavedAtItsEnd(NBClientEngine):
+    """Write a notebook once it has ended, however it did: papermill writes it twice a cell."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+        """Execute it as papermill does."""
+        path, nb_man.output_path = nb_man.output_path, None
+        try:
+            super().execute_managed_notebook(nb_man, kernel_name, **options)
+        finally:
+            nb_man.output_path = path
+
+
+papermill_engines.register("sla1", SavedAtItsEnd)
+
+
 def execute(
     source: Path,
     target: Path,
@@ -102,6 +119,7 @@ def execute(
             _escaped(source),
             _escaped(target),
             values,
+            engine_name="sla1",
             kernel_name="python3",
             progress_bar=False,
             execution_timeout=timeout,
