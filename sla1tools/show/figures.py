@@ -25,8 +25,8 @@ from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates, in_words
 from sla1tools.candidates.leaders import STAMP_SIZE, caption, cut_stamps
 from sla1tools.candidates.selection import Cut, column_of
-from sla1tools.parameters import Parameters
 from sla1tools.darks.structure import block_medians
+from sla1tools.parameters import Parameters
 from sla1tools.text import counted
 
 HELD_OUT, IN_SAMPLE = "#0072B2", "#D55E00"
