@@ -73,8 +73,12 @@ def flux_text(flux: float | None, zero_point: float | None, absent: str = "–")
     >>> flux_text(1000.0, None), flux_text(1000.0, 25.0)
     ('1,000 e-', '1,000 e- (17.50 mag)')
     """
-    magnitude = "" if not flux or zero_point is None else f" ({zero_point - 2.5 * math.log10(flux):.2f} mag)"
-    return shown(flux, "e-", absent=absent) + magnitude
+    return shown(flux, "e-", absent=absent) + magnitude_text(flux, zero_point)
+
+
+def magnitude_text(flux: float | None, zero_point: float | None) -> str:
+    """Write the magnitude of a flux, to stand beside it; nothing where there is none."""
+    return f" ({zero_point - 2.5 * math.log10(flux):.2f} mag)" if flux and zero_point is not None else ""
 
 
 def counted(number: int, noun: str) -> str:

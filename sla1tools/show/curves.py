@@ -130,7 +130,9 @@ def false_alarm_curve(counts: dict[str, tuple], expected: tuple, parameters: Par
     return figure
 
 
-def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> Drawing | HTML:
+def completeness(
+    curves: dict[str, Table], limits: dict[str, float | None], zero_point: float | None = None
+) -> Drawing | HTML:
     """Draw the share of injected stars recovered against flux, a curve a criterion with its 95 % band.
 
     Parameters
@@ -139,6 +141,8 @@ def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> D
         Criterion → table of `rates.completeness_curve`.
     limits : dict
         Criterion → flux of 50 %, electrons, or None.
+    zero_point : float, optional
+        Magnitude of 1 e-: a second axis has magnitudes.
     """
     if not any(map(len, curves.values())):
         return nothing("Completeness: not tested, for no star was injected.")
@@ -157,6 +161,7 @@ def completeness(curves: dict[str, Table], limits: dict[str, float | None]) -> D
     ax.set(ylim=(-0.02, 1.02), xlabel="flux of the injected star [e-]", ylabel="share recovered")
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.set_title("Completeness")
+    _magnitudes(ax, zero_point)
     ax.legend(frameon=False, loc="lower right")
     return figure
 
@@ -185,7 +190,13 @@ def share_by(axes_of: dict[str, Table], title: str) -> Drawing | HTML:
     return figure
 
 
-def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended: dict[str, tuple]) -> Drawing | HTML:
+def tradeoff(
+    grid: Table,
+    frames: int,
+    configured: dict[str, tuple],
+    recommended: dict[str, tuple],
+    zero_point: float | None = None,
+) -> Drawing | HTML:
     """Draw false alarms per frame against the 50 % flux: the best that each criterion offers, and where we stand.
 
     Parameters
@@ -196,6 +207,8 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
         Number of used frames.
     configured, recommended : dict
         Criterion → (flux_50, false alarms per frame); flux None or NaN is left out.
+    zero_point : float, optional
+        Magnitude of 1 e-: a second axis has magnitudes.
     """
     if not np.isfinite(grid["flux_50"]).any():
         return nothing("No setting finds half of the stars, or none was injected: there is no trade-off to be drawn.")
@@ -221,8 +234,16 @@ def tradeoff(grid: Table, frames: int, configured: dict[str, tuple], recommended
     ax.set(xlabel="flux found half of the time [e-]", ylabel="false alarms per frame")
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.set_title("What a setting finds, and what it costs")
+    _magnitudes(ax, zero_point)
     ax.legend(frameon=False)
     return figure
+
+
+def _magnitudes(ax, zero_point: float | None) -> None:
+    """Put magnitudes above an axis of fluxes: the one is linear where the other is logarithmic."""
+    if zero_point is not None:
+        above = ax.twiny()
+        above.set(xlim=zero_point - 2.5 * np.log10(ax.get_xlim()), xlabel="magnitude")
 
 
 def _best_front(flux, alarms):

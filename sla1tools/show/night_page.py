@@ -9,7 +9,7 @@ from typing import Any
 from sla1tools.candidates.criteria import CRITERIA, in_words
 from sla1tools.injections.operating_point import too_few
 from sla1tools.parameters import Parameters, frames_per_night
-from sla1tools.text import counted, printable, shown
+from sla1tools.text import counted, flux_text, magnitude_text, printable, shown
 
 NOT_TESTED = "not tested"
 NOT_REACHED = "not reached"
@@ -157,27 +157,25 @@ def _meaning(summary: Mapping, parameters: Mapping) -> list[str]:
         sentences.append(f"Gaussian noise alone would raise {quantity(gaussian, digits=2)} a frame{excess}.")
     completeness = _of(summary, "completeness", criterion)
     if completeness:
-        sentences.append(_depth(completeness))
+        sentences.append(_depth(completeness, parameters.get("zero_point")))
     return sentences
 
 
-def _depth(completeness: Mapping) -> str:
-    half, most = _flux(completeness, "flux_50"), _flux(completeness, "flux_90")
+def _depth(completeness: Mapping, zero_point: float | None) -> str:
+    half, most = (_flux(completeness, name, zero_point) for name in ("flux_50", "flux_90"))
     if half in (NOT_TESTED, NOT_REACHED):
         return f"Flux at which half of the injected stars are found: {half}."
     ending = "nine tenths at no flux up to the brightest injected" if most == NOT_REACHED else f"nine tenths: {most}"
     return f"Half of the injected stars are found at {half}; {ending}."
 
 
-def _flux(completeness: Mapping, name: str) -> str:
-    limit = completeness.get(name)
-    if not isinstance(limit, Mapping):
-        return quantity(limit, "e-")
+def _flux(completeness: Mapping, name: str, zero_point: float | None) -> str:
+    limit = completeness.get(name) or {}
     if limit.get("flux") is None and limit.get("high") and not limit.get("low"):
         return f"below {quantity(limit['high'], 'e-')}, the faintest injected"
     if limit.get("flux") is None and completeness.get("curve"):
         return NOT_REACHED
-    return _limited(limit.get("flux"), limit, "e-")
+    return _limited(limit.get("flux"), limit, "e-") + magnitude_text(limit.get("flux"), zero_point)
 
 
 def _doubts(manifest: Mapping, part: str) -> list[str]:
@@ -210,8 +208,8 @@ def _actions(summary: Mapping, parameters: Mapping, season_setting: Mapping | No
         quoted = (point.get("quoted_on") or {}).get("high")
         actions.append(
             f"{name} at {in_words(point['cuts'])} keeps the budget and finds half of the stars of "
-            f"{quantity(point.get('flux_50'), 'e-')}; the half of the frames that did not choose it "
-            f"limits it to {quantity(quoted)} false alarms a frame."
+            f"{flux_text(point.get('flux_50'), parameters.get('zero_point'))}; the half of the frames that did not "
+            f"choose it limits it to {quantity(quoted)} false alarms a frame."
         )
     return actions
 
@@ -230,7 +228,7 @@ def _numbers(summary: Mapping, parameters: Mapping) -> list[dict[str, str]]:
     ]
     rows += _published(dark, parameters)
     for criterion in dict.fromkeys([_criterion(parameters), *CRITERIA]):  # the configured one first
-        rows += _criterion_rows(summary, criterion)
+        rows += _criterion_rows(summary, criterion, parameters.get("zero_point"))
     rows += [
         (f"pixels: {name.replace('_', ' ')}", quantity(count), "")
         for name, count in (summary.get("pixels") or {}).items()
@@ -238,7 +236,7 @@ def _numbers(summary: Mapping, parameters: Mapping) -> list[dict[str, str]]:
     return [{"name": name, "value": value, "note": note} for name, value, note in rows]
 
 
-def _criterion_rows(summary: Mapping, criterion: str) -> list[tuple[str, str, str]]:
+def _criterion_rows(summary: Mapping, criterion: str, zero_point: float | None) -> list[tuple[str, str, str]]:
     found, alarms, completeness = (
         _of(summary, block, criterion) for block in ("candidates", "false_alarms_per_frame", "completeness")
     )
@@ -250,8 +248,8 @@ def _criterion_rows(summary: Mapping, criterion: str) -> list[tuple[str, str, st
     return [
         (f"{criterion}: candidates", held_out, f"held out; in sample {in_sample}"),
         (f"{criterion}: false alarms a frame", _limited(alarms.get("rate"), alarms), told),
-        (f"{criterion}: 50 % flux", _flux(completeness, "flux_50"), "half of the injected stars are found"),
-        (f"{criterion}: 90 % flux", _flux(completeness, "flux_90"), "nine tenths are found"),
+        (f"{criterion}: 50 % flux", _flux(completeness, "flux_50", zero_point), "half of the injected stars are found"),
+        (f"{criterion}: 90 % flux", _flux(completeness, "flux_90", zero_point), "nine tenths are found"),
     ]
 
 

@@ -19,7 +19,7 @@ from sla1tools.darks.classes import PixelClass, names_in
 from sla1tools.injections.completeness import completeness_curve, flux_bins
 from sla1tools.injections.operating_point import too_few
 from sla1tools.measure import Measurement
-from sla1tools.text import printable
+from sla1tools.text import magnitude_text, printable
 
 REFERENCE_NAMES = {"leave_one_out": "held out", "all": "in sample"}
 
@@ -84,24 +84,29 @@ def brightest(leaders: Table) -> Table:
 
 
 def captions(night: Measurement, leaders: Table) -> list[str]:
-    """Frame name, in letters that every font has, and the observers' caption of each leader."""
+    """Frame name, in letters that every font has, its time (UTC), and the observers' caption of each leader."""
+    columns = (leaders[name] for name in ("frame", "x", "y", "peak"))
     return [
-        f"{printable(frame).encode('ascii', 'backslashreplace').decode()}\n"
-        f"{caption(int(x), int(y), float(peak), night.capture.shape)}"
-        for frame, x, y, peak in zip(*(leaders[name] for name in ("frame", "x", "y", "peak")), strict=True)
+        f"{printable(frame).encode('ascii', 'backslashreplace').decode()}  {time[11:19]}".rstrip()
+        + f"\n{caption(int(x), int(y), float(peak), night.capture.shape)}"
+        for time, frame, x, y, peak in zip(night.capture.times(leaders["frame"]), *columns, strict=True)
     ]
 
 
-def leading_rows(leaders: Table, most: int = 20) -> HTML:
-    """Show the first rows of a leader table, rounded."""
+def leading_rows(leaders: Table, zero_point: float | None = None, most: int = 20) -> HTML:
+    """Show the first rows of a leader table, rounded; with magnitudes where the zero point is known."""
+    rows = leaders[:most]
     formats = {"peak": ".1f", "flux": ".0f", "neighbor_ratio": ".2f", "snr": ".1f", "p_value": ".2g"}
     formats["rival_margin"] = "+.1f"
-    names = ["frame", "time", "x", "y", *formats, "best_rival"]
-    rows = leaders[[name for name in names if name in leaders.colnames]][:most]
-    rows["pixel classes"] = np.array([names_in(dq) for dq in leaders["dq"][:most]], dtype=str)
+    names = ["frame", "time", "x", "y", *formats, "best_rival", "pixel classes"]
+    rows["pixel classes"] = np.array([names_in(dq) for dq in rows["dq"]], dtype=str)
+    if zero_point is not None:
+        names.insert(names.index("flux") + 1, "magnitude")
+        texts = (magnitude_text(max(flux, 0.0), zero_point) for flux in np.ma.filled(rows["flux"], 0.0))
+        rows["magnitude"] = np.array([text.strip(" ()").removesuffix(" mag") for text in texts], dtype=str)
     for name, text in formats.items():
         rows[name].info.format = text
-    return shown(rows)
+    return shown(rows[[name for name in names if name in rows.colnames]])
 
 
 def kinds(leaders: Table) -> np.ndarray:
@@ -179,12 +184,13 @@ def star_captions(trials: Table) -> list[str]:
     ]
 
 
-def completeness(night: Measurement) -> tuple[dict, dict]:
-    """Completeness curve and 50 % flux of every criterion, for `curves.completeness`."""
+def completeness(night: Measurement) -> tuple[dict, dict, float | None]:
+    """Completeness curve and 50 % flux of every criterion, and the zero point, for `curves.completeness`."""
     edges = flux_bins(night.parameters.injection_flux_range)
     flux = np.asarray(night.trials["flux_true"])
     curves = {name: completeness_curve(flux, np.asarray(night.trials[f"recovered_{name}"]), edges) for name in CRITERIA}
-    return curves, {name: night.summary["completeness"][name]["flux_50"]["flux"] for name in CRITERIA}
+    limits = {name: night.summary["completeness"][name]["flux_50"]["flux"] for name in CRITERIA}
+    return curves, limits, night.parameters.zero_point
 
 
 def depth(night: Measurement) -> HTML:
@@ -192,19 +198,20 @@ def depth(night: Measurement) -> HTML:
     rows = []
     flux_50 = {name: night.summary["completeness"][name]["flux_50"]["flux"] for name in CRITERIA}
     first, *_ = CRITERIA
+    zero_point = night.parameters.zero_point
     for name, flux in flux_50.items():
         numbers = night.summary["completeness"][name]
         deeper = f"{2.5 * np.log10(flux_50[first] / flux):+.1f}" if flux and flux_50[first] else "not tested"
-        rows.append((name, *(_interval(numbers[key]) for key in ("flux_50", "flux_90")), deeper))
+        rows.append((name, *(_interval(numbers[key], zero_point) for key in ("flux_50", "flux_90")), deeper))
     names = ("criterion", "50 % flux [e-]", "90 % flux [e-]", f"magnitudes deeper than {first}")
     return shown(Table(rows=rows, names=names))
 
 
-def _interval(limit: dict) -> str:
+def _interval(limit: dict, zero_point: float | None) -> str:
     if limit["flux"] is None:
         return f"below {limit['high']:.0f}" if limit["high"] and not limit["low"] else "never reached"
     low, high = (f"{limit[key]:.0f}" if limit[key] else "?" for key in ("low", "high"))
-    return f"{limit['flux']:.0f} ({low} to {high})"
+    return f"{limit['flux']:.0f} ({low} to {high}){magnitude_text(limit['flux'], zero_point)}"
 
 
 def miss_reasons(night: Measurement) -> HTML:
@@ -261,7 +268,8 @@ def operating_points(night: Measurement) -> HTML:
             continue
         quoted = point["quoted_on"]
         alarms = f"{quoted['rate']:.2g} (< {quoted['high']:.2g})"
-        rows.append((name, in_words(point["cuts"]), f"{point['flux_50']:.0f}", alarms))
+        flux = f"{point['flux_50']:.0f}{magnitude_text(point['flux_50'], night.parameters.zero_point)}"
+        rows.append((name, in_words(point["cuts"]), flux, alarms))
     names = ("criterion", "recommended", "50 % flux [e-]", "false alarms per frame (95 % limit)")
     return shown(Table(rows=rows, names=names))
 
@@ -293,8 +301,8 @@ def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:
     return counts, (settings, np.array(expected, float))
 
 
-def tradeoff_points(night: Measurement) -> tuple[dict, dict]:
-    """Where the configured and the recommended settings lie: criterion to 50 % flux and false alarms per frame."""
+def tradeoff_points(night: Measurement) -> tuple[dict, dict, float | None]:
+    """50 % flux and alarms a frame of each criterion's configured and recommended setting; the zero point."""
     configured, recommended = {}, {}
     for name in CRITERIA:
         flux = night.summary["completeness"][name]["flux_50"]["flux"]
@@ -303,4 +311,4 @@ def tradeoff_points(night: Measurement) -> tuple[dict, dict]:
         if point:
             both = [point[half] for half in ("chosen_on", "quoted_on")]
             recommended[name] = (point["flux_50"], sum(half["count"] for half in both) / len(night.capture.frames))
-    return configured, recommended
+    return configured, recommended, night.parameters.zero_point

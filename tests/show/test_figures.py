@@ -79,7 +79,7 @@ def some_figures():
     share = Table(
         {"flux": flux, "value": flux, "completeness": flux / 16000, "low": flux / 17000, "high": flux / 15000}
     )
-    grid = Table({"criterion": ["psf_chi2"] * 8, "flux_50": flux, "even": range(8), "odd": range(8)})
+    grid = Table({"criterion": ["psf_chi2"] * 8, "flux_50": flux, "rate": np.geomspace(9, 0.1, 8)})
     counted = {"held out": (flux, range(8)), "in sample": (flux, range(8))}
     level = narrow[0]
     transfer = SimpleNamespace(level=level, variance=level * 9, error=level / 99, slope=9.0, intercept=0.0)

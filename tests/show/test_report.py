@@ -226,6 +226,14 @@ def test_index_says_verdict_meaning_and_action(tmp_path, offline):  # noqa: F811
     assert page.locator("img").first.get_attribute("alt") == f"Noise {HOSTILE}"
 
 
+def test_a_zero_point_adds_magnitudes_to_the_nights_page():
+    page = night_page(SUMMARY, {"parameters": Parameters(zero_point=25.0).model_dump(mode="json")})
+    assert {row["name"]: row["value"] for row in page["numbers"]}["neighbor_ratio: 50 % flux"] == (
+        "1,961 e- (1,900–2,030) (16.77 mag)"
+    )
+    assert "702 e- (17.88 mag)" in " ".join(page["verdict"]["actions"])
+
+
 def test_what_is_said_of_ten_files_is_said_once():
     same = [{"name": f"{k}.fits", "verdict": "used", "detail": "FILTER unknown"} for k in range(10)]
     odd = {"name": "x.fits", "verdict": "rejected", "reason": "level", "detail": "9 sigma"}

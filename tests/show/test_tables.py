@@ -11,7 +11,7 @@ from small_nights import with_counts, write_small_night
 
 from sla1tools import open_night
 from sla1tools.darks.model import characterize
-from sla1tools.show import characterization, tables
+from sla1tools.show import characterization, curves, tables
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,30 @@ def test_a_noise_that_is_wrong_shows_in_the_widths(night):
     )
     widths, _ = characterization.calibration(SimpleNamespace(capture=night.capture, dark=dark, audit=night.audit))
     np.testing.assert_allclose(widths["mad"], 1 / 0.9, atol=0.05)
+
+
+def test_magnitudes_stand_beside_fluxes_where_the_zero_point_is_set(night):
+    """In the tables of candidates and of depths, and above the axes of fluxes."""
+    seen = replace(night.capture, parameters=night.parameters.model_copy(update={"zero_point": 25.0}))
+    bright = replace(night, capture=seen)
+    found = bright.candidates(criterion="psf_chi2", snr_min=night.floors.snr + 0.1, p_min=0.0)
+    assert len(found)
+    flux = found["flux"][0]
+    html = tables.leading_rows(found, 25.0).data
+    assert "magnitude</th>" in html
+    assert f">{25 - 2.5 * log10(flux):.2f}<" in html
+    assert f">{found['time'][0]}<" in html
+    assert "magnitude" not in tables.leading_rows(found).data
+    limit = night.summary["completeness"]["psf_chi2"]["flux_50"]["flux"]
+    assert f"({25 - 2.5 * log10(limit):.2f} mag)" in tables.depth(bright).data
+    assert " mag)" not in tables.depth(night).data
+    figure = curves.completeness(*tables.completeness(bright))
+    flux_axis, above = figure.axes
+    assert above.get_xlim() == pytest.approx(25 - 2.5 * np.log10(flux_axis.get_xlim()))
+    assert len(curves.completeness(*tables.completeness(night)).axes) == 1
+
+
+def test_every_candidates_caption_has_its_time(night):
+    found = tables.brightest(night.candidates(threshold=night.floors.peak + 1, ratio=0.0))[:3]
+    for text, row in zip(tables.captions(night, found), found, strict=True):
+        assert text.startswith(f"{row['frame']}  {row['time'][11:19]}\n")
