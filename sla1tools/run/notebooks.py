@@ -25,6 +25,7 @@ NIGHT_PAGE = "night-page"  # tag of the cells whose figures the night's page sho
 OPENS_NIGHT = "opens-night"  # tag of the cell that needs the measurement
 INLINE = "module://matplotlib_inline.backend_inline"
 SILENCE = 60  # seconds for a cell's outputs to arrive once it has ended
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 INJECTED = "injected-parameters"  # tag of the cell that papermill adds
 
 
@@ -177,8 +178,15 @@ def _failure(notebook, problem: str) -> str | None:
 
 
 def _tidy(notebook) -> None:
-    """Forget the run's folder and times: the notebook can be run again by hand, and is the same after each run."""
+    """Forget the run's folder and times: the notebook can be run again by hand, and is the same after each run.
+
+    Its widgets are dead without their kernel: whatever reads it shows the picture that lies beside each.
+    """
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            if data.pop(WIDGET_MIME, None) and not data.get("image/png"):
+                data.pop("image/png", None)
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if INJECTED in cell.metadata.get("tags", []):

@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from browser import browser, cut_on_paper, faults_of_access, offline  # noqa: F401
+from nbconvert import HTMLExporter
 from observers_rule import find_candidates
 from small_nights import write_small_night
 
@@ -136,6 +137,17 @@ def test_every_page_can_be_read_by_everybody(published, offline, name, width):  
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert cut_on_paper(page) == []
     assert (watched.requests, watched.complaints) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["02_candidate_finding", "03_injection_testing"])
+def test_other_converters_show_the_contact_sheet_offline(published, offline, tmp_path, name):  # noqa: F811
+    """By nbconvert's own template, which asks the network for whatever makes a widget alive."""
+    html, _ = HTMLExporter().from_filename(str(published[1] / f"{name}.ipynb"))
+    assert "widget-view" not in html
+    (tmp_path / "n.html").write_text(html, encoding="utf-8")
+    sheet = offline().open(tmp_path / "n.html").locator(".jp-Cell").last.locator("img")
+    assert sheet.evaluate("image => image.naturalWidth") > 300
 
 
 @pytest.mark.slow
