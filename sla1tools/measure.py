@@ -11,6 +11,7 @@ from sla1tools.candidates.criteria import CRITERIA, CUTS, candidate_noise, candi
 from sla1tools.candidates.detection import Floors, detect_night
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.rates import CONFIDENCE, poisson_rate, telegraph_expectation
+from sla1tools.darks.classes import PixelClass
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
 from sla1tools.darks.telegraph import jump_together
@@ -356,8 +357,10 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, floors, grid) 
     alarms = limits_of(sum(counts[parameters.reference]))
     if parameters.excluded_classes:
         anywhere = candidates(leaders, parameters.model_copy(update={"excluded_classes": ()}), criterion)
-        count = np.count_nonzero(anywhere & (leaders["reference"] == parameters.reference))
-        alarms["every_pixel"] = limits_of(int(count))
+        anywhere &= np.asarray(leaders["reference"] == parameters.reference)
+        known = leaders[anywhere & (np.asarray(leaders["dq"]) & PixelClass.KNOWN != 0)]
+        places = sorted(set(zip(known["x"].tolist(), known["y"].tolist(), strict=True)))
+        alarms["every_pixel"] = limits_of(int(anywhere.sum())) | {"known": places}
     flux, recovered = np.asarray(trials["flux_true"]), np.asarray(trials[f"recovered_{criterion}"])
     frame, edges = np.asarray(trials["frame"]), completeness.flux_bins(parameters.injection_flux_range)
     curve = completeness.completeness_curve(flux, recovered, edges)

@@ -77,6 +77,12 @@ class Manifest(_Read):
     exit_status: int | None = None
 
 
+class EveryPixel(_Read):
+    """What `excluded_classes` left out: known pixels (x, y) that would have made candidates."""
+
+    known: list[tuple[Count, Count]] = []
+
+
 class Limits(_Read):
     """A value with its interval; None where not tested."""
 
@@ -85,6 +91,7 @@ class Limits(_Read):
     low: Finite | None = None
     high: Finite | None = None
     gaussian_expectation: Finite | None = None
+    every_pixel: EveryPixel = EveryPixel()
 
 
 class Completeness(_Read):

@@ -6,19 +6,26 @@ One night's DQ image is in memory at a time; of the others there are lists of ba
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from tokenize import TokenError
+from typing import get_args
 
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from scipy import special
 
-from sla1tools.darks.classes import BLOCKING, PixelClass
+from sla1tools.candidates.criteria import CRITERIA
+from sla1tools.darks.classes import BLOCKING, PixelClass, bits_of
 from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, METRICS, UNREADABLE, NightRecord, unreadable
+from sla1tools.parameters import Excludable
 from sla1tools.published import TRENDS, replace_file
 from sla1tools.text import open_regular, read_regular
 
@@ -29,6 +36,8 @@ their cuts, and only add a constant.
 LISTED = int(BAD | PixelClass.KNOWN)
 KNOWN_PIXELS = "known_pixels.fits"
 LEAST_NIGHTS = 2  # with candidates, for a pixel to be called recurrent
+AGED = 0.05  # chance of so long a silence, below which a pixel leaves the list
+Pixel = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -108,11 +117,9 @@ class PixelHistory:
         self._last = np.full(shape, -2, np.int32).ravel()
         self._classes = np.zeros(shape, np.uint16).ravel()
         self._steady = np.zeros(0, np.int64)
-        self.known = np.zeros(0, np.int64)
 
     def add(self, listed: np.ndarray) -> Changes:
         """Add a night's list, as `bad_pixels` gives it, and return what changed; nothing is new on the first night."""
-        self.known = np.union1d(self.known, listed[listed[:, 1] & int(PixelClass.KNOWN) != 0, 0])
         index, classes = listed[listed[:, 1] & int(BAD) != 0].T
         night, seen = self.count, self._nights[index] > 0
         returned = index[seen & (self._last[index] != night - 1)]
@@ -160,59 +167,95 @@ def candidate_pixels(path: Path, shape: tuple[int, int]) -> list[tuple[int, int]
     return pixels if all(0 <= x < shape[1] and 0 <= y < shape[0] for x, y in pixels) else None
 
 
-def recurrent_pixels(candidates: Mapping[str, set[tuple[int, int]]], least: int = LEAST_NIGHTS) -> Table:
-    """Find the pixels that made candidates on several nights.
+def silence_chance(nights, until, silent):
+    """Chance that a pixel stays silent so long if it is what it was.
+
+    Parameters
+    ----------
+    nights, until, silent : int or arrays
+        Nights with candidates; nights that looked at it from the first to the last of these; nights that looked since.
+
+    Notes
+    -----
+    From the first to the last the pixel made candidates on ``nights - 1`` of the ``until - 1`` nights after the first:
+    with Jeffreys' prior its share of nights is Beta(nights - 1/2, until - nights + 1/2), over which the chance of
+    silence is averaged. A pixel seen on each of two nights leaves the list after five silent ones, one seen on 2 of 20
+    after a hundred and twenty.
+    """
+    a, b = nights - 0.5, until - nights + 0.5
+    return np.exp(special.betaln(a, b + silent) - special.betaln(a, b))
+
+
+def recurrent_pixels(
+    candidates: Mapping[str, set[Pixel]],
+    blind: Mapping[Pixel, Sequence[int]] | None = None,
+    earlier: Mapping[Pixel, tuple[int, str, str]] | None = None,
+) -> Table:
+    """Find the pixels that made candidates on several nights, and how long they have been silent.
 
     Parameters
     ----------
     candidates : mapping of str to set
         Night, in order of time, to the pixels (x, y) that made its candidates, however often.
-    least : int
-        Nights.
+    blind : mapping of pixel to sequence of int, optional
+        Positions of the nights that could not show a pixel.
+    earlier : mapping of pixel to (int, str, str), optional
+        Number, first and last of the nights on which a pixel was seen before nights left it out: such nights cannot
+        show it again, and without this a list that is used would forget what it is used for.
 
     Returns
     -------
     recurrent : Table
-        x, y, nights, first, last; the most frequent first.
+        x, y, nights (with candidates), looked (nights from the first on that could show it), first, last, chance
+        (`silence_chance`; below `AGED` it is no longer listed); the most frequent first.
     """
-    seen: dict[tuple[int, int], list[str]] = {}
-    for night, pixels in candidates.items():
+    names, found = [*candidates], dict[Pixel, tuple[int, int, int]]()
+    for k, pixels in enumerate(candidates.values()):
         for pixel in pixels:
-            seen.setdefault(pixel, []).append(night)
-    rows = [(x, y, len(nights), nights[0], nights[-1]) for (x, y), nights in seen.items() if len(nights) >= least]
+            nights, first, _ = found.get(pixel, (0, k, k))
+            found[pixel] = nights + 1, first, k
+    place = {_plain(name): k for k, name in enumerate(names)}
+    for pixel, (nights, *ends) in (earlier or {}).items():
+        first, last = (place.get(end, 0) for end in ends)
+        now = found.get(pixel, (0, first, last))
+        found[pixel] = max(nights, now[0]), min(first, now[1]), max(last, now[2])
+    rows = []
+    for (x, y), (nights, first, last) in found.items():
+        if nights >= LEAST_NIGHTS:
+            unseen = np.array((blind or {}).get((x, y), ()), int)
+            until = max(nights, last - first + 1 - int(np.sum((unseen >= first) & (unseen <= last))))
+            silent = len(names) - 1 - last - int(np.sum(unseen > last))
+            chance = float(silence_chance(nights, until, silent))
+            rows.append((x, y, nights, until + silent, names[first], names[last], chance))
     rows.sort(key=lambda row: (-row[2], row[1], row[0]))
-    text = f"U{max(map(len, candidates), default=1)}"
-    return Table(rows=rows or None, names=("x", "y", "nights", "first", "last"), dtype=("i4", "i4", "i4", text, text))
+    text = f"U{max(map(len, names), default=1)}"
+    columns = {"x": "i4", "y": "i4", "nights": "i4", "looked": "i4", "first": text, "last": text, "chance": "f8"}
+    return Table(rows=rows or None, names=[*columns], dtype=[*columns.values()])
 
 
-def keep_listed(recurrent: Table, path: Path, shape: tuple[int, int], known: np.ndarray) -> Table:
-    """Add the pixels of an earlier list that nights have left out because they were listed.
-
-    Such a night could not show them again: without this, a list that is used would forget what it is used for. `known`
-    are the flat indices of pixels that any night of this camera was told of.
-    """
-    if read_plane(path, 0, shape) is None:
-        return recurrent
-    held = set(known.tolist())
-    there = set(zip(recurrent["x"], recurrent["y"], strict=True))
-    with suppress(OSError, LookupError, ValueError, TypeError, fits.VerifyError):
-        with fits.open(path, memmap=False) as hdus:
-            rows = Table(hdus["RECURRENT"].data)
-        for row in rows:
-            x, y = int(row["x"]), int(row["y"])
-            if (x, y) not in there and 0 <= x < shape[1] and 0 <= y < shape[0] and y * shape[1] + x in held:
-                recurrent.add_row([row[name] for name in recurrent.colnames])
-    return recurrent
+def read_list(path: Path, shape: tuple[int, int]) -> dict[Pixel, tuple[int, str, str]]:
+    """Read an earlier list as `recurrent_pixels` takes it; nothing where there is none of that shape."""
+    found: dict[Pixel, tuple[int, str, str]] = {}
+    if read_plane(path, 0, shape) is not None:
+        with suppress(OSError, LookupError, ValueError, TypeError, fits.VerifyError):
+            with fits.open(path, memmap=False) as hdus:
+                rows = Table(hdus["RECURRENT"].data)
+            for row in rows:
+                x, y = int(row["x"]), int(row["y"])
+                if 0 <= x < shape[1] and 0 <= y < shape[0]:
+                    found[x, y] = int(row["nights"]), str(row["first"]), str(row["last"])
+    return found
 
 
 def write_known_pixels(path: Path, recurrent: Table, bad: Table, shape: tuple[int, int]) -> None:
     """Write the recurrence list as a mask that `known_pixels` takes, with the histories beside it.
 
-    HDUs: the mask (uint8, 1 where a pixel made candidates on two or more nights), RECURRENT (its rows) and BAD_PIXELS
-    (every pixel that was ever bad). The file is replaced whole.
+    HDUs: the mask (uint8, 1 where a pixel made candidates on two or more nights and was not silent for too long since),
+    RECURRENT (`recurrent_pixels`) and BAD_PIXELS (every pixel that was ever bad). The file is replaced whole.
     """
     mask = np.zeros(shape, np.uint8)
-    mask[np.asarray(recurrent["y"], int), np.asarray(recurrent["x"], int)] = 1
+    listed = recurrent[recurrent["chance"] >= AGED]
+    mask[np.asarray(listed["y"], int), np.asarray(listed["x"], int)] = 1
     first = fits.PrimaryHDU(mask)
     first.header["CONTENT"] = ("recurrent pixels", "candidates on two or more nights")
     tables = {"RECURRENT": recurrent, "BAD_PIXELS": bad}
@@ -224,10 +267,14 @@ def write_known_pixels(path: Path, recurrent: Table, bad: Table, shape: tuple[in
     replace_file(unfinished, path)
 
 
+def _plain(name: str) -> str:
+    return name.encode("ascii", "backslashreplace").decode()
+
+
 def _ascii(table: Table) -> Table:
     plain = table.copy()
     for name in ("first", "last"):
-        texts = [text.encode("ascii", "backslashreplace") for text in np.asarray(table[name], str)]
+        texts = [_plain(text).encode() for text in np.asarray(table[name], str)]
         plain[name] = np.array(texts, dtype=f"S{max(map(len, texts), default=1) or 1}")
     return plain
 
@@ -252,17 +299,29 @@ def follow_pixels(
     Returns
     -------
     recurrent : Table
-        x, y, nights, first, last, of the latest night's camera; no rows where there is no night.
+        As `recurrent_pixels` gives it, of the latest night's camera; no rows where there is no night.
     latest : NightRecord or None
         The latest published night.
     """
     cache = outputs / TRENDS
     published = [record for record in records if record.published and record.shape]
     latest = published[-1] if published else None
+    mine = [r for r in published if latest and (r.instrument, r.shape) == (latest.instrument, latest.shape)]
+    found: dict[str, set[Pixel]] = {}
+    for record in mine:
+        pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape or (0, 0))
+        if pixels is None:
+            record.verdict, record.reasons = UNREADABLE, (*record.reasons, unreadable("candidates.ecsv"))
+        found[record.night] = {*(pixels or ()), *record.seen_on_known}
+    times = Counter(pixel for pixels in found.values() for pixel in pixels)
+    earlier = read_list(outputs / KNOWN_PIXELS, latest.shape) if latest and latest.shape else {}
+    asked = sorted({*earlier, *(pixel for pixel, nights in times.items() if nights >= LEAST_NIGHTS)})
+    blind: dict[Pixel, list[int]] = {}
+    place = {id(record): k for k, record in enumerate(mine)}
+    told: set[Pixel] = set()
     groups: dict[tuple, list[NightRecord]] = {}
     for record in published:
         groups.setdefault((record.shape, record.series(METRICS[0])), []).append(record)
-    known = np.zeros(0, np.int64)
     history: PixelHistory | None = None
     for (shape, _), group in sorted(groups.items(), key=lambda item: item[1][-1] is latest):  # the latest night's last
         history = None
@@ -273,22 +332,36 @@ def follow_pixels(
                 history = history or PixelHistory(shape)  # not before a file has that many pixels
                 record.changes = history.add(listed)
                 names.append(record.night)
-        if history and latest and (shape, group[0].instrument) == (latest.shape, latest.instrument):
-            known = np.union1d(known, history.known)
-    mine = [r for r in published if latest and (r.instrument, r.shape) == (latest.instrument, latest.shape)]
-    found = {}
-    for record in mine:
-        pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape or (0, 0))
-        if pixels is None:
-            record.verdict, record.reasons = UNREADABLE, (*record.reasons, unreadable("candidates.ecsv"))
-        found[record.night] = set(pixels or ())
-    recurrent = recurrent_pixels(found)
-    if latest is not None and history is not None:
-        recurrent = keep_listed(recurrent, outputs / KNOWN_PIXELS, history.shape, known)
-        if write:
-            write_known_pixels(outputs / KNOWN_PIXELS, recurrent, history.table(names), history.shape)
-            used = {_kept_as(record.sha256[MASTER]) for record in published if MASTER in record.sha256}
-            ours = (path for path in cache.iterdir() if re.fullmatch(r"[0-9a-f]{64}-\d+\.npy", path.name))
-            for stale in [path for path in ours if path.name not in used]:
-                stale.unlink(missing_ok=True)
+                if id(record) in place:
+                    dq = _dq_of(listed, asked, shape)
+                    told |= {asked[i] for i in np.flatnonzero(dq & int(PixelClass.KNOWN))}
+                    of_latest = group[-1] is latest  # another exposure need not show what this one shows
+                    for i in np.flatnonzero(dq & _left_out(record.parameters)) if of_latest else range(len(asked)):
+                        blind.setdefault(asked[i], []).append(place[id(record)])
+    recurrent = recurrent_pixels(found, blind, {pixel: row for pixel, row in earlier.items() if pixel in told})
+    if latest is not None and history is not None and write:
+        write_known_pixels(outputs / KNOWN_PIXELS, recurrent, history.table(names), history.shape)
+        used = {_kept_as(record.sha256[MASTER]) for record in published if MASTER in record.sha256}
+        ours = (path for path in cache.iterdir() if re.fullmatch(r"[0-9a-f]{64}-\d+\.npy", path.name))
+        for stale in [path for path in ours if path.name not in used]:
+            stale.unlink(missing_ok=True)
     return recurrent, latest
+
+
+def _dq_of(listed: np.ndarray, pixels: Sequence[Pixel], shape: tuple[int, int]) -> np.ndarray:
+    """DQ values of pixels, 0 where they are not in a night's list."""
+    flat = np.array([y * shape[1] + x for x, y in pixels], int)
+    at = np.minimum(np.searchsorted(listed[:, 0], flat), max(len(listed) - 1, 0))
+    return np.where(listed[at, 0] == flat, listed[at, 1], 0) if len(listed) else 0 * flat
+
+
+def _left_out(parameters: Mapping) -> int:
+    """Bits of a pixel that makes no candidate of a night, so that the night cannot show it.
+
+    Candidates on known pixels that `excluded_classes` leaves out stand in the summary all the same.
+    """
+    excluded = parameters.get("excluded_classes")
+    names = set(excluded if isinstance(excluded, list) else ()) & set(get_args(Excludable)) - {"known"}
+    rule = CRITERIA.get(str(parameters.get("criterion")))
+    terms = [int(term.bound) for term in rule.terms if term.column == "dq"] if rule else []
+    return reduce(or_, terms, bits_of(names))

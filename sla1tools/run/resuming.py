@@ -5,8 +5,11 @@ import os
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
+from scipy import ndimage
 
 from sla1tools import __version__
+from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.darks.classes import PixelClass
 from sla1tools.errors import FrameError
 from sla1tools.frames.capture import read_known_pixels, readable
@@ -23,9 +26,10 @@ def is_current(parameters: Parameters, outputs: Path, notebooks: bool = False) -
     Notes
     -----
     Compared are the parameters, this package's version, the names in the capture folder, the SHA-256 of every file that
-    a run reads, `psf`'s among them, and the pixels that `known_pixels` marks; no product may be missing, and where
-    `notebooks` are wanted the night must have been run with them. `sessions_directory` is compared as the place it
-    names, however it is written. The raw files are read only if all else is equal.
+    a run reads, `psf`'s among them, and the pixels that `known_pixels` marks within 2 px of the night's leaders and
+    injected stars; no product may be missing, and where `notebooks` are wanted the night must have been run with them.
+    `sessions_directory` is compared as the place it names, however it is written. The raw files are read only if all
+    else is equal.
     """
     place = outputs / night_path(parameters)
     manifest = read_manifest(place)
@@ -82,8 +86,20 @@ def _place(values: dict) -> str:
 
 
 def _same_known_pixels(place: Path, known: np.ndarray) -> bool:
+    """Tell whether no pixel that was added or taken away lies in the stamp of a leader or an injected star."""
     dq = read_plane(place / "master_dark.fits", "DQ", known.shape)
-    return dq is not None and np.array_equal(dq & PixelClass.KNOWN != 0, known)
+    if dq is None:
+        return False
+    changed = (dq & PixelClass.KNOWN != 0) != known
+    if not changed.any():
+        return True
+    near = ndimage.maximum_filter(changed, STAMP_SIZE, mode="constant")
+    for name, columns in (("leaders.fits", "xy"), ("injections.fits", ("x_true", "y_true"))):
+        rows = fits.getdata(place / name, 1)
+        x, y = (np.rint(rows[column]).astype(int) for column in columns)
+        if near[y, x].any():
+            return False
+    return True
 
 
 def _same_inputs(manifest: Manifest, parameters: Parameters) -> bool:

@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
@@ -21,6 +22,7 @@ from distributed import Client
 from distributed import comm as comms
 from distributed.security import Security
 from filelock import FileLock
+from scipy import ndimage
 
 from sla1tools import __version__, cli
 from sla1tools.errors import NightError, ParametersError
@@ -229,8 +231,18 @@ def test_other_known_pixels_make_it_run_again(job, tmp_path):
     assert run_one(marked).verdict == "ok"
     assert fits.getdata(job.outputs / job.night / "master_dark.fits", "DQ")[4, 3] & 4
     assert run_one(marked).verdict == "current"
-    Table({"x": [5], "y": [4]}).write(listed, overwrite=True)
-    assert run_one(marked).verdict == "ok"
+    folder = job.outputs / job.night
+    rows = [fits.getdata(folder / name, 1) for name in ("leaders.fits", "injections.fits")]
+    x, y = (np.rint(np.append(rows[0][axis], rows[1][f"{axis}_true"])).astype(int) for axis in "xy")
+    beside = np.zeros(job.parameters.frame_shape, bool)
+    beside[y, x] = True
+    beside = ndimage.maximum_filter(beside, 5)
+    beside[:6, :6] = True  # where the list was before
+    assert 0 < beside.mean() < 1, "the night has both kinds of pixels"
+    far, near = (np.argwhere(found)[0] for found in (~beside, beside & (np.indices(beside.shape).min(axis=0) > 6)))
+    for added, verdict in ((far, "current"), (near, "ok")):
+        Table({"x": [3, added[1]], "y": [4, added[0]]}).write(listed, overwrite=True)
+        assert run_one(marked).verdict == verdict
 
 
 def test_another_psf_makes_it_run_again(job, tmp_path):
