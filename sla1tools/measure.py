@@ -31,6 +31,7 @@ SELECTING = (
     "products_directory",
 )
 """Parameters that measuring does not depend on; any other, a new one too, makes a night another to be measured."""
+SURROUNDINGS = 7  # pixels to either side
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,36 @@ class Measurement:
             residual = self.dark.residual(counts, "leave_one_out", where)
             scaled.append(residual / self.dark.sigma(counts, where, "leave_one_out"))
         return np.stack(scaled, axis=1)
+
+    def history(self, x: np.ndarray, y: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Residuals of n pixels in every frame, over one noise a pixel, held out and in sample, (n, N, 2).
+
+        The noise is that of a held-out residual by the frames other than `frame`, (n,) indices: a flash in that frame
+        has no part in it.
+        """
+        where, own = (np.asarray(y), np.asarray(x)), np.asarray(frame)
+        noise, residuals = np.full(len(own), np.nan), []
+        for k in range(len(self.capture.frames)):
+            counts = self.capture.rows(k, 0, self.capture.shape[0])[where]
+            residuals.append([self.dark.residual(counts, reference, where) for reference in ("leave_one_out", "all")])
+            noise = np.where(own == k, self.dark.sigma(counts, where, "leave_one_out"), noise)
+        return np.moveaxis(np.array(residuals), 2, 0) / noise[:, None, None]
+
+    def surroundings(self, x: np.ndarray, y: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Cut 15x15 pixels around n pixels out of their frames and of what these are compared with, (n, 2, 15, 15).
+
+        In electrons, without a reference subtracted; NaN beyond the edge. `frame` are (n,) indices.
+        """
+        cut = np.full((len(x), 2, 2 * SURROUNDINGS + 1, 2 * SURROUNDINGS + 1), np.nan)
+        (ny, nx), reach = self.capture.shape, np.arange(-SURROUNDINGS, SURROUNDINGS + 1)
+        for pair, row, column, k in zip(cut, np.asarray(y), np.asarray(x), np.asarray(frame), strict=True):
+            rows, columns = row + reach, column + reach
+            inside = np.ix_((rows >= 0) & (rows < ny), (columns >= 0) & (columns < nx))
+            where = np.s_[max(rows[0], 0) : rows[-1] + 1, max(columns[0], 0) : columns[-1] + 1]
+            counts = self.capture.rows(k, where[0].start, min(where[0].stop, ny))[:, where[1]]
+            pair[0][inside] = counts * self.dark.scale
+            pair[1][inside] = pair[0][inside] - self.dark.residual(counts, self.parameters.reference, where)
+        return cut
 
     def per_frame(self, rows: Table) -> np.ndarray:
         """Count the rows of a table in each used frame, (N,) int, in file order."""

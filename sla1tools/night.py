@@ -139,7 +139,7 @@ class PublishedNight(Night):
     """A night opened from its published folder: the same tables and numbers, without its raw frames.
 
     `dark.mean` and `dark.variance` are rounded. Raw frames are asked for, and judged and combined again, by
-    `residual`, `inject` and `histories` alone; `NightError` says which are gone or changed.
+    `residual`, `inject`, `histories`, `history` and `surroundings` alone; `NightError` says which are gone or changed.
     """
 
     folder: Path = Path()
@@ -176,6 +176,12 @@ class PublishedNight(Night):
 
     def histories(self, x, y):
         return self.with_frames.histories(x, y)
+
+    def history(self, x, y, frame):
+        return self.with_frames.history(x, y, frame)
+
+    def surroundings(self, x, y, frame):
+        return self.with_frames.surroundings(x, y, frame)
 
     def inject(self, *, x, y, flux, frame=0):
         return self.with_frames.inject(x=x, y=y, flux=flux, frame=frame)

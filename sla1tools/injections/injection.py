@@ -23,6 +23,7 @@ from sla1tools.parameters import Parameters
 
 MOST_FLUX = 1e9  # electrons: thousands of times what saturates a pixel
 MEASURED = [name for name in LEADER_COLUMNS if name not in ("frame", "reference")]  # what every leader has of its own
+ALREADY_THERE = "already there"  # why a star is not found where a candidate stood before
 _CHUNK = 4000  # stars: some 25 MB, and in sample 0.4 MB more for each of the night's frames
 FAKE = ((0, 0, 300.0), (-1, 0, 100.0), (1, 0, 100.0), (0, -1, 100.0), (0, 1, 100.0))
 

@@ -196,7 +196,7 @@ def page_css(with_explorer: bool) -> str:
 
 def explorer_module() -> str:
     """Return the explorer's front end as one ES module, as anywidget takes it."""
-    parts = ("selection.js", "drawing.js", "explorer.js")
+    parts = ("selection.js", "words.js", "drawing.js", "controls.js", "saving.js", "explorer.js")
     return "\n".join((TEMPLATES.parent / "explorer" / part).read_text(encoding="utf-8") for part in parts)
 
 

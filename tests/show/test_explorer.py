@@ -18,6 +18,7 @@ from sla1tools.candidates.selection import first_failed
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import read_parameters, read_yaml, save_parameters, to_yaml
 from sla1tools.show.explorer import payload as gallery
+from sla1tools.show.explorer.payload import Exhibit
 from sla1tools.show.explorer.widget import Explorer, chosen
 from sla1tools.show.pages import export_html
 
@@ -43,6 +44,10 @@ def leaders():
 @pytest.fixture(scope="module")
 def injections():
     return make_injections(3000, parameters())
+
+
+def explorer_of(leaders, injections, setting, frames=FRAMES, floors=FLOORS, histories=None, **more):
+    return Explorer(Exhibit(leaders, injections, setting, frames, floors, histories=histories, **more))
 
 
 def write_page(folder, explorer):
@@ -89,7 +94,7 @@ def ties(leaders):
 
 def test_browser_counts_what_python_counts(opened, leaders, injections):
     """Every setting of a grid: candidates of both references, completeness of the flux bin, 50 % flux."""
-    watched = opened(Explorer(leaders, injections, parameters(), FRAMES, FLOORS, make_histories))
+    watched = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, make_histories))
     page = watched.page
     labels = page.locator(".sla1-sliders label").all_text_contents()
     assert labels == ["threshold (e-)", "ratio", "S/N ≥", "p ≥"], "in the criteria's order"
@@ -115,7 +120,7 @@ def test_browser_counts_what_python_counts(opened, leaders, injections):
 
 def test_browser_leaves_out_the_classes_that_python_leaves_out(opened, leaders, injections):
     excluded = ("hot", "noisy")
-    page = opened(Explorer(leaders, injections, parameters(excluded_classes=excluded), FRAMES, FLOORS)).page
+    page = opened(explorer_of(leaders, injections, parameters(excluded_classes=excluded), FRAMES, FLOORS)).page
     for criterion, cuts in (("neighbor_ratio", {"threshold": 120.0, "ratio": 0.1}), ("psf_chi2", {"snr_min": 4.0})):
         page.select_option(".sla1-controls select", label=criterion)
         for name, value in cuts.items():
@@ -151,7 +156,7 @@ def test_one_star_is_counted_once(leaders):
 
 
 def test_upper_limits_match_scipy(opened, leaders, injections):
-    page = opened(Explorer(leaders, injections, parameters(), FRAMES, FLOORS)).page
+    page = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS)).page
     script = re.search(r"function upperLimit.*?\n}", page.locator("script[type=module]").text_content(), re.DOTALL)[0]
     listed = [poisson_rate(n, 1).high for n in range(gallery.LIMITS_LISTED)]
     for count in (0, 5, 199, 200, 1000, 40_000):
@@ -160,7 +165,7 @@ def test_upper_limits_match_scipy(opened, leaders, injections):
 
 
 def test_packed_columns_come_back_exactly(opened, leaders, injections):
-    explorer = Explorer(leaders, injections, parameters(), FRAMES, FLOORS)
+    explorer = explorer_of(leaders, injections, parameters(), FRAMES, FLOORS)
     page = opened(explorer).page
     script = page.locator("script[type=module]").text_content().partition("function order")[0]
     rng = np.random.default_rng(5)
@@ -187,7 +192,7 @@ def test_packed_columns_come_back_exactly(opened, leaders, injections):
 
 
 def test_keyboard_moves_the_sliders(opened, leaders, injections):
-    page = opened(Explorer(leaders, injections, parameters(), FRAMES, FLOORS)).page
+    page = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS)).page
     before = shown(page)
     page.get_by_label("threshold (e-)", exact=True).focus()
     for _ in range(40):
@@ -203,20 +208,20 @@ def test_keyboard_moves_the_sliders(opened, leaders, injections):
 
 
 def test_status_is_spoken_once_the_slider_rests(opened, leaders, injections):
-    page = opened(Explorer(leaders, injections, parameters(), FRAMES, FLOORS)).page
+    page = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS)).page
     fill(page, "threshold", 300)
     expected = live_numbers(leaders, injections, parameters(threshold=300.0), 10, 1000.0)
     page.get_by_role("status").get_by_text(f"{expected['held_out']:,} candidates held out").wait_for()
 
 
 def test_gallery_filters_sorts_and_turns_pages(opened, leaders, injections):
-    page = opened(Explorer(leaders, injections, parameters(), FRAMES, FLOORS)).page
+    page = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS)).page
     passes = leaders[criteria.candidates(leaders, parameters()) & (leaders["reference"] == "leave_one_out")]
     assert f"1–24 of {len(passes):,}" in page.inner_text(".sla1-where")
     brightest = passes[np.argmax(passes["peak"])]
-    first = page.locator(".sla1-cutout").first.inner_text()
-    assert str(brightest["frame"]) in first
-    assert f"around (x={brightest['x']}, y={brightest['y']}," in first.replace("\n", " ")
+    first = page.locator(".sla1-cutout").first
+    assert first.inner_text().splitlines()[0].startswith(f"{brightest['frame']} · ")
+    assert f"around (x={brightest['x']}, y={brightest['y']}," in first.get_attribute("title")
     page.get_by_role("button", name="Next").click()
     assert page.inner_text(".sla1-where").startswith("25–48")
     page.get_by_label("frame", exact=True).select_option(label=FRAMES[3])
@@ -224,18 +229,18 @@ def test_gallery_filters_sorts_and_turns_pages(opened, leaders, injections):
     assert f"of {len(inside):,}" in page.inner_text(".sla1-where")
     page.get_by_label("sort by").select_option(label="S/N")
     best = inside[np.argmax(np.ma.filled(inside["snr"], -1))]
-    assert f"x={best['x']}, y={best['y']}" in page.locator(".sla1-cutout").first.inner_text()
+    assert f"x={best['x']}, y={best['y']}" in page.locator(".sla1-cutout").first.get_attribute("title")
 
 
 def test_a_cutout_tells_the_pixels_history(opened, leaders, injections):
-    watched = opened(Explorer(leaders, injections, parameters(), FRAMES, FLOORS, make_histories))
+    watched = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, make_histories))
     page = watched.page
     cutout = page.locator(".sla1-cutout").first
     cutout.press("Enter")
     history = page.locator(".sla1-history")
     assert history.is_visible()
     assert "σ in this frame" in history.inner_text()
-    assert history.locator("svg circle").count() == 1 + len(FRAMES)
+    assert history.locator("svg circle").count() == 2 * len(FRAMES), "held out and in sample"
     history.get_by_role("button", name="Close").click()
     assert not history.is_visible()
     assert cutout.evaluate("node => node === document.activeElement")
@@ -243,7 +248,7 @@ def test_a_cutout_tells_the_pixels_history(opened, leaders, injections):
 
 
 def test_injected_stars_found_and_missed(opened, leaders, injections):
-    page = opened(Explorer(leaders, injections, parameters(), FRAMES, FLOORS, show="injections")).page
+    page = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, show="injections")).page
     rule = criteria.CRITERIA["neighbor_ratio"]
     found = injections.recovered(rule, rule.configured(parameters()))
     for label, number in (("all", len(found)), ("found", found.sum()), ("missed", (~found).sum())):
@@ -258,7 +263,7 @@ def test_injected_stars_found_and_missed(opened, leaders, injections):
 def test_a_missed_stars_reason_is_the_first_term_that_its_brightest_leader_fails(opened, leaders, injections, name):
     rule, setting = criteria.CRITERIA[name], parameters(criterion=name, threshold=150.0)
     cuts = rule.configured(setting)
-    page = opened(Explorer(leaders, injections, setting, FRAMES, FLOORS, show="injections")).page
+    page = opened(explorer_of(leaders, injections, setting, FRAMES, FLOORS, show="injections")).page
     page.get_by_label("stars").select_option(label="missed")
     rows, seen = injections.leaders, set()
     for _ in range(12):
@@ -279,7 +284,7 @@ def test_hostile_frame_names_stay_text(opened, injections):
     leaders = make_leaders(500, parameters())
     leaders["frame"] = np.where(leaders["frame"] == FRAMES[0], hostile, leaders["frame"])
     names = [hostile, *FRAMES[1:]]
-    watched = opened(Explorer(leaders, injections, parameters(ratio=0.0), names, FLOORS, make_histories))
+    watched = opened(explorer_of(leaders, injections, parameters(ratio=0.0), names, FLOORS, make_histories))
     page = watched.page
     page.get_by_label("frame", exact=True).select_option(label=hostile)
     page.locator(".sla1-cutout").first.click()
@@ -290,7 +295,7 @@ def test_hostile_frame_names_stay_text(opened, injections):
 
 
 def test_no_leaders_and_no_stars(opened):
-    watched = opened(Explorer(make_leaders(0, parameters()), None, parameters(), FRAMES, FLOORS))
+    watched = opened(explorer_of(make_leaders(0, parameters()), None, parameters(), FRAMES, FLOORS))
     text = watched.page.inner_text(".sla1-explorer")
     assert "None seen in 10 frames still allows 0.3 a frame (95 %)" in text
     assert text.count("not tested") == 2
@@ -301,7 +306,7 @@ def test_nan_measures_never_pass(opened, injections):
     leaders = make_leaders(400, parameters())
     leaders["peak"][::3], leaders["neighbor_min"][1::3], leaders["neighbor_min"][2::9] = np.nan, np.nan, np.inf
     leaders["snr"][::2] = np.nan
-    watched = opened(Explorer(leaders, injections, parameters(threshold=120.0, ratio=0.0), FRAMES, FLOORS))
+    watched = opened(explorer_of(leaders, injections, parameters(threshold=120.0, ratio=0.0), FRAMES, FLOORS))
     expected = live_numbers(leaders, injections, parameters(threshold=120.0, ratio=0.0), 10, 1000.0)
     assert words(expected) in shown(watched.page)
     watched.page.select_option(".sla1-controls select", label="psf_chi2")
@@ -313,7 +318,7 @@ def test_nan_measures_never_pass(opened, injections):
 
 def test_in_sample_reference_judges_in_sample(opened, leaders, injections):
     setting = parameters(reference="all")
-    watched = opened(Explorer(leaders, injections, setting, FRAMES, FLOORS))
+    watched = opened(explorer_of(leaders, injections, setting, FRAMES, FLOORS))
     expected = live_numbers(leaders, injections, setting, 10, 1000.0)
     assert f"of {expected['in_sample']:,}" in watched.page.inner_text(".sla1-where")
     rate = watched.page.inner_text(".sla1-false-alarms-a-frame").partition(",")[0]
@@ -323,14 +328,14 @@ def test_in_sample_reference_judges_in_sample(opened, leaders, injections):
 def test_whatever_the_sliders_show_has_a_cutout(opened, leaders, injections):
     """At settings from end to end, also those where a star's second leader counts because the first fails."""
     setting, floors = parameters(), FLOORS
-    bounds = gallery.payload(leaders, injections, setting, FRAMES, floors)["bounds"]
+    bounds = gallery.payload(Exhibit(leaders, injections, setting, FRAMES, floors))["bounds"]
     possible = gallery.reachable(leaders, setting, bounds)
     held = np.asarray(leaders["reference"]) == setting.reference
     for criterion, cuts in SETTINGS:
         cuts = gallery.cuts_of({**{name: ends[0] for name, ends in bounds.items()}, **cuts})
         assert np.all(possible[criteria.candidates(leaders, parameters(criterion=criterion, **cuts)) & held])
     assert possible.sum() < held.sum()
-    page = opened(Explorer(leaders, injections, setting, FRAMES, FLOORS)).page
+    page = opened(explorer_of(leaders, injections, setting, FRAMES, FLOORS)).page
     for criterion, name in (("neighbor_ratio", "threshold"), ("psf_chi2", "snr_min")):
         page.select_option(".sla1-controls select", label=criterion)
         fill(page, name, bounds[name][0])
@@ -340,7 +345,7 @@ def test_whatever_the_sliders_show_has_a_cutout(opened, leaders, injections):
 
 def test_cutouts_that_are_left_out_are_told_of_before_anybody_moves_there(opened, leaders, injections, monkeypatch):
     monkeypatch.setattr(gallery, "CUTOUTS", 40)
-    explorer = Explorer(leaders, injections, parameters(), FRAMES, FLOORS)
+    explorer = explorer_of(leaders, injections, parameters(), FRAMES, FLOORS)
     possible = explorer.payload["cutouts"]["possible"]
     assert possible > 40
     page = opened(explorer).page
@@ -352,19 +357,55 @@ def test_cutouts_that_are_left_out_are_told_of_before_anybody_moves_there(opened
     assert "more without a cutout" in page.inner_text(".sla1-where")
 
 
+def test_candidates_of_many_nights_are_filtered_by_night_and_pixel(opened, leaders):
+    """One more column, and frames' names that hold for all nights, make a season's gallery."""
+    rows = leaders[leaders["reference"] == "leave_one_out"]
+    rows["night"] = np.where(
+        np.arange(len(rows)) % 3 == 0, "2024-05-08/03_38_48/Dark30s", "2024-05-09/04_00_00/Dark30s"
+    )
+    names = [f"{night}/{name}" for night in sorted(set(rows["night"])) for name in FRAMES]
+    rows["frame"] = [f"{night}/{name}" for night, name in rows.iterrows("night", "frame")]
+    watched = opened(explorer_of(rows, None, parameters(), names))
+    page = watched.page
+    passes = rows[criteria.candidates(rows, parameters())]
+    assert f"of {len(passes):,}" in page.inner_text(".sla1-where")
+    assert page.locator(".sla1-toolbar label").all_text_contents()[0] == "night"
+    page.get_by_label("night").select_option(label="2024-05-09/04_00_00/Dark30s")
+    own = passes[passes["night"] == "2024-05-09/04_00_00/Dark30s"]
+    assert f"of {len(own):,}" in page.inner_text(".sla1-where")
+    page.locator(".sla1-toolbar input[type=text]").fill(f"{own['x'][0] + 1}, {own['y'][0]}")
+    near = own[(np.abs(own["x"] - own["x"][0] - 1) <= 1) & (np.abs(own["y"] - own["y"][0]) <= 1)]
+    assert page.inner_text(".sla1-where") == f"1–{len(near)} of {len(near)}"
+    assert watched.complaints == []
+
+
+class Listener:
+    def __init__(self):
+        self.sent = []
+
+    def send(self, content, buffers):
+        self.sent.append((content, buffers))
+
+
 @pytest.mark.slow
 def test_further_cutouts_are_those_of_their_rows(leaders, injections):
     """As the kernel sends them to JupyterLab: rows of the carried table, under the same stretch."""
     for show, table in (("candidates", leaders), ("injections", injections.trials)):
-        explorer = Explorer(leaders, injections, parameters(), FRAMES, FLOORS, show=show)
+        explorer = explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, show=show)
         rows = [5, 77, 1234]
-        sent = np.frombuffer(explorer._more_cutouts(rows), np.uint8).reshape(3, 5, 5)
-        assert np.array_equal(sent, gallery.shades(table["stamp"][rows], explorer.payload["cutouts"]))
+        view = Listener()
+        explorer._answer(view, {"rows": rows, "closer": False}, [])
+        ((content, (sent,)),) = view.sent
+        assert content == {"rows": rows, "closer": False}
+        assert np.array_equal(
+            np.frombuffer(sent, np.uint8).reshape(3, 5, 5),
+            gallery.shades(table["stamp"][rows], explorer.payload["cutouts"]),
+        )
 
 
 def test_many_leaders_are_capped_and_said(opened, injections, tmp_path):
     leaders = make_leaders(100_000, parameters(), stars=0.01)
-    explorer = Explorer(leaders, injections, parameters(), FRAMES, FLOORS)
+    explorer = explorer_of(leaders, injections, parameters(), FRAMES, FLOORS)
     carried = explorer.payload["carried"]
     assert carried["rows"] <= gallery.ROWS < carried["total"]
     assert carried["complete"]
@@ -429,7 +470,7 @@ def test_one_stretch_for_all_cutouts():
 
 
 def test_without_javascript_the_candidates_are_there(opened, leaders, injections):
-    explorer = Explorer(leaders, injections, parameters(), FRAMES, FLOORS)
+    explorer = explorer_of(leaders, injections, parameters(), FRAMES, FLOORS)
     page = opened(explorer, javascript=False).page
     assert page.locator(".sla1-static img").evaluate("node => node.naturalWidth") > 500
     numbers = live_numbers(leaders, injections, parameters(), 10, 1000.0)
@@ -437,7 +478,7 @@ def test_without_javascript_the_candidates_are_there(opened, leaders, injections
 
 
 def test_static_mode_is_a_contact_sheet(opened, leaders, injections):
-    explorer = Explorer(leaders, injections, parameters(interactive=False), FRAMES, FLOORS)
+    explorer = explorer_of(leaders, injections, parameters(interactive=False), FRAMES, FLOORS)
     bundle = explorer._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" not in bundle
     watched = opened(explorer)
@@ -447,7 +488,7 @@ def test_static_mode_is_a_contact_sheet(opened, leaders, injections):
 
 @pytest.mark.parametrize("width", [390, 1100])
 def test_nothing_sticks_out(opened, leaders, injections, width):
-    page = opened(Explorer(leaders, injections, parameters(), FRAMES, FLOORS, make_histories), width=width).page
+    page = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, make_histories), width=width).page
     page.locator(".sla1-cutout").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     edges = page.evaluate(
@@ -464,7 +505,7 @@ def test_nothing_sticks_out(opened, leaders, injections, width):
 )
 def test_saved_setting_is_layered_over_any_night(opened, leaders, injections, tmp_path, criterion, cuts):
     """The file holds the criterion and its cuts alone: over another night it names that night still."""
-    page = opened(Explorer(leaders, injections, parameters(products_directory="/x"), FRAMES, FLOORS)).page
+    page = opened(explorer_of(leaders, injections, parameters(products_directory="/x"), FRAMES, FLOORS)).page
     page.select_option(".sla1-controls select", label=criterion)
     for name, value in cuts.items():
         fill(page, name, value)
@@ -479,7 +520,7 @@ def test_saved_setting_is_layered_over_any_night(opened, leaders, injections, tm
 
 
 def test_a_number_beyond_the_sliders_end_becomes_the_end(opened, leaders, injections):
-    explorer = Explorer(leaders, injections, parameters(), FRAMES, Floors(135.8290625, 4.03))
+    explorer = explorer_of(leaders, injections, parameters(), FRAMES, Floors(135.8290625, 4.03))
     page = opened(explorer).page
     for name, typed, end, words in (
         ("threshold", "5", 136.0, "threshold 136: lowest here"),
@@ -495,7 +536,8 @@ def test_a_number_beyond_the_sliders_end_becomes_the_end(opened, leaders, inject
     expected = live_numbers(leaders, injections, parameters(threshold=1000.0, ratio=1.0), 10, 1000.0)
     assert f"{expected['held_out']:,} held out" in shown(page)
     assert (
-        gallery.payload(leaders, injections, parameters(), FRAMES, Floors(135.8, 4.03))["bounds"]["snr_min"][0] == 4.1
+        explorer_of(leaders, injections, parameters(), floors=Floors(135.8, 4.03)).payload["bounds"]["snr_min"][0]
+        == 4.1
     )
 
 
@@ -514,19 +556,19 @@ def test_saving_never_overwrites(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_sliders_setting_becomes_parameters(leaders, injections):
-    explorer = Explorer(leaders, injections, parameters(p_min=0.0), FRAMES, FLOORS)
-    view = explorer.widget.children[-1]
-    assert chosen(view, explorer.parameters) == parameters(p_min=0.0)
-    view.criterion, view.snr_min, view.threshold = 1, 8.5, 150.0
-    assert chosen(view, explorer.parameters) == parameters(
-        p_min=0.0, criterion="psf_chi2", snr_min=8.5, threshold=150.0
+    explorer = explorer_of(leaders, injections, parameters(p_min=0.0))
+    controls = explorer.widget.children[-1].controls
+    assert chosen(controls, explorer.parameters) == parameters(p_min=0.0)
+    controls["criterion"].index, controls["snr_min"].value, controls["threshold"].value = 1, 8.5, 150.25
+    assert chosen(controls, explorer.parameters) == parameters(
+        p_min=0.0, criterion="psf_chi2", snr_min=8.5, threshold=150.25
     )
 
 
 def test_tables_are_left_alone(leaders, injections):
     tables = leaders, injections.trials, injections.leaders
     before = [table.copy() for table in tables]
-    Explorer(leaders, injections, parameters(), FRAMES, FLOORS, make_histories)._repr_mimebundle_()
+    explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, make_histories)._repr_mimebundle_()
     for table, copy in zip(tables, before, strict=True):
         assert table.colnames == copy.colnames
         for name in table.colnames:

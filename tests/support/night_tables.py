@@ -122,6 +122,16 @@ def make_injections(n, parameters, seed=2) -> Injections:
     return injections
 
 
-def make_histories(x, y):
+def make_histories(x, y, frame):
     rng = np.random.default_rng(3)
-    return rng.normal(size=(len(x), 10)) + 8 * (rng.uniform(size=(len(x), 10)) < 0.1)
+    residuals = rng.normal(size=(len(x), 10)) + 8 * (rng.uniform(size=(len(x), 10)) < 0.1)
+    return np.stack([residuals, 0.9 * residuals], axis=2)
+
+
+def make_surroundings(x, y, frame):
+    """A frame on a sloping reference; the pixel itself is the frame's number of hundreds above it."""
+    rng = np.random.default_rng(4)
+    reference = 1300 + np.arange(15.0) + rng.normal(0, 5, (len(x), 15, 15))
+    taken = reference + rng.normal(0, 40, reference.shape)
+    taken[:, 7, 7] = reference[:, 7, 7] + 100 * np.asarray(frame)
+    return np.stack([taken, reference], axis=1)

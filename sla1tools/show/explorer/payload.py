@@ -7,7 +7,8 @@ import base64
 import gzip
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,19 @@ from astropy.table import Table
 
 from sla1tools.candidates import criteria, rates
 from sla1tools.candidates.criteria import CRITERIA, CUTS
-from sla1tools.candidates.detection import Floors
+from sla1tools.candidates.detection import UNITS, Floors
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.selection import SAME_STAR, Criterion
-from sla1tools.darks.classes import PixelClass, name_of
+from sla1tools.darks.classes import PixelClass, names_in
 from sla1tools.injections import completeness
-from sla1tools.injections.injection import Injections
+from sla1tools.injections.injection import ALREADY_THERE, Injections
 from sla1tools.parameters import Parameters
 from sla1tools.text import printable
 
 ROWS = 50_000  # leaders carried: about 1 MB, and a selection in under 5 ms
 CUTOUTS = 8_000  # a quarter of a megabyte
-HISTORY_VALUES = 200_000
+CLOSER_LOOKS = 200  # rows with wide cutouts
+HISTORY_VALUES = 100_000
 LIMITS_LISTED = 200  # exact limits to this count, Wilson-Hilferty beyond
 HELD_OUT = "leave_one_out"
 INFINITE, UNKNOWN = 2**31 - 1, -(2**31)  # how the integer columns spell infinity and NaN
@@ -35,24 +37,19 @@ SLIDERS: dict[str, dict[str, Any]] = {
     name: {"label": cut.label, "unit": cut.unit, "step": cut.step, "log": cut.log, "opens": cut.opens}
     for name, cut in CUTS.items()
 } | {"flux": FLUX}
-SHOWN = ("x", "y", "peak", "neighbor_min", "snr", "p_value", "dq")  # of a leader, whatever the criteria ask
+# Of a leader, whatever the criteria ask: shown, sorted by, saved.
+SHOWN = ("x", "y", "peak", "neighbor_min", "snr", "flux", "p_value", "rival_margin", "dq")
 
 
-def payload(
-    leaders: Table,
-    injections: Injections | None,
-    parameters: Parameters,
-    frames: Sequence[str],
-    floors: Floors,
-    histories: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-    show: str = "candidates",
-) -> dict[str, Any]:
-    """Pack both tables and the cutouts for the front end; plain JSON, no NaN.
+@dataclass(frozen=True)
+class Exhibit:
+    """What an explorer shows.
 
-    Parameters
+    Attributes
     ----------
     leaders : Table
-        With the columns of `leaders.fits` and, in memory, `stamp` (n, 5, 5) in electrons.
+        With the columns of `leaders.fits` and, in memory, `stamp` (n, 5, 5) in electrons. A column `night` (text) makes
+        it an exhibit of many nights, which can be filtered by it; `frame` is then unique over all of them.
     injections : Injections or None
         As `inject` returns them; None where nothing was injected.
     parameters : Parameters
@@ -61,10 +58,75 @@ def payload(
         Names of all frames searched, in order.
     floors : Floors
         What the leaders exceed: the sliders' minima.
-    histories : callable, optional
-        ``histories(x, y)`` gives (n, N) held-out residuals of n pixels in every frame, in units of their noise.
+    times : sequence of str
+        When the frames began, UTC; none if not known.
+    histories, surroundings : callable, optional
+        As `Measurement.history` and `Measurement.surroundings`; None where there are no raw frames.
     show : {'candidates', 'injections'}
-        Whose cutouts are shown.
+        Whose cutouts: the camera's candidates, or the injected stars, found and missed.
+    """
+
+    leaders: Table
+    injections: Injections | None
+    parameters: Parameters
+    frames: Sequence[str]
+    floors: Floors
+    times: Sequence[str] = ()
+    histories: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = field(default=None, repr=False)
+    surroundings: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = field(default=None, repr=False)
+    show: str = "candidates"
+
+    @classmethod
+    def of(cls, night, show: str = "candidates") -> "Exhibit":
+        """Exhibit a `measure.Measurement`. Stars are in no raw frame: they have stamps alone."""
+        names = night.capture.names
+        frames = names, night.floors, night.capture.times(names).tolist()
+        exhibit = cls(night.leaders, night.injections, night.parameters, *frames, show=show)
+        if show == "injections" or not night.has_frames:
+            return exhibit
+        return replace(exhibit, histories=night.history, surroundings=night.surroundings)
+
+    @cached_property
+    def carried(self) -> tuple[np.ndarray, Floors, bool]:
+        """Rows of the leaders that are carried, as from `carried`."""
+        return carried(self.leaders, self.parameters, self.floors)
+
+    @cached_property
+    def table(self) -> Table:
+        """Rows that can be pictured: the carried leaders, or the injected stars."""
+        if self.show == "candidates":
+            return self.leaders[self.carried[0]]
+        return self.leaders[:0] if self.injections is None else self.injections.trials
+
+    @cached_property
+    def frame_numbers(self) -> np.ndarray:
+        """Number of each pictured row's frame, from 0."""
+        return _frames_of(self.table, self.frames)
+
+    def stamps(self, rows) -> np.ndarray:
+        """Residuals of 5x5 pixels around pictured rows, (n, 5, 5) electrons."""
+        if len(rows) == 0:
+            return np.full((0, STAMP_SIZE, STAMP_SIZE), np.nan, np.float32)
+        return np.asarray(self.table["stamp"][rows], np.float32)
+
+    def closer(self, rows) -> np.ndarray:
+        """Residual, frame and reference of 15x15 pixels around rows, over the reference's median, (n, 3, 15, 15) e-."""
+        assert self.surroundings is not None
+        frame, reference = np.moveaxis(self.surroundings(*self._places(rows)), 1, 0)
+        level = np.nanmedian(reference, axis=(1, 2), keepdims=True)
+        return np.stack([frame - reference, frame - level, reference - level], axis=1)
+
+    def history(self, rows) -> np.ndarray:
+        """Residuals of rows' pixels in every frame, held out and in sample, over one noise, (n, N, 2)."""
+        assert self.histories is not None
+        return np.asarray(self.histories(*self._places(rows)), np.float64)
+
+    def _places(self, rows):
+        return np.asarray(self.table["x"])[rows], np.asarray(self.table["y"])[rows], self.frame_numbers[rows]
+
+
+def payload(exhibit: Exhibit) -> dict[str, Any]:
+    """Pack both tables and the cutouts for the front end; plain JSON, no NaN.
 
     Notes
     -----
@@ -72,33 +134,41 @@ def payload(
     every count above the floors stays exact; where even that is not enough the brightest are carried and
     `carried.complete` is False.
     """
-    rows, floors, complete = carried(leaders, parameters, floors)
-    leaders, total, complete = leaders[rows], len(leaders) + floors.left_out, complete and not floors.left_out
-    pictured = leaders if show == "candidates" else None if injections is None else injections.trials
+    parameters, injections = exhibit.parameters, exhibit.injections
+    rows, floors, complete = exhibit.carried
+    leaders = exhibit.leaders[rows]
     low, high = parameters.injection_flux_range
     bounds = {name: list(cut.ends(parameters, floors)) for name, cut in CUTS.items()} | {"flux": [low, high]}
-    chosen = _pictured(leaders, parameters, bounds) if show == "candidates" else _with_stamp(pictured)
-    carried_cutouts = chosen if len(chosen) <= CUTOUTS else _first(chosen, show)
+    chosen = _pictured(leaders, parameters, bounds) if exhibit.show == "candidates" else _with_stamp(exhibit.table)
+    cutouts = _first(chosen, ROWS if "night" in leaders.colnames else CUTOUTS, exhibit.show)
     return {
-        "show": show,
+        "show": exhibit.show,
         "criteria": [_rule(criterion) for criterion in criteria.criteria_of(parameters).values()],
         "same_star": SAME_STAR,
         "sliders": SLIDERS,
+        "units": {name: UNITS.get(name, "") for name in SHOWN},
+        "already": ALREADY_THERE,
         "own": int(parameters.reference == HELD_OUT),
         "interactive": True,
-        "frames": [printable(name) for name in frames],
+        "frames": [printable(name) for name in exhibit.frames],
+        "times": list(exhibit.times),
         "shape": list(parameters.frame_shape),
         "hours": parameters.night_hours,
         "frames_per_night": parameters.frames_per_night,
         "budget": parameters.false_alarm_budget,
         "setting": setting(parameters),
         "bounds": bounds,
-        "carried": {"rows": len(leaders), "total": total, "complete": complete, "floors": asdict(floors)},
-        "leaders": _pack_leaders(leaders, parameters, frames),
-        "trials": _pack_trials(injections, parameters, frames),
-        "cutouts": _pack_cutouts(pictured, carried_cutouts) | {"possible": len(chosen)},
-        "histories": _pack_histories(pictured, carried_cutouts, histories, len(frames)),
-        "classes": dq_classes(),
+        "carried": {
+            "rows": len(leaders),
+            "total": len(exhibit.leaders) + floors.left_out,
+            "complete": complete and not floors.left_out,
+            "floors": asdict(floors),
+        },
+        "leaders": _pack_leaders(leaders, exhibit),
+        "trials": _pack_trials(injections, parameters, exhibit.frames),
+        "cutouts": _pack_cutouts(exhibit, cutouts) | {"possible": len(chosen)},
+        "histories": _pack_histories(exhibit, cutouts),
+        "classes": [[int(flag), names_in(flag)] for flag in PixelClass],
         "limits": [round(rates.poisson_rate(n, 1).high, 6) for n in range(LIMITS_LISTED)],
     }
 
@@ -165,11 +235,6 @@ def filled(column) -> np.ndarray:
     return np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
 
 
-def dq_classes() -> list[list]:
-    """Bits and names of the pixel classes, [[bit, name], ...]."""
-    return [[int(flag), name_of(flag)] for flag in PixelClass]
-
-
 def reachable(leaders: Table, parameters: Parameters, bounds: Mapping[str, Sequence[float]]) -> np.ndarray:
     """Which leaders of the configured reference are candidates at some setting of the sliders, (n,) bool.
 
@@ -207,14 +272,16 @@ def _nearness(criterion: Criterion, rows: Table, parameters: Parameters) -> np.n
     return nearest
 
 
-def _with_stamp(trials: Table | None) -> np.ndarray:
+def _with_stamp(trials: Table) -> np.ndarray:
     """Trials that have a cutout: those with a leader, whatever became of it."""
-    return np.zeros(0, int) if trials is None else np.flatnonzero(np.isfinite(trials["stamp"][:, 2, 2]))
+    return np.flatnonzero(np.isfinite(trials["stamp"][:, 2, 2])) if len(trials) else np.zeros(0, int)
 
 
-def _first(rows: np.ndarray, show: str) -> np.ndarray:
+def _first(rows: np.ndarray, most: int, show: str) -> np.ndarray:
     """Rows whose cutouts are carried where not all can be: the nearest candidates, or stars evenly over all."""
-    return rows[:CUTOUTS] if show == "candidates" else rows[np.linspace(0, len(rows) - 1, CUTOUTS).astype(int)]
+    if len(rows) <= most or show == "candidates":
+        return rows[:most]
+    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
 def pack_column(values, unit: float | None = None) -> dict[str, Any]:
@@ -277,9 +344,12 @@ def _frames_of(rows: Table, frames: Sequence[str]) -> np.ndarray:
     return np.array([order.get(name, 0) for name in np.asarray(rows["frame"]).tolist()], np.int64)
 
 
-def _pack_leaders(leaders: Table, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any]:
-    held = np.asarray(leaders["reference"]) == HELD_OUT
-    return _pack_rows(leaders, parameters, {"frame": _frames_of(leaders, frames), "held": held})
+def _pack_leaders(leaders: Table, exhibit: Exhibit) -> dict[str, Any]:
+    more = {"frame": _frames_of(leaders, exhibit.frames), "held": np.asarray(leaders["reference"]) == HELD_OUT}
+    nights: list[str] = []
+    if "night" in leaders.colnames:
+        nights, more["night"] = _words(leaders["night"])
+    return _pack_rows(leaders, exhibit.parameters, more) | {"nights": nights}
 
 
 def _pack_trials(injections: Injections | None, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any] | None:
@@ -330,31 +400,19 @@ def shades(stamps: np.ndarray, scale: Mapping[str, float]) -> np.ndarray:
     return np.where(np.isnan(level), 255, np.rint(np.nan_to_num(level))).astype(np.uint8)
 
 
-def more_cutouts(
-    leaders: Table, injections: Injections | None, parameters: Parameters, floors: Floors, content: Mapping[str, Any]
-) -> Callable[[Sequence[int]], bytes]:
-    """Return what gives the shades of further cutouts, by the rows and with the stretch of a payload's."""
-    own = leaders[carried(leaders, parameters, floors)[0]] if content["show"] == "candidates" else None
-    table = own if injections is None or own is not None else injections.trials
-    return lambda rows: shades(_stamps(table, np.asarray(rows, int)), content["cutouts"]).tobytes()
-
-
-def _stamps(table: Table | None, chosen: np.ndarray) -> np.ndarray:
-    if table is None or len(chosen) == 0:
-        return np.full((len(chosen), STAMP_SIZE, STAMP_SIZE), np.nan, np.float32)
-    return np.asarray(table["stamp"][chosen], np.float32)
-
-
-def _pack_cutouts(table: Table | None, chosen: np.ndarray) -> dict[str, Any]:
-    stamps = _stamps(table, chosen)
+def _pack_cutouts(exhibit: Exhibit, chosen: np.ndarray) -> dict[str, Any]:
+    stamps = exhibit.stamps(chosen)
     scale = stretch(stamps)
-    return scale | {"rows": pack_column(chosen), "shades": pack_column(shades(stamps, scale).ravel())}
+    packed = scale | {"rows": pack_column(chosen), "shades": pack_column(shades(stamps, scale).ravel())}
+    if exhibit.surroundings is None:
+        return packed
+    return packed | {"closer": pack_column(shades(exhibit.closer(chosen[:CLOSER_LOOKS]), scale).ravel())}
 
 
-def _pack_histories(table, chosen, histories, n_frames) -> dict[str, Any] | None:
-    if histories is None or table is None or len(chosen) == 0 or n_frames == 0:
+def _pack_histories(exhibit: Exhibit, chosen: np.ndarray) -> dict[str, Any] | None:
+    frames = len(exhibit.frames)
+    if exhibit.histories is None or len(chosen) == 0 or frames == 0:
         return None
-    shown = chosen[: max(HISTORY_VALUES // n_frames, 1)]
-    sigmas = np.asarray(histories(np.asarray(table["x"])[shown], np.asarray(table["y"])[shown]), np.float64)
-    tenths = np.rint(np.clip(sigmas, -1e6, 1e6) * 10)
+    shown = chosen[: max(HISTORY_VALUES // frames, 1)]
+    tenths = np.rint(np.clip(exhibit.history(shown), -1e6, 1e6) * 10)
     return {"shown": len(shown), "sigmas": pack_column(tenths.ravel() * 0.1, 0.1)}

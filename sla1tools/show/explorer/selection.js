@@ -1,7 +1,7 @@
 // What the candidate explorer knows: the two tables, the selections on them, and the live numbers.
 // Measure once, select many. `drawing.js` and `explorer.js` follow in the same module.
 
-const INFINITE = 2 ** 31 - 1, UNKNOWN = -(2 ** 31);
+const INFINITE = 2 ** 31 - 1, UNKNOWN = -(2 ** 31), CLOSER = 3 * 15 ** 2;
 
 // ---- the tables ----
 
@@ -95,7 +95,7 @@ function found(night, s) {
 function missReason(night, s, star) {
   const { first, leaders: t } = night.trials, terms = night.criteria[s.criterion].terms;
   const fails = (i) => terms.find((term) => !testOf(night, term, t, s)(i));
-  for (let i = first[star]; i < first[star + 1]; i++) if (t.before[i] && !fails(i)) return "already there";
+  for (let i = first[star]; i < first[star + 1]; i++) if (t.before[i] && !fails(i)) return night.already;
   return fails(first[star])?.miss ?? "";
 }
 
@@ -188,10 +188,16 @@ async function loadNight(payload) {
   const shown = payload.show === "injections" ? (trials ? starRows(trials) : { n: 0 }) : leaders;
   night.shown = shown;
   night.cutoutOf = new Map(Array.from(cutouts.rows, (row, k) => [row, k]));
-  night.orders = [
-    order(shown.n, (i) => shown.peak[i]), order(shown.n, (i) => shown.snr[i]), order(shown.n, (i) => shown.p_value[i]),
-    Uint32Array.from({ length: shown.n }, (_, i) => i).sort(
-      (a, b) => shown.frame[a] - shown.frame[b] || shown.y[a] - shown.y[b] || shown.x[a] - shown.x[b]),
-  ];
+  cutouts.closer ??= new Uint8Array(0);
+  night.closerOf = new Map(Array.from(cutouts.rows.slice(0, cutouts.closer.length / CLOSER), (row, k) => [row, k]));
+  night.historyOf = new Map(Array.from(cutouts.rows.slice(0, histories?.shown ?? 0), (row, k) => [row, histories.sigmas.subarray(2 * k * night.frames.length, 2 * (k + 1) * night.frames.length)]));
+  night.orders = [];
   return night;
+}
+
+// Rows by one of SORTS, each sorted when it is first asked for.
+function orderOf(night, sort) {
+  const { shown: t } = night, by = [t.peak, t.snr, t.flux, t.p_value, t.rival_margin][sort];
+  return (night.orders[sort] ??= by ? order(t.n, (i) => by[i]) : Uint32Array.from({ length: t.n }, (_, i) => i).sort(
+    (a, b) => t.frame[a] - t.frame[b] || t.y[a] - t.y[b] || t.x[a] - t.x[b]));
 }

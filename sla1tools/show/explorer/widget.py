@@ -1,79 +1,45 @@
 """The candidate explorer: sliders over the night's two tables, alive in JupyterLab and in the report.
 
 Nothing is detected again when a slider moves: the front end selects on tables it already holds. In JupyterLab the
-controls are ipywidgets, linked to the front end without a detour through the kernel; in the report the same module
-draws its own.
+controls are ipywidgets, whose values the front end reads without a detour through the kernel; in the report the same
+module draws its own.
 """
 
 import base64
 import functools
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from astropy.table import Table
 
 from sla1tools.candidates.criteria import CRITERIA, CUTS
-from sla1tools.candidates.detection import Floors
-from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters, save_parameters, validate
 from sla1tools.show import contact_sheet
 from sla1tools.show.explorer import payload as gallery
-from sla1tools.show.explorer.payload import SLIDERS
+from sla1tools.show.explorer.payload import SLIDERS, Exhibit
 from sla1tools.show.pages import GALLERY_MIME, explorer_css, explorer_module
 
 
 class Explorer:
     """Show the candidates at any setting, and what the setting costs and finds.
 
-    Display it as the last line of a cell.
-
-    Parameters
-    ----------
-    leaders : Table
-        The night's leaders, with `stamp` (n, 5, 5) in electrons.
-    injections : Injections or None
-        The night's injected stars; None where nothing was injected.
-    parameters : Parameters
-        Where the sliders start. With ``interactive: false`` a contact sheet for printing is shown instead.
-    frames : sequence of str
-        Names of all frames searched, in order.
-    floors : Floors
-        What the leaders exceed, and so the sliders' minima.
-    histories : callable, optional
-        ``histories(x, y)`` gives (n, N) held-out residuals of n pixels in every frame, in units of their noise. Without
-        it a cutout's history has no chart.
-    show : {'candidates', 'injections'}
-        Whose cutouts: the camera's candidates, or the injected stars, found and missed.
+    Display it as the last line of a cell. With ``interactive: false`` it is a contact sheet for printing.
 
     Notes
     -----
     The tables are not changed. Header text is shown as text, whatever it holds.
     """
 
-    def __init__(
-        self,
-        leaders: Table,
-        injections: Injections | None,
-        parameters: Parameters,
-        frames: Sequence[str],
-        floors: Floors,
-        histories: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-        show: str = "candidates",
-    ):
-        self.parameters = parameters
-        self._picture = contact_sheet.picture(leaders, injections, parameters, show)
-        self.caption = contact_sheet.caption(leaders, injections, parameters, frames, show)
+    def __init__(self, exhibit: Exhibit):
+        self.exhibit, self.parameters = exhibit, exhibit.parameters
+        self._picture, self.caption = contact_sheet.picture(exhibit), contact_sheet.caption(exhibit)
         self.payload: dict[str, Any] = {"interactive": False}
-        if parameters.interactive:
-            self.payload = gallery.payload(leaders, injections, parameters, frames, floors, histories, show)
-            self._more_cutouts = gallery.more_cutouts(leaders, injections, parameters, floors, self.payload)
+        if self.parameters.interactive:
+            self.payload = gallery.payload(exhibit)
 
     @classmethod
     def of(cls, night, show: str = "candidates") -> "Explorer":
         """Explore a `measure.Measurement`."""
-        tables = night.leaders, night.injections, night.parameters, night.capture.names
-        return cls(*tables, night.floors, night.histories if night.has_frames else None, show)
+        return cls(Exhibit.of(night, show))
 
     @functools.cached_property
     def widget(self):
@@ -83,9 +49,13 @@ class Explorer:
         return box
 
     def _answer(self, view, content, buffers) -> None:
-        """Send the front end cutouts that its payload does not carry."""
-        rows = [int(row) for row in content.get("cutouts", ())]
-        view.send({"cutouts": rows}, [self._more_cutouts(rows)])
+        """Send the front end what its payload does not carry of some rows: cutouts; wide ones, and histories."""
+        rows = np.array(content.get("rows", ()), int)
+        if not content.get("closer"):
+            view.send(content, [gallery.shades(self.exhibit.stamps(rows), self.payload["cutouts"]).tobytes()])
+            return
+        wide = gallery.shades(self.exhibit.closer(rows), self.payload["cutouts"])
+        view.send(content, [wide.tobytes(), self.exhibit.history(rows).astype("<f8").tobytes()])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         """Offer a live widget, the report's payload, a picture, and text; the reader takes the first it knows."""
@@ -105,67 +75,65 @@ def _front_end():
     """The anywidget class; made on first use, because anywidget and ipywidgets are slow to import."""
     import anywidget
     import traitlets
+    from ipywidgets import widget_serialization
 
     class FrontEnd(anywidget.AnyWidget):
         _esm = explorer_module()
         _css = explorer_css()
         payload = traitlets.Dict().tag(sync=True)
-        criterion = traitlets.Int().tag(sync=True)
+        controls = traitlets.Dict().tag(sync=True, **widget_serialization)
+        sliders = traitlets.Dict().tag(sync=True, **widget_serialization)
 
-    values = {name: traitlets.Float().tag(sync=True) for name in SLIDERS}
-    # A slider snaps its value to its step, even while it is being built: the front end tells that from a hand's move.
-    slides = {f"slide_{name}": traitlets.Float().tag(sync=True) for name in SLIDERS}
-    return type("Explorer", (FrontEnd,), values | slides)
+    return FrontEnd
 
 
 def _box(payload, parameters):
     import ipywidgets as widgets
 
-    setting = payload["setting"]
-    view = _front_end()(payload=payload, **setting, **{f"slide_{name}": setting[name] for name in SLIDERS})
-    rows = {name: _slider_row(view, name, *payload["bounds"][name]) for name in SLIDERS}
-    choice = widgets.Dropdown(options=tuple(CRITERIA), index=view.criterion, description="criterion")
-    widgets.jslink((view, "criterion"), (choice, "index"))
+    rows = {name: _slider_row(name, payload) for name in SLIDERS}
+    criterion = payload["setting"]["criterion"]
+    choice = widgets.Dropdown(options=tuple(CRITERIA), index=criterion, description="criterion")
+    # The number that counts is the field's; the slider's is its place among the slider's steps.
+    controls = {"criterion": choice} | {name: row.children[1] for name, row in rows.items()}
+    sliders = {name: row.children[0] for name, row in rows.items()}
+    view = _front_end()(payload=payload, controls=controls, sliders=sliders)
 
     def show_own_sliders(change=None):
-        own = payload["criteria"][view.criterion]["cuts"]
+        own = payload["criteria"][choice.index]["cuts"]
         for name in rows.keys() - {"flux"}:
             rows[name].layout.display = "flex" if name in own else "none"
 
-    view.observe(show_own_sliders, "criterion")
+    choice.observe(show_own_sliders, "index")
     show_own_sliders()
     if payload["trials"] is None:
         rows["flux"].layout.display = "none"
-    return widgets.VBox([choice, *rows.values(), _buttons(view, payload, parameters), view])
+    top = widgets.VBox([choice, *rows.values(), _buttons(controls, payload, parameters)])
+    top.add_class("sla1-lab-controls")
+    return widgets.VBox([top, view])
 
 
-def _slider_row(view, name, low, high):
-    """A slider and a number field on one value, linked to the front end without the kernel."""
+def _slider_row(name, payload):
+    """A slider over whole steps, and the number field that it moves."""
     import ipywidgets as widgets
 
-    slider, value = SLIDERS[name], getattr(view, name)
-    step, log = slider["step"], slider["log"]
-    place = np.log10 if log else float
-    ends = {"min": np.floor(place(low) / step) * step, "max": np.ceil(place(high) / step) * step}
-    kind = widgets.FloatLogSlider if log else widgets.FloatSlider
-    handle = kind(
-        value=value,
-        step=step,
-        description=f"{slider['label']} ({slider['unit']})" if slider["unit"] else slider["label"],
+    cut, (low, high), value = SLIDERS[name], payload["bounds"][name], payload["setting"][name]
+    place = (lambda v: np.log10(v) / cut["step"]) if cut["log"] else (lambda v: v / cut["step"])
+    handle = widgets.IntSlider(
+        value=round(place(value)),
+        min=int(np.ceil(place(low) - 1e-9)),
+        max=int(np.floor(place(high) + 1e-9)),
+        description=f"{cut['label']} ({cut['unit']})" if cut["unit"] else cut["label"],
         readout=False,
         style={"description_width": "11em"},
         layout=widgets.Layout(width="32em", min_width="14em", flex="0 1 auto"),
-        **ends,
     )
-    field = widgets.BoundedFloatText(value=value, min=low, max=high, step=step, layout=widgets.Layout(width="8em"))
-    widgets.jslink((view, f"slide_{name}"), (handle, "value"))
-    widgets.jslink((view, name), (field, "value"))
+    field = widgets.BoundedFloatText(value=value, min=low, max=high, layout=widgets.Layout(width="8em"))
     row = widgets.HBox([handle, field])
     row.add_class(f"sla1-slider-{name}")
     return row
 
 
-def _buttons(view, payload, parameters):
+def _buttons(controls, payload, parameters):
     import ipywidgets as widgets
 
     reset = widgets.Button(description="Reset", tooltip="Back to the night's own setting")
@@ -174,15 +142,15 @@ def _buttons(view, payload, parameters):
     answer = widgets.Label()
 
     def on_reset(_):
-        for key, value in payload["setting"].items():
-            setattr(view, key, value)
+        controls["criterion"].index = payload["setting"]["criterion"]
+        for key in SLIDERS:
+            controls[key].value = payload["setting"][key]
 
     def on_save(_):
         # What a callback raises is invisible in JupyterLab.
         try:
-            path = save_parameters(
-                chosen(view, parameters), name.value, ["criterion", *payload["criteria"][view.criterion]["cuts"]]
-            )
+            own = payload["criteria"][controls["criterion"].index]["cuts"]
+            path = save_parameters(chosen(controls, parameters), name.value, ["criterion", *own])
             answer.value = f"Saved as params/{path.name}"
         except Exception as error:
             answer.value = f"Not saved: {error}"
@@ -192,7 +160,7 @@ def _buttons(view, payload, parameters):
     return widgets.HBox([reset, name, save, answer], layout=widgets.Layout(flex_flow="row wrap"))
 
 
-def chosen(view, parameters: Parameters) -> Parameters:
-    """Return the parameters with the sliders' setting."""
-    cuts = gallery.cuts_of({name: float(getattr(view, name)) for name in CUTS})
-    return validate(parameters.model_dump() | cuts | {"criterion": list(CRITERIA)[view.criterion]}, "sliders")
+def chosen(controls, parameters: Parameters) -> Parameters:
+    """Return the parameters with the controls' setting."""
+    cuts = gallery.cuts_of({name: float(controls[name].value) for name in CUTS})
+    return validate(parameters.model_dump() | cuts | {"criterion": controls["criterion"].value}, "sliders")
