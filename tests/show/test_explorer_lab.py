@@ -17,16 +17,18 @@ CARRIED = 100  # cutouts
 TABLES = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
-from night_tables import frame_names, make_leaders, make_histories, make_injections, parameters
+from night_tables import frame_names, make_leaders, make_histories, make_injections, make_surroundings, parameters
 from sla1tools.candidates.detection import Floors
 from sla1tools.show.explorer import payload
 from sla1tools.show.explorer.widget import Explorer
 payload.CUTOUTS = {CARRIED}
+payload.CLOSER_LOOKS = 10
+raw = dict(histories=make_histories, surroundings=make_surroundings)
 floors = Floors(120.0, 4.0)
 tables = make_leaders({LEADERS}, parameters()), make_injections(20_000, parameters())
 """
 CUTS = {"threshold": 183.37, "p_min": 0.0017}  # on no slider's step
-SHOW = f"explorer = Explorer(*tables, parameters(**{CUTS}), frame_names(10), floors, make_histories)\nexplorer"
+SHOW = f"explorer = Explorer(payload.Exhibit(*tables, parameters(**{CUTS}), frame_names(10), floors, **raw))\nexplorer"
 LATENCY = """
 async (key) => {
     const handle = document.activeElement, times = [];

@@ -165,7 +165,7 @@ function axisOf(night, criterion, cut) {
 
 // All leaders over the criterion's first two cuts, those that pass in colour; what lies beyond an axis stands on its end.
 function scatter(night, onPick) {
-  const map = pointMap("All leaders by the criterion's cuts; those that pass are orange", SCATTER.W, SCATTER.H, onPick), { left, right, top, bottom } = SCATTER;
+  const map = pointMap("Leaders over the two cuts; those that pass are orange", SCATTER.W, SCATTER.H, onPick), { left, right, top, bottom } = SCATTER;
   const injections = night.show === "injections", t = night.shown;
   let drawn = -1, axes = [], lines = [];
   const X = (v) => left + (right - left) * axes[0].at(v), Y = (v) => bottom - (bottom - top) * axes[1].at(v);
