@@ -602,7 +602,7 @@ def test_static_mode_is_a_contact_sheet(opened, leaders, injections):
     assert "application/vnd.jupyter.widget-view+json" not in bundle
     watched = opened(explorer)
     assert watched.page.locator("img").count() == 1
-    assert watched.page.locator("script, input, select").count() == 0
+    assert watched.page.locator(".sla1-gallery, input, select").count() == 0
 
 
 @pytest.mark.parametrize("width", [390, 1100])
