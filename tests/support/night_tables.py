@@ -48,14 +48,14 @@ def _measured(rng, stamps, flux, x, y, parameters):
     peak, lowest = center * unit, np.rint(around.min(axis=0) / unit) * unit
     fitted = {
         "snr": snr,
-        "flux": flux,
+        "flux": flux.astype(np.float32),
         "x_fit": x + rng.uniform(-0.5, 0.5, len(flux)),
         "y_fit": y + rng.uniform(-0.5, 0.5, len(flux)),
         "chi2": chi2.isf(p_value, 21),
         "dof": np.full(len(flux), 21, np.int32),
         "p_value": p_value,
         "best_rival": np.where(rng.uniform(size=len(flux)) < 0.5, "single", "pair"),
-        "rival_margin": rng.normal(-20, 30, len(flux)),
+        "rival_margin": rng.normal(-20, 30, len(flux)).astype(np.float32),
     }
     columns = {"x": x.astype(np.int32), "y": y.astype(np.int32), "peak": peak, "neighbor_min": lowest}
     with np.errstate(divide="ignore", invalid="ignore"):
