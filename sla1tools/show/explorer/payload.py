@@ -134,7 +134,7 @@ def payload(exhibit: Exhibit) -> dict[str, Any]:
     every count above the floors stays exact; where even that is not enough the brightest are carried and
     `carried.complete` is False.
     """
-    parameters, injections = exhibit.parameters, exhibit.injections
+    parameters = exhibit.parameters
     rows, floors, complete = exhibit.carried
     leaders = exhibit.leaders[rows]
     low, high = parameters.injection_flux_range
@@ -165,7 +165,7 @@ def payload(exhibit: Exhibit) -> dict[str, Any]:
             "floors": asdict(floors),
         },
         "leaders": _pack_leaders(leaders, exhibit),
-        "trials": _pack_trials(injections, parameters, exhibit.frames),
+        "trials": _pack_trials(exhibit),
         "cutouts": _pack_cutouts(exhibit, cutouts) | {"possible": len(chosen)},
         "histories": _pack_histories(exhibit, cutouts),
         "classes": [[int(flag), names_in(flag)] for flag in PixelClass],
@@ -329,12 +329,12 @@ def _words(column) -> tuple[list[str], np.ndarray]:
     return [str(name) for name in names], place
 
 
-def _pack_rows(rows: Table, parameters: Parameters, more: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Pack what is shown of a leader, what the criteria ask of it, and further columns."""
+def _pack_rows(rows: Table, exhibit: Exhibit, shown: Sequence[str], more: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Pack what the criteria ask of a leader, what is shown of it, and further columns."""
     asked = [name for rule in CRITERIA.values() for term in rule.terms for name in (term.column, term.factor) if name]
-    unit = dict.fromkeys(("peak", "neighbor_min"), parameters.scale / 2)
-    rivals, rival = _words(rows["best_rival"])
-    columns = {name: rows[name] for name in dict.fromkeys((*SHOWN, *asked))} | {"rival": rival} | more
+    unit = dict.fromkeys(("peak", "neighbor_min"), exhibit.parameters.scale / 2)
+    rivals, rival = _words(rows["best_rival"][: len(rows) if shown is SHOWN else 0])
+    columns = {name: rows[name] for name in dict.fromkeys((*shown, *asked))} | {"rival": rival} | more
     packed = {name: pack_column(values, unit.get(name)) for name, values in columns.items()}
     return {"n": len(rows), "rivals": rivals} | packed
 
@@ -349,24 +349,27 @@ def _pack_leaders(leaders: Table, exhibit: Exhibit) -> dict[str, Any]:
     nights: list[str] = []
     if "night" in leaders.colnames:
         nights, more["night"] = _words(leaders["night"])
-    return _pack_rows(leaders, exhibit.parameters, more) | {"nights": nights}
+    shown = SHOWN if exhibit.show == "candidates" else ("x", "y")  # places tell which lead twice
+    return _pack_rows(leaders, exhibit, shown, more) | {"nights": nights}
 
 
-def _pack_trials(injections: Injections | None, parameters: Parameters, frames: Sequence[str]) -> dict[str, Any] | None:
+def _pack_trials(exhibit: Exhibit) -> dict[str, Any] | None:
     """Pack every star, and under `leaders` the rows that decide whether it is found."""
+    injections = exhibit.injections
     if injections is None or len(injections.trials) == 0:
         return None
+    shown = SHOWN if exhibit.show == "injections" else ()
     trials, leaders = injections.trials, injections.leaders
-    edges = completeness.flux_bins(parameters.injection_flux_range)
+    edges = completeness.flux_bins(exhibit.parameters.injection_flux_range)
     flux = np.asarray(trials["flux_true"], np.float64)
     return {
         "n": len(trials),
         "edges": [float(edge) for edge in edges],
         "bin": pack_column(completeness.bin_of_flux(flux, edges)),
         "flux": pack_column(flux.astype(np.float32)),
-        "frame": pack_column(_frames_of(trials, frames)),
+        "frame": pack_column(_frames_of(trials, exhibit.frames)),
         "leader": pack_column(injections.shown),
-        "leaders": _pack_rows(leaders, parameters, {"star": leaders["star"], "before": leaders["before"]}),
+        "leaders": _pack_rows(leaders, exhibit, shown, {"star": leaders["star"], "before": leaders["before"]}),
     }
 
 
