@@ -79,7 +79,7 @@ class Injections:
             (criterion.terms, chosen, ""),
         ):
             trials["miss_reason"][np.asarray(table["star"])] = first_failed(terms, table, cuts, otherwise)
-        trials["miss_reason"][star[before & passes]] = "already there"
+        trials["miss_reason"][star[before & passes]] = ALREADY_THERE
         trials["miss_reason"][trials[f"recovered_{criterion.name}"]] = ""
         at = np.asarray(chosen["star"])
         trials["stamp"][at] = self.stamps[rows]

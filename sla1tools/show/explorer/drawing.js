@@ -160,7 +160,7 @@ function axisOf(night, criterion, cut) {
   const far = term.column === "peak" || term.column === "snr"; // they have no upper end
   if (far) for (let i = 0; i < t.n; i++) if (Number.isFinite(of(i))) high = Math.max(high, of(i));
   const scale = log || far ? (v) => Math.log(v / low) / Math.log(high / low) : (v) => (v - low) / (high - low);
-  return { label: named(night.sliders[cut]), of, low, high, at: (v) => Math.min(1, Math.max(0, v > 0 ? scale(v) : 0)), logarithmic: log || far };
+  return { label: named(night.sliders[cut]).replace(/ ≥$/, ""), of, low, high, at: (v) => Math.min(1, Math.max(0, v > 0 ? scale(v) : 0)), logarithmic: log || far };
 }
 
 // All leaders over the criterion's first two cuts, those that pass in colour; what lies beyond an axis stands on its end.
@@ -173,7 +173,7 @@ function scatter(night, onPick) {
     for (const v of a.logarithmic ? logTicks(a.low, a.high) : [0, 0.25, 0.5, 0.75, 1].map((f) => a.low + f * (a.high - a.low))) {
       const place = along ? { x: X(v), y: bottom + 16, "text-anchor": "middle" } : { x: left - 6, y: Y(v) + 4, "text-anchor": "end" };
       draw(svg, "line", along ? { x1: X(v), x2: X(v), y1: top, y2: bottom, class: "sla1-grid" } : { x1: left, x2: right, y1: Y(v), y2: Y(v), class: "sla1-grid" });
-      draw(svg, "text", { ...place, class: "sla1-axis" }, number(v));
+      draw(svg, "text", { ...place, class: "sla1-axis" }, v > 0 && v < 1e-3 ? v.toExponential(0) : number(v));
     }
     const middle = (top + bottom) / 2;
     draw(svg, "text", along ? { x: (left + right) / 2, y: SCATTER.H - 6, "text-anchor": "middle", class: "sla1-axis" }

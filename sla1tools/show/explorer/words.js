@@ -24,7 +24,7 @@ function captionLines(night, now, s, i) {
   const head = night.show === "injections"
     ? `${number(night.trials.flux[i])} e-: ${now.trialMask[i] ? "found" : `missed, ${missReason(night, s, i)}`}`
     : `${frame} · ${unbroken(`${number(t.peak[i])} e-`)}`;
-  return [head, `S/N ${number(t.snr[i])} · ${unbroken(`p ${number(t.p_value[i], 2)}`)}`];
+  return [head, Number.isNaN(t.snr[i]) ? "not fitted" : `S/N ${number(t.snr[i])} · ${unbroken(`p ${number(t.p_value[i], 2)}`)}`];
 }
 
 // All that is measured of it.
@@ -36,8 +36,8 @@ function around(night, i) {
 
 function measures(night, i) {
   const t = night.shown, margin = t.rival_margin[i], rival = t.rivals[t.rival[i]];
-  const parts = [`ratio ${number(t.neighbor_min[i] / t.peak[i], 2)}`, `S/N ${number(t.snr[i])}`, `p ${number(t.p_value[i], 2)}`,
-    `flux ${number(t.flux[i])} e-`];
+  const parts = [`ratio ${number(t.neighbor_min[i] / t.peak[i], 2)}`, ...(Number.isNaN(t.snr[i]) ? [`not fitted: S/N not above ${number(night.carried.floors.snr)}, or its centre is flagged`]
+    : [`S/N ${number(t.snr[i])}`, `p ${number(t.p_value[i], 2)}`, `flux ${number(t.flux[i])} e-`])];
   if (rival) parts.push(`${rival} fits ${margin > 0 ? "better" : "worse"}: χ² ${margin > 0 ? "−" : "+"}${number(Math.abs(margin))}`);
   return parts.map(unbroken).join(" · ");
 }
