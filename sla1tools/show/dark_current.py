@@ -34,12 +34,12 @@ def dark_current_chart(found: DarkCurrent) -> Drawing | None:
         return None
     rows = found.captures[np.argsort(found.captures["signal"])]
     alt = f"Level against exposure, and variance against level, of {len(rows)} captures of one chip"
-    figure, (left, right) = blank_axes(9.6, 3.4, alt, ncols=2)
-    left.plot(rows["signal"], rows["fitted"], color=IN_SAMPLE, lw=1)
-    left.plot(rows["signal"], rows["level"], "o", color=HELD_OUT, markersize=5)
-    left.set(xlabel=f"exposure, as at {found.temperature:.1f} °C [s]", ylabel="mean level [e-]")
-    right.errorbar(rows["level"], rows["variance"], rows["variance_error"], fmt="o", color=HELD_OUT, markersize=4)
+    figure, (upper, lower) = blank_axes(6.4, 5.6, alt, nrows=2)
+    upper.plot(rows["signal"], rows["fitted"], color=IN_SAMPLE, lw=1)
+    upper.plot(rows["signal"], rows["level"], "o", color=HELD_OUT, markersize=5)
+    upper.set(xlabel=f"exposure, as at {found.temperature:.1f} °C [s]", ylabel="mean level [e-]")
+    lower.errorbar(rows["level"], rows["variance"], rows["variance_error"], fmt="o", color=HELD_OUT, markersize=4)
     line = np.polyfit(rows["level"], rows["variance"], 1, w=1 / rows["variance_error"])
-    right.plot(rows["level"], np.polyval(line, rows["level"]), color=IN_SAMPLE, lw=1)
-    right.set(xlabel="mean level [e-]", ylabel="variance of one frame [e-²]")
+    lower.plot(rows["level"], np.polyval(line, rows["level"]), color=IN_SAMPLE, lw=1)
+    lower.set(xlabel="mean level [e-]", ylabel="variance of one frame [e-²]")
     return figure

@@ -9,7 +9,7 @@ from sla1tools.nights.dark_current import measure_dark_current
 from sla1tools.nights.trends import read_nights
 from sla1tools.run.batch import nights_of
 from sla1tools.run.season import write_trends
-from sla1tools.run.workers import Job, run_one
+from sla1tools.run.workers import CURRENT, Job, run_one
 from sla1tools.simulate.night import simulate_night
 from sla1tools.text import moment
 
@@ -63,3 +63,9 @@ def test_dark_current_is_measured_from_what_was_published(season):
         assert np.nanmedian(hdus["PEDESTAL"].data) == pytest.approx(300, rel=0.02)
     assert "7 captures of one chip" in page.read_text(encoding="utf-8")
     assert "doubling temperature" in page.read_text(encoding="utf-8")
+
+
+def test_what_was_run_is_current(season):
+    nights, outputs, _ = season
+    again = [run_one(Job(night, outputs, False, moment(), __version__, "", notebooks=())) for night in nights]
+    assert {outcome.verdict for outcome in again} == {CURRENT}
