@@ -462,7 +462,7 @@ def trends(outputs, adopt) -> None:
     Example:
       sla1 trends --outputs outputs --adopt
     """
-    from sla1tools.run.publishing import holds_outputs
+    from sla1tools.published import holds_outputs
     from sla1tools.run.season import adopt_season, write_trends
 
     if not outputs.is_dir():

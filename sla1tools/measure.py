@@ -23,7 +23,7 @@ from sla1tools.injections.counts import count_settings, tradeoff
 from sla1tools.injections.injection import Injections, holds_a_stamp, inject
 from sla1tools.injections.operating_point import operating_point
 from sla1tools.parameters import Parameters, validate
-from sla1tools.published import from_half, to_half
+from sla1tools.published.formats import from_half, to_half
 from sla1tools.verdict import Doubt, Opinion
 
 SELECTING = (
@@ -256,6 +256,8 @@ def selected_again(measured: Measurement, parameters: Parameters) -> Measurement
     """
     chosen = {name: getattr(parameters, name) for name in SELECTING}
     capture = replace(measured.capture, parameters=measured.parameters.model_copy(update=chosen))
+    if capture.parameters == measured.parameters:
+        return measured
     if measured.floors != Floors.of(capture.parameters, measured.dark.median_noise):
         return None
     parts = (measured.dark, measured.leaders, measured.injections, measured.hits, measured.floors, measured.audit)

@@ -25,6 +25,14 @@ def _environment():
     os.environ.update(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_kept():
+    """Nights that tests open are not kept in the outputs of this checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sla1tools.night.cache.place_of", lambda parameters: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_sessions():
     """The folder of the real night of 20 darks; tests that use it are skipped where it is absent."""

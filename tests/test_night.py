@@ -20,7 +20,8 @@ from sla1tools.injections.injection import inject
 from sla1tools.measure import Measurement, depends_on, measure_night, selected_again
 from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.places import CHECKOUT
-from sla1tools.published import ARCHIVE, INDEX, read_archive, store, write_archive, write_manifest
+from sla1tools.published import INDEX, store, write_manifest
+from sla1tools.published.formats import ARCHIVE, read_archive, write_archive
 from sla1tools.run.night import run_night
 from sla1tools.simulate.night import Star
 

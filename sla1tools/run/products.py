@@ -24,7 +24,8 @@ from sla1tools.frames.capture import Capture
 from sla1tools.frames.codes import positive
 from sla1tools.frames.fits import Stored
 from sla1tools.measure import Measurement, telegraph_numbers
-from sla1tools.published import ARCHIVE, TELEGRAPH, to_half, write_archive
+from sla1tools.published import TELEGRAPH
+from sla1tools.published.formats import ARCHIVE, to_half, write_archive
 from sla1tools.text import json_text, printable
 
 # name: (type, unit, what it is)

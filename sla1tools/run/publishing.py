@@ -25,24 +25,22 @@ from sla1tools.places import missing
 from sla1tools.published import (
     ASIDE,
     FAILED,
-    FOLDERS,
     KEPT,
     LOCKS,
     MANIFEST,
     MARK,
     PAGES,
     STAGING,
+    make_folders,
     night_path,
     read_manifest,
     sha256_of,
     sync_folder,
+    take_outputs,
 )
 
 LOCK_PATIENCE = 1.0  # seconds: longer than another command needs to settle this night's leftovers
 RUN = "run-"  # begins the name of a run's folder below the night's in `.staging`
-MARK_TEXT = (
-    "sla1 made the hidden folders beside this file, and deletes in them what it made. Without this file it refuses.\n"
-)
 
 
 def refuse_to_mix(parameters: Parameters, outputs: str | Path) -> None:
@@ -59,44 +57,6 @@ def refuse_to_mix(parameters: Parameters, outputs: str | Path) -> None:
     place, capture = (Path(os.path.realpath(path)) for path in places)
     if place.is_relative_to(capture) or capture.is_relative_to(place):
         raise ParametersError(f"{outputs}: would mix the night's outputs with its raw files in {capture}")
-
-
-def take_outputs(outputs: Path) -> None:
-    """Make sure that a folder is ours to write in: made where missing, marked where it is new, empty, or of old.
-
-    Raises
-    ------
-    ParametersError
-        If it cannot be written, if one of our names in it is a link or of another kind, or if something has our names
-        though there is neither our mark nor a night with our manifest.
-    """
-    mark = outputs / MARK
-    try:
-        _make_folders(outputs)
-        for path in (mark, *(outputs / name for name in FOLDERS)):
-            right = stat.S_ISREG if path == mark else stat.S_ISDIR
-            if os.path.lexists(path) and not right(path.lstat().st_mode):
-                raise ParametersError(f"{path}: is not what sla1 made; move it away, or name another outputs folder")
-        if mark.exists():
-            return
-        strange = next((name for name in (*FOLDERS, *PAGES) if os.path.lexists(outputs / name)), None)
-        # asked again: another command may have marked the folder since
-        if strange and not holds_outputs(outputs):
-            cure = "move it away, or name another outputs folder"
-            raise ParametersError(f"{outputs}: holds a {strange} that sla1 did not make; {cure}")
-        mark.write_text(MARK_TEXT, encoding="utf-8")
-    except OSError as error:
-        raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror}") from None
-
-
-def holds_outputs(outputs: Path) -> bool:
-    """Whether a folder has our mark, or a night of ours from before there was one."""
-    return (outputs / MARK).exists() or _holds_a_night(outputs)
-
-
-def _holds_a_night(outputs: Path) -> bool:
-    roots = (outputs, outputs / FAILED, outputs / ASIDE)
-    return any(read_manifest(path.parent) for root in roots for path in root.glob(f"*/*/*/{MANIFEST}"))
 
 
 @dataclass(frozen=True)
@@ -142,9 +102,9 @@ class Claim:
         if not (self.staging / MANIFEST).is_file():
             raise FileNotFoundError(f"{self.staging / MANIFEST}: a night without its manifest is not published")
         _sync(self.staging)
-        _make_folders(place.parent)
+        make_folders(place.parent)
         if place.exists():
-            _make_folders(aside.parent)
+            make_folders(aside.parent)
             _move(place, aside)
             sync_folder(aside.parent)
         try:
@@ -239,7 +199,7 @@ def forget(outputs: str | Path, night: Path) -> list[Path]:
             if not read_manifest(place):
                 continue
             for entry in _own_entries(place):
-                _make_folders(outputs / KEPT / night)
+                make_folders(outputs / KEPT / night)
                 kept.append(_free_name(outputs / KEPT / night / entry.name))
                 _move(entry, kept[-1])
             _remove_products(place)
@@ -402,14 +362,6 @@ def _free_name(path: Path) -> Path:
         free = path.with_name(f"{path.stem}.kept{number if number > 1 else ''}{path.suffix}")
         number += 1
     return free
-
-
-def _make_folders(path: Path) -> None:
-    """Make a folder and those above it, and bring their names to the disk."""
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in new:
-        sync_folder(folder.parent)
 
 
 def _sync(directory: Path) -> None:

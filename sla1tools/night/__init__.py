@@ -1,41 +1,32 @@
 """The night as a user holds it: opened from parameters or a folder, selected from, tried with stars, explored."""
 
-from dataclasses import dataclass, fields, replace
+import sys
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import MaskedColumn, Table
+from astropy.table import Table
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
-from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, UNITS
 from sla1tools.candidates.psf import psf_of
-from sla1tools.darks.model import PublishedDark, characterize
+from sla1tools.darks.model import characterize
 from sla1tools.errors import NightError, ParametersError
-from sla1tools.frames.capture import Capture, judge_capture
-from sla1tools.frames.fits import read_plane
+from sla1tools.frames.capture import judge_capture
 from sla1tools.injections.injection import inject
-from sla1tools.measure import Measurement, measure_night
+from sla1tools.measure import Measurement, measure_night, selected_again
+from sla1tools.night import cache
+from sla1tools.night.reading import read_published
 from sla1tools.parameters import Parameters, read_parameters, validate
 from sla1tools.places import MOST_NAMES, from_working_folder
-from sla1tools.published import (
-    ARCHIVE,
-    DAMAGE,
-    MANIFEST,
-    from_half,
-    read_archive,
-    read_manifest,
-    read_table,
-    sha256_of,
-    stored,
-)
+from sla1tools.published import MANIFEST, read_manifest
+from sla1tools.published.formats import ARCHIVE, stored
 from sla1tools.simulate.night import ensure_demo_night
 from sla1tools.text import counted, printable
 from sla1tools.vetting.judging import Witness
 
-FITS_FILES = ("master_dark.fits", "leaders.fits", "injections.fits")
-IMAGES = ("MASTER", "NOISE", "DQ", "MEAN", "STDDEV")
+STEPS = 5  # of `measure_night`
 
 
 @dataclass(frozen=True, repr=False)
@@ -160,8 +151,7 @@ class PublishedNight(Night):
                 f"{self.folder}: made from other raw frames than are in {directory} now; "
                 "to measure these, open the capture folder"
             )
-        ours = {field.name: getattr(self, field.name) for field in fields(Measurement)}
-        return Night(**ours | {"capture": capture, "dark": characterize(capture, self.audit.step)})
+        return Night(**_parts(self) | {"capture": capture, "dark": characterize(capture, self.audit.step)})
 
     @cached_property
     def has_frames(self) -> bool:
@@ -189,6 +179,9 @@ class PublishedNight(Night):
 
 def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
     """Measure a night, take it over from the run that measured it, or open a published one.
+
+    What is measured here is kept in `outputs/.cache` of the working folder (at most 5 GB, the oldest go): other cuts of
+    the same files are then a selection. The cache may be deleted.
 
     Parameters
     ----------
@@ -221,14 +214,45 @@ def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
             raise ParametersError(f"{published}: a published night has its own parameters; open it alone")
         parameters = _published_parameters(published) if published else read_parameters(paths)
         if published and not changes and (published / ARCHIVE).is_file():
-            return _opened(published)
+            return PublishedNight(**_parts(read_published(published)), folder=published)
     else:
         parameters = Parameters()
     if changes:
         parameters = validate(parameters.model_dump() | changes, "open_night")
     ensure_demo_night(parameters)
-    measured = handed_over(parameters) or measure_night(parameters)
-    return Night(**{field.name: getattr(measured, field.name) for field in fields(Measurement)})
+    return Night(**_parts(handed_over(parameters) or _measured(parameters)))
+
+
+def _parts(measured: Measurement) -> dict[str, Any]:
+    return {field.name: getattr(measured, field.name) for field in fields(Measurement)}
+
+
+def _measured(parameters: Parameters) -> Measurement:
+    """Measure a night, or select again from what was measured of it before."""
+    place = cache.place_of(parameters)
+    before = place and cache.kept(place)
+    night = selected_again(before, parameters) if before else None
+    if night is None:
+        night = _measure(parameters)
+        if place:
+            cache.keep(night, place)
+    return night
+
+
+def _measure(parameters: Parameters) -> Measurement:
+    """Measure, with a bar where somebody is looking."""
+    shell = sys.modules.get("IPython")
+    if not (shell and shell.get_ipython()) and not (sys.stderr and sys.stderr.isatty()):
+        return measure_night(parameters)
+    from tqdm import tqdm
+
+    with tqdm(total=STEPS, bar_format="{desc:20}|{bar:20}| {elapsed}", leave=False) as bar:
+
+        def step(word: str) -> None:
+            bar.set_description_str(word)
+            bar.update()
+
+        return measure_night(parameters, progress=step)
 
 
 def handed_over(parameters: Parameters) -> Measurement | None:
@@ -251,64 +275,3 @@ def _published_parameters(folder: Path) -> Parameters:
     if manifest is None or not manifest.parameters:
         raise ParametersError(f"{folder / MANIFEST}: names no parameters; it is not the manifest of a published night")
     return validate(manifest.parameters | {"products_directory": None}, str(folder / MANIFEST))
-
-
-def _opened(folder: Path) -> PublishedNight:
-    """Read a published night, every file of it as its manifest names it."""
-    manifest = read_manifest(folder)
-    try:
-        for name in (ARCHIVE, *FITS_FILES):
-            if manifest is None or manifest.outputs.get(name) != sha256_of(folder / name):
-                raise ValueError(f"{name} was changed")
-        kept = read_archive(Measurement, folder / ARCHIVE)
-        noise = float(kept.summary["dark"]["noise"])
-        leaders = _read_leaders(folder / "leaders.fits", kept.capture)
-        leaders["stamp"] = from_half(_stamps(kept.leaders["stamp"], leaders), noise)
-        stars = _read_rows(folder / "injections.fits", kept.capture)
-        stamps = from_half(_stamps(kept.injections.stamps, kept.injections.leaders), noise)
-        injections = replace(kept.injections, trials=stars, stamps=stamps).judged(kept.parameters)
-        names = (*IMAGES, *["PRIOR"] * (kept.dark.reference.method == "average"))
-        maps = {name: _read_map(folder / "master_dark.fits", name, kept.capture.shape) for name in names}
-        ours = {field.name: getattr(kept, field.name) for field in fields(Measurement)}
-        ours |= {"dark": PublishedDark.of(kept.dark, maps), "leaders": leaders, "injections": injections}
-        return PublishedNight(**ours, folder=folder)
-    except DAMAGE as error:
-        raise NightError(f"{folder}: is not as a run left it, run the night again: {error}") from None
-
-
-def _read_map(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
-    image = read_plane(path, name, shape)
-    if image is None:
-        raise ValueError(f"{path.name} has no whole {name} of the frames' shape")
-    return image
-
-
-def _read_rows(path: Path, capture: Capture) -> Table:
-    """Read a table of leaders or of injected stars, in frames of the night."""
-    table = read_table(path)
-    if missing := [name for name in LEADER_COLUMNS if name not in table.colnames]:
-        raise ValueError(f"{path.name} has no column {', '.join(missing)}")
-    names = {name.encode("ascii", "backslashreplace").decode(): name for name in ("", *capture.names)}
-    table["frame"] = np.array([names[name] for name in table["frame"].tolist()])
-    return table
-
-
-def _read_leaders(path: Path, capture: Capture) -> Table:
-    """Read `leaders.fits` as it was in memory: masked where no fit was made, units where FITS has none."""
-    table, (ny, nx) = _read_rows(path, capture)[list(LEADER_COLUMNS)], capture.shape
-    x, y, peak, unfitted = table["x"], table["y"], table["peak"], np.isnan(table["snr"])
-    if not np.all((x >= 0) & (x < nx) & (y >= 0) & (y < ny)):
-        raise ValueError(f"{path.name} has leaders outside the frames")
-    table["neighbor_ratio"][:] = np.divide(table["neighbor_min"], peak, out=np.full(len(x), np.nan), where=peak != 0)
-    for name in PSF_COLUMNS:
-        values = table[name].data
-        table[name] = MaskedColumn(np.where(unfitted, np.zeros(1, values.dtype), values), mask=unfitted)
-    for name, unit in UNITS.items():
-        table[name].unit = unit
-    return table
-
-
-def _stamps(halves: np.ndarray | None, rows: Table) -> np.ndarray:
-    if halves is None or halves.shape != (len(rows), 5, 5):
-        raise ValueError("leaders and their stamps do not fit together")
-    return np.asarray(halves)

@@ -1,231 +1,28 @@
-"""What an outputs folder holds: the names in it, what is read back of a night, how a run hands it over.
+"""Plain arrays, tables and dataclasses in files: what a run hands over, what a cache keeps, what a night opens from.
 
-Nothing in a folder that others may write to is run or believed: files are read as plain JSON, arrays and cards, through
-a model of what they may say.
+Nothing that is read is run: no file names a type, and no object is unpickled.
 """
 
 import hashlib
 import io
 import json
-import os
 import warnings
 import zipfile
 import zlib
 from dataclasses import fields, is_dataclass
-from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from sla1tools.errors import NightError
-from sla1tools.parameters import COLDEST, Parameters
-from sla1tools.text import json_text, open_regular, read_regular
+from sla1tools.text import open_regular, read_regular
 
-MARK = ".sla1-outputs"
-STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS = ".staging", ".aside", ".failed", ".locks", ".logs", ".trends"
-KEPT = "kept"  # the user's own files of nights that were forgotten
-FOLDERS = (STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS, ".cache")
-SEASON = "season.json"
-TELEGRAPH = "telegraph.ecsv"
-PAGES = ("index.html", "known_pixels.fits", "dark_current.fits", SEASON, TELEGRAPH)
-MANIFEST = "manifest.json"
-
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class _Read(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-
-class Input(_Read):
-    """A file of the capture folder, as the manifest lists it."""
-
-    name: str
-    verdict: str
-    sha256: str | None = None
-
-
-Finite = Annotated[float, Field(ge=-1e12, le=1e12)]  # no number of a night is larger
-Count = Annotated[int, Field(ge=0, le=10**12)]
-
-
-class StarImage(_Read):
-    """Width of the star's image in pixels, and its relative 1-sigma error."""
-
-    fwhm: Annotated[float, Field(gt=0, le=100)]
-    size_error: Annotated[float, Field(ge=0, le=1)]
-
-
-class Manifest(_Read):
-    """What is read back of `manifest.json`; only `outputs` is in every one of ours."""
-
-    outputs: dict[str, Sha256]
-    verdict: str = "failed"
-    reasons: list[str] = []
-    parameters: dict[str, Any] = {}
-    inputs: list[Input] = []
-    psf_sha256: str | None = None
-    star: StarImage | None = None
-    versions: dict[str, str | None] = {}
-    notebooks: bool = True
-    end: str = ""
-    exit_status: int | None = None
-
-
-class EveryPixel(_Read):
-    """What `excluded_classes` left out: known pixels (x, y) that would have made candidates."""
-
-    known: list[tuple[Count, Count]] = []
-
-
-class Limits(_Read):
-    """A value with its interval; None where not tested."""
-
-    rate: Finite | None = None
-    flux: Finite | None = None
-    low: Finite | None = None
-    high: Finite | None = None
-    gaussian_expectation: Finite | None = None
-    every_pixel: EveryPixel = EveryPixel()
-
-
-class Completeness(_Read):
-    """Of one criterion, as far as nights are compared by it."""
-
-    flux_50: Limits = Limits()
-
-
-class OperatingPoint(_Read):
-    """The recommended cuts of one criterion."""
-
-    cuts: dict[str, Finite] = {}
-
-
-class Dark(_Read):
-    """The level and the noise of a night."""
-
-    level: Finite | None = None
-    noise: Finite | None = None
-    gain_measured: Finite | None = None
-
-
-class Frames(_Read):
-    """Names of the used frames."""
-
-    used: list[str] = []
-
-
-class Candidates(_Read):
-    """Of one criterion, with the configured reference."""
-
-    per_frame: list[Count] = []
-
-
-class Summary(_Read):
-    """What is read back of `summary.json`; what an older version did not write is not tested."""
-
-    frames: Frames = Frames()
-    dark: Dark = Dark()
-    pixels: dict[str, Count] = {}
-    candidates: dict[str, Candidates] = {}
-    false_alarms_per_frame: dict[str, Limits] = {}
-    completeness: dict[str, Completeness] = {}
-    operating_point: dict[str, OperatingPoint | None] = {}
-
-
-class SeasonCriterion(_Read):
-    """The setting that the season recommends, or why it recommends none."""
-
-    operating_point: OperatingPoint | None = None
-    lacking: str = ""
-
-
-class SeasonFile(_Read):
-    """What is read back of `season.json`."""
-
-    comparable: dict[str, str] = {}
-    criterion: str = ""
-    criteria: dict[str, SeasonCriterion] = {}
-
-
-class MasterCards(_Read):
-    """Cards of `master_dark.fits` by which nights are put in order and compared."""
-
-    when: Annotated[datetime, Field(ge=datetime(1980, 1, 1), le=datetime(2200, 1, 1))] | None = Field(
-        None, alias="DATE-BEG"
-    )
-    instrument: Annotated[str, Field(max_length=68)] = Field("", alias="INSTRUME")
-    temperature: Annotated[float, Field(ge=-274, le=200)] | None = Field(None, alias="CCD-TEMP")
-    gain: Finite | None = Field(None, alias="GAIN")
-    offset: Finite | None = Field(None, alias="OFFSET")
-
-
-def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
-    """Write `manifest.json` with the SHA-256 of every other file in the folder, as its last file."""
-    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != MANIFEST)
-    outputs = {path.name: sha256_of(path) for path in files}
-    (directory / MANIFEST).write_text(json_text({**manifest, "outputs": outputs}), encoding="utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 as hexadecimal text."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_manifest(directory: Path) -> Manifest | None:
-    """Read a folder's manifest; None where there is none, or none of ours."""
-    return read_json(directory / MANIFEST, Manifest)
-
-
-Model = TypeVar("Model", bound=BaseModel)
 Record = TypeVar("Record")
-
-
-def read_json(path: Path, model: type[Model]) -> Model | None:
-    """Read a file of JSON as a model; None where it is not there, not a regular file, or does not fit."""
-    try:
-        return model.model_validate_json(read_regular(path))
-    except (OSError, ValueError):  # pydantic's own errors are ValueErrors
-        return None
-
-
-def replace_file(source: Path, target: Path) -> None:
-    """Put a finished file in the place of another, on the disk too."""
-    with open(source, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(source, target)
-    sync_folder(target.parent)
-
-
-def sync_folder(directory: Path) -> None:
-    """Bring a folder's names to the disk."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened, and a rename is journalled
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def night_path(parameters: Parameters) -> Path:
-    """Return a night's folder relative to the outputs folder: capture_date/capture_time/object_name.
-
-    A part of a capture folder adds its exposure, and its temperature where that sets it apart: Dark30s_30s_-15C.
-    """
-    name = parameters.object_name
-    if parameters.part:
-        exposure, coldest, warmest = parameters.part
-        name += f"_{exposure:g}s" + (f"_{(coldest + warmest) / 2:.0f}C" if coldest > COLDEST else "")
-    return Path(parameters.capture_date, parameters.capture_time, name)
-
-
 INDEX = "index.json"
 MAPPED = 2**20  # bytes from which an array is mapped into memory, which the kernels of a run then share
 
@@ -384,3 +181,9 @@ def _unpacked(kind: Any, tree: Any, arrays: list[np.ndarray]) -> Any:
 
 
 _adapter = cache(TypeAdapter)
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 as hexadecimal text."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

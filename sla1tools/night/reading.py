@@ -1,0 +1,86 @@
+"""A published night's folder read back: every file as its manifest names it, nothing believed that does not fit."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+from astropy.table import MaskedColumn, Table
+
+from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, UNITS
+from sla1tools.darks.model import PublishedDark
+from sla1tools.errors import NightError
+from sla1tools.frames.capture import Capture
+from sla1tools.frames.fits import read_plane
+from sla1tools.measure import Measurement
+from sla1tools.published import read_manifest, sha256_of
+from sla1tools.published.formats import ARCHIVE, DAMAGE, from_half, read_archive, read_table
+
+FITS_FILES = ("master_dark.fits", "leaders.fits", "injections.fits")
+IMAGES = ("MASTER", "NOISE", "DQ", "MEAN", "STDDEV")
+
+
+def read_published(folder: Path) -> Measurement:
+    """Read a published night, whose `dark` is a `PublishedDark`.
+
+    Raises
+    ------
+    NightError
+        Where a file is not the one that the manifest names, or says what no night can.
+    """
+    manifest = read_manifest(folder)
+    try:
+        for name in (ARCHIVE, *FITS_FILES):
+            if manifest is None or manifest.outputs.get(name) != sha256_of(folder / name):
+                raise ValueError(f"{name} was changed")
+        kept = read_archive(Measurement, folder / ARCHIVE)
+        noise = float(kept.summary["dark"]["noise"])
+        leaders = _read_leaders(folder / "leaders.fits", kept.capture)
+        leaders["stamp"] = from_half(_stamps(kept.leaders["stamp"], leaders), noise)
+        stars = _read_rows(folder / "injections.fits", kept.capture)
+        stamps = from_half(_stamps(kept.injections.stamps, kept.injections.leaders), noise)
+        injections = replace(kept.injections, trials=stars, stamps=stamps).judged(kept.parameters)
+        names = (*IMAGES, *["PRIOR"] * (kept.dark.reference.method == "average"))
+        maps = {name: _read_map(folder / "master_dark.fits", name, kept.capture.shape) for name in names}
+        ours = {field.name: getattr(kept, field.name) for field in fields(Measurement)}
+        ours |= {"dark": PublishedDark.of(kept.dark, maps), "leaders": leaders, "injections": injections}
+        return Measurement(**ours)
+    except DAMAGE as error:
+        raise NightError(f"{folder}: is not as a run left it, run the night again: {error}") from None
+
+
+def _read_map(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
+    image = read_plane(path, name, shape)
+    if image is None:
+        raise ValueError(f"{path.name} has no whole {name} of the frames' shape")
+    return image
+
+
+def _read_rows(path: Path, capture: Capture) -> Table:
+    """Read a table of leaders or of injected stars, in frames of the night."""
+    table = read_table(path)
+    if missing := [name for name in LEADER_COLUMNS if name not in table.colnames]:
+        raise ValueError(f"{path.name} has no column {', '.join(missing)}")
+    names = {name.encode("ascii", "backslashreplace").decode(): name for name in ("", *capture.names)}
+    table["frame"] = np.array([names[name] for name in table["frame"].tolist()])
+    return table
+
+
+def _read_leaders(path: Path, capture: Capture) -> Table:
+    """Read `leaders.fits` as it was in memory: masked where no fit was made, units where FITS has none."""
+    table, (ny, nx) = _read_rows(path, capture)[list(LEADER_COLUMNS)], capture.shape
+    x, y, peak, unfitted = table["x"], table["y"], table["peak"], np.isnan(table["snr"])
+    if not np.all((x >= 0) & (x < nx) & (y >= 0) & (y < ny)):
+        raise ValueError(f"{path.name} has leaders outside the frames")
+    table["neighbor_ratio"][:] = np.divide(table["neighbor_min"], peak, out=np.full(len(x), np.nan), where=peak != 0)
+    for name in PSF_COLUMNS:
+        values = table[name].data
+        table[name] = MaskedColumn(np.where(unfitted, np.zeros(1, values.dtype), values), mask=unfitted)
+    for name, unit in UNITS.items():
+        table[name].unit = unit
+    return table
+
+
+def _stamps(halves: np.ndarray | None, rows: Table) -> np.ndarray:
+    if halves is None or halves.shape != (len(rows), 5, 5):
+        raise ValueError("leaders and their stamps do not fit together")
+    return np.asarray(halves)
