@@ -227,8 +227,10 @@ def judge_capture(parameters: Parameters) -> Capture:
     if clipped_at is not None:
         notes.append(f"pixels are clipped at {clipped_at:,} counts, below top_code {parameters.top_code:,}: saturated")
         parameters = parameters.model_copy(update={"top_code": clipped_at})
-    histogram, listed = _sum_histograms(used), tuple(map(readable, ignored))
-    doubts = tuple(agreement.doubts)
+    histogram = np.zeros(CODES, np.int64)
+    for frame in used:
+        histogram[frame.codes] += frame.pixels
+    doubts, listed = tuple(agreement.doubts), tuple(map(readable, ignored))
     return Capture(parameters, tuple(frames), tuple(rejected), listed, tuple(notes), histogram, known, doubts)
 
 
@@ -255,13 +257,6 @@ def _see(counts: np.ndarray, histogram: np.ndarray) -> _Seen:
     below = float(inner[last[:-1]].mean()) if len(last) > 1 else np.inf
     pile = int(inner[last[-1]])
     return _Seen(codes, histogram[codes], int(last[-1]), pile, below, sample_frame(counts, histogram))
-
-
-def _sum_histograms(frames: list[_Seen]) -> np.ndarray:
-    total = np.zeros(CODES, np.int64)
-    for frame in frames:
-        total[frame.codes] += frame.pixels
-    return total
 
 
 def _clip_code(frames: list[_Seen], top_code: int) -> int | None:

@@ -179,7 +179,8 @@ def judge_together(
     used = np.array([k for k in everyone if k not in misfits], int)
     if min(len(group), len(used)) < least:
         doubt = "no three frames agree in level, noise, hot pixels, codes and temperature: none could be rejected"
-        return Agreement({}, [], [doubt]) if len(samples) <= FEW else Agreement(misfits, [], [])
+        refused = len(samples) > FEW and len(used) < least
+        return Agreement(misfits, [], []) if refused else Agreement({}, [], [doubt])
     notes = states.drift(used)
     others = np.array([k for k in everyone if k in misfits], int)
     second = states.largest_group(others) if len(others) else others
@@ -281,9 +282,9 @@ class _States:
         return frames[sets[min(range(len(sets)), key=keys.__getitem__)][0]]
 
     def closest_pair(self):
-        """Return the two frames of least distance."""
+        """Return the two frames of least distance, one frame where no two can be compared."""
         apart = self.distances + np.diag(np.full(len(self.distances), np.inf))
-        return np.array(np.unravel_index(apart.argmin(), apart.shape))
+        return np.unique(np.unravel_index(apart.argmin(), apart.shape))
 
     def why(self, k: int, group, against) -> tuple[Reason, str] | None:
         """Why frame k is not of the group: the first number that is beyond its limit."""

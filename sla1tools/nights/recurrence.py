@@ -77,8 +77,10 @@ def bad_pixels(directory: Path, shape: tuple[int, int], sha256: str | None, cach
     if stored:
         with suppress(OSError, ValueError, EOFError, MemoryError, TokenError), open_regular(stored) as file:
             listed = np.lib.format.read_array(file, allow_pickle=False)
-            if listed.dtype == np.int32 and listed.shape[1:] == (2,) and _inside(listed[:, 0], math.prod(shape)):
-                return listed
+            if listed.dtype == np.int32 and listed.shape[1:] == (2,):
+                index = listed[:, 0]
+                if np.all((index >= 0) & (index < math.prod(shape))):
+                    return listed
     dq = read_plane(directory / "master_dark.fits", "DQ", shape)
     if dq is None or dq.dtype.kind not in "iu":
         return None
@@ -97,10 +99,6 @@ def bad_pixels(directory: Path, shape: tuple[int, int], sha256: str | None, cach
 def _kept_as(sha256: str) -> str:
     """Name a list by what it was made of, and by which classes were listed."""
     return f"{sha256}-{LISTED}.npy"
-
-
-def _inside(index: np.ndarray, pixels: int) -> bool:
-    return bool(np.all((index >= 0) & (index < pixels)))
 
 
 class PixelHistory:

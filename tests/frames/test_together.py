@@ -241,6 +241,13 @@ def test_of_more_frames_of_which_no_three_agree_two_at_most_are_left(sound):
     assert len(hotter.misfits) >= 5
 
 
+def test_frames_of_which_no_two_can_be_compared_are_no_sound_night(sound):
+    steps = 2 ** np.arange(7, dtype=np.uint16)[:, None, None]
+    agreement = judged(sound[:7] // steps * steps)
+    assert agreement.misfits == {}
+    assert "no three frames agree" in agreement.doubts[0]
+
+
 def test_three_frames_in_three_states_are_kept_with_a_doubt(sound):
     agreement = judged(dimmer(sound[:3], (0.4, 0.7)))
     assert agreement.misfits == {}
