@@ -92,14 +92,9 @@ class Parameters(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _text_that_can_be_written(cls, value):
+    def _text_or_tuple(cls, value):
         if isinstance(value, str) and not is_text(value):
             raise ValueError(f"is not valid UTF-8: {printable(value)}")
-        return value
-
-    @field_validator("frame_shape", "injection_flux_range", "excluded_classes", "part", mode="before")
-    @classmethod
-    def _list_to_tuple(cls, value):
         # YAML and papermill know lists only; strict mode would refuse them.
         return tuple(value) if isinstance(value, list) else value
 
