@@ -184,6 +184,37 @@ def test_residuals_and_histories_are_the_definitions(measured):
     assert histories[1].argmax() == 2, "the third star is in the third frame"
 
 
+def test_a_pixels_history_is_in_one_noise_in_which_the_flash_has_no_part(measured):
+    """Other frames scatter by 1 sigma, as a camera does; in each one's own noise the flash would press them flat."""
+    good = np.argwhere(measured.dark.classes.dq == 0)[::7]
+    (y, x), frame = good.T, np.arange(len(good)) % 6
+    held_out, in_sample = np.moveaxis(measured.history(x, y, frame), 2, 0)
+    others = held_out[np.arange(6) != frame[:, None]]
+    assert 1.4826 * np.median(np.abs(others)) == pytest.approx(1, abs=0.07)
+    assert np.std(in_sample) < np.std(held_out), "a frame is part of what it is compared with"
+    night, k = measured.capture, 2
+    sigma = measured.dark.sigma(night.rows(k, 0, 144), np.s_[:, :], "leave_one_out")
+    star = np.array([[74, 78]]).T
+    ((pixel,), (own,)) = measured.history(*star, np.array([k]))[..., 0], measured.histories(*star)
+    for j in range(6):
+        assert pixel[j] == pytest.approx(measured.residual(j, "leave_one_out")[78, 74] / sigma[78, 74], rel=1e-5)
+    assert pixel[k] == pytest.approx(own[k], rel=1e-5) == pixel.max()
+    assert np.std(np.delete(pixel, k)) > 2 * np.std(np.delete(own, k))
+
+
+def test_what_is_around_a_pixel_is_cut_out_of_the_frame_and_of_its_reference(measured):
+    x, y, frame = np.array([64, 1, 127]), np.array([70, 143, 0]), np.array([2, 0, 5])
+    cut = measured.surroundings(x, y, frame)
+    assert cut.shape == (3, 2, 15, 15)
+    scale = measured.parameters.scale
+    for i, k in enumerate(frame):
+        counts = np.pad(measured.capture.rows(k, 0, 144) * scale, 7, constant_values=np.nan)
+        residual = np.pad(measured.residual(k), 7, constant_values=np.nan)
+        place = np.s_[y[i] : y[i] + 15, x[i] : x[i] + 15]
+        np.testing.assert_allclose(cut[i, 0], counts[place])
+        np.testing.assert_allclose(cut[i, 0] - cut[i, 1], residual[place], atol=1e-9)
+
+
 def test_every_candidate_has_its_time(measured):
     """That at which its frame's exposure began, by the header (as SharpCap writes it: DATE-END minus EXPTIME)."""
     found = measured.candidates(threshold=measured.floors.peak + 1, ratio=0.0)
