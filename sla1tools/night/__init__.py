@@ -120,9 +120,10 @@ class Night(Measurement):
 
     def explore(self, show: str = "candidates"):
         """Give the sliders over the night's tables, for a cell's last line; `show="injections"` for injected stars."""
+        from sla1tools.show.explorer.payload import Exhibit
         from sla1tools.show.explorer.widget import Explorer
 
-        return Explorer.of(self, show)
+        return Explorer(Exhibit.of(self, show))
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,7 +4,7 @@ import numpy as np
 
 from sla1tools.candidates import criteria, leaders
 from sla1tools.parameters import Parameters
-from sla1tools.show.explorer.payload import HELD_OUT, Exhibit, filled
+from sla1tools.show.explorer.payload import HELD_OUT, Exhibit, filled, with_stamp
 from sla1tools.show.figures import Drawing, montage, png
 from sla1tools.text import counted
 
@@ -14,7 +14,7 @@ SHOWN = 24
 def chosen_rows(exhibit: Exhibit) -> np.ndarray:
     """Return the rows of the leaders or stars that are pictured: candidates by peak, or stars with a leader by flux."""
     if exhibit.show == "injections":
-        led = np.flatnonzero(np.isfinite(exhibit.table["stamp"][:, 2, 2])) if len(exhibit.table) else np.zeros(0, int)
+        led = with_stamp(exhibit.table)
         order = led[np.argsort(np.asarray(exhibit.table["flux_true"])[led], kind="stable")] if len(led) else led
         return order[np.unique(np.linspace(0, len(led) - 1, min(SHOWN, len(led))).astype(int))]
     table, parameters = exhibit.leaders, exhibit.parameters

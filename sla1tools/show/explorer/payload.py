@@ -33,10 +33,7 @@ LIMITS_LISTED = 200  # exact limits to this count, Wilson-Hilferty beyond
 HELD_OUT = "leave_one_out"
 INFINITE, UNKNOWN = 2**31 - 1, -(2**31)  # how the integer columns spell infinity and NaN
 FLUX: dict[str, Any] = {"label": "completeness at", "unit": "e-", "step": 0.05, "log": True, "opens": False}
-SLIDERS: dict[str, dict[str, Any]] = {
-    name: {"label": cut.label, "unit": cut.unit, "step": cut.step, "log": cut.log, "opens": cut.opens}
-    for name, cut in CUTS.items()
-} | {"flux": FLUX}
+SLIDERS = {name: {key: getattr(cut, key) for key in FLUX} for name, cut in CUTS.items()} | {"flux": FLUX}
 # Of a leader, whatever the criteria ask: shown, sorted by, saved.
 SHOWN = ("x", "y", "peak", "neighbor_min", "snr", "flux", "p_value", "rival_margin", "dq")
 
@@ -94,9 +91,8 @@ class Exhibit:
     @cached_property
     def table(self) -> Table:
         """Rows that can be pictured: the carried leaders, or the injected stars."""
-        if self.show == "candidates":
-            return self.leaders[self.carried[0]]
-        return self.leaders[:0] if self.injections is None else self.injections.trials
+        stars = self.leaders[:0] if self.injections is None else self.injections.trials
+        return self.leaders[self.carried[0]] if self.show == "candidates" else stars
 
     @cached_property
     def frame_numbers(self) -> np.ndarray:
@@ -105,9 +101,7 @@ class Exhibit:
 
     def stamps(self, rows) -> np.ndarray:
         """Residuals of 5x5 pixels around pictured rows, (n, 5, 5) electrons."""
-        if len(rows) == 0:
-            return np.full((0, STAMP_SIZE, STAMP_SIZE), np.nan, np.float32)
-        return np.asarray(self.table["stamp"][rows], np.float32)
+        return np.asarray(self.table["stamp"][rows], np.float32).reshape(-1, STAMP_SIZE, STAMP_SIZE)
 
     def closer(self, rows) -> np.ndarray:
         """Residual, frame and reference of 15x15 pixels around rows, over the reference's median, (n, 3, 15, 15) e-."""
@@ -139,7 +133,7 @@ def payload(exhibit: Exhibit) -> dict[str, Any]:
     leaders = exhibit.leaders[rows]
     low, high = parameters.injection_flux_range
     bounds = {name: list(cut.ends(parameters, floors)) for name, cut in CUTS.items()} | {"flux": [low, high]}
-    chosen = _pictured(leaders, parameters, bounds) if exhibit.show == "candidates" else _with_stamp(exhibit.table)
+    chosen = _pictured(leaders, parameters, bounds) if exhibit.show == "candidates" else with_stamp(exhibit.table)
     cutouts = _first(chosen, ROWS if "night" in leaders.colnames else CUTOUTS, exhibit.show)
     return {
         "show": exhibit.show,
@@ -272,7 +266,7 @@ def _nearness(criterion: Criterion, rows: Table, parameters: Parameters) -> np.n
     return nearest
 
 
-def _with_stamp(trials: Table) -> np.ndarray:
+def with_stamp(trials: Table) -> np.ndarray:
     """Trials that have a cutout: those with a leader, whatever became of it."""
     return np.flatnonzero(np.isfinite(trials["stamp"][:, 2, 2])) if len(trials) else np.zeros(0, int)
 

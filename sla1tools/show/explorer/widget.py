@@ -36,11 +36,6 @@ class Explorer:
         if self.parameters.interactive:
             self.payload = gallery.payload(exhibit)
 
-    @classmethod
-    def of(cls, night, show: str = "candidates") -> "Explorer":
-        """Explore a `measure.Measurement`."""
-        return cls(Exhibit.of(night, show))
-
     @functools.cached_property
     def widget(self):
         """The ipywidgets box: controls above, front end below."""
