@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from browser import browser, lab  # noqa: F401
 from live_numbers import live_numbers
@@ -162,10 +163,33 @@ def test_history_opens_in_lab(shown):
     assert shown.errors == []
 
 
-def test_latency_in_lab_is_told(shown):
+def test_wide_cutouts_and_histories_come_from_the_kernel(shown):
+    """Beyond the ten rows whose surroundings the payload carries."""
+    shown.get_by_role("button", name="Reset").click()
+    candidates(shown, expected())
+    shown.get_by_label("cutouts").select_option(label="15 × 15 px")
+    last = shown.locator(".sla1-cutout:visible").last
+    shown.wait_for_function("(node) => node.querySelector('canvas').width === 15", arg=last.element_handle())
+    last.click()
+    assert shown.locator(".sla1-pictures figure:visible").count() == 3
+    shown.locator(".sla1-history svg circle").nth(19).wait_for(state="attached")
+    shown.keyboard.press("Escape")
+    shown.locator(".sla1-history").wait_for(state="hidden")
+    shown.get_by_label("cutouts").select_option(label="5 × 5 px")
+    assert shown.errors == []
+
+
+def test_controls_stay_on_screen_while_the_gallery_scrolls(shown):
+    shown.locator(".sla1-saving").scroll_into_view_if_needed()
+    handle, cell = (shown.locator(place).bounding_box() for place in (".sla1-slider-threshold", ".jp-Notebook"))
+    assert cell["y"] <= handle["y"] < cell["y"] + 200
+
+
+def test_latency_in_lab(shown):
     shown.get_by_role("button", name="Reset").click()
     candidates(shown, expected())
     shown.locator(".sla1-slider-threshold .noUi-handle").focus()
     times = shown.evaluate(LATENCY, "ArrowRight")
     print(f"\n{LEADERS:,} leaders in JupyterLab: key to gallery {statistics.median(times):.1f} ms in the median")
     assert len(times) == 30
+    assert np.percentile(times, 20) <= 50, "whatever else the machine does: a fifth of the updates is undisturbed"
