@@ -404,7 +404,7 @@ def _write_trends(outputs: Path) -> None:
 @FILES
 @OVERRIDES
 @OUTPUTS
-@click.option("--workers", type=click.IntRange(min=1), help="Nights at a time on this machine.  [one a core]")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Nights at a time on this machine.  [one a core]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use the workers of a dask scheduler, as tcp://host:8786.")
 @click.option("--force", is_flag=True, help="Run nights again whose outputs are current.")
 @TIMEOUT

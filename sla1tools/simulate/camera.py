@@ -8,9 +8,11 @@ from astropy.table import Table
 from scipy.special import erf
 
 from sla1tools.errors import ParametersError
+from sla1tools.parameters import MOST_PIXELS, MOST_SIDE
 
 TOP_CODE = 65535
 FULL_FRAME = 2048 * 2048
+MOST_FRAMES = 10_000  # of a night
 METADATA_PIXELS = 22
 MUONS_PER_FULL_FRAME = 2.5
 GLOW_WIDTH = 0.15  # of the frame's side
@@ -55,10 +57,10 @@ class Star:
 
     def __post_init__(self):
         """Refuse what cannot be drawn."""
-        for name in ("flux", "fwhm"):
+        for name, most in (("flux", 1e9), ("fwhm", 1e3)):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ParametersError(f"star: {name} must be a positive number; got {value!r}")
+            if not 0 < value <= most:
+                raise ParametersError(f"star: {name} must be a positive number up to {most:g}; got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -397,14 +399,17 @@ def _place(star, rng, shape, frames):
 
 def _check(frames, shape, seed, noise, level, glow, pedestal, scale, exposure, temperature, doubling, chip_seed):
     rules = {
-        f"frames: must be at least 1; got {frames}": frames >= 1,
-        f"shape: must be rows and columns, both at least 1; got {shape}": len(shape) == 2 and min(shape) >= 1,
-        f"seed: must not be negative; got {seed}": seed >= 0,
-        f"chip seed: must not be negative; got {chip_seed}": chip_seed >= 0,
-        f"exposure: must be finite and not negative; got {exposure}": 0 <= exposure < math.inf,
+        f"frames: must be from 1 to {MOST_FRAMES}; got {frames}": 1 <= frames <= MOST_FRAMES,
+        f"shape: must be rows and columns, each from 1 to {MOST_SIDE}; got {shape}": (
+            len(shape) == 2 and 1 <= min(shape) <= max(shape) <= MOST_SIDE
+        ),
+        f"shape: must have at most {MOST_PIXELS} pixels; got {shape}": math.prod(shape) <= MOST_PIXELS,
+        f"seed: must be from 0 to 2**63 - 1; got {seed}": 0 <= seed < 2**63,
+        f"chip seed: must be from 0 to 2**63 - 1; got {chip_seed}": 0 <= chip_seed < 2**63,
+        f"exposure: must be from 0 to 1e6 s; got {exposure}": 0 <= exposure <= 1e6,
         f"temperature: must lie between -273 and 100 C; got {temperature}": -273 <= temperature <= 100,
         f"doubling: must be at least 1 K; got {doubling}": 1 <= doubling < math.inf,
-        f"noise: must be finite and not negative; got {noise}": 0 <= noise < math.inf,
+        f"noise: must be from 0 to 1e6 e-; got {noise}": 0 <= noise <= 1e6,
         f"scale: must be finite and positive; got {scale}": 0 < scale < math.inf,
         f"pedestal: must lie between 0 and the level, {level}; got {pedestal}": 0 <= pedestal <= level,
         f"glow: must not be negative, nor reach the top code; got {glow}": 0 <= glow < TOP_CODE * scale - level,

@@ -122,12 +122,10 @@ def _claim(directory):
         entries = sorted(directory.iterdir())
         numbered = [path for path in entries if re.fullmatch(r"\d{5,}\.fits", path.name)]
         foreign = [path for path in numbered if not _is_simulated(path)]
-        truth = directory / TRUTH_NAME
-        if not numbered and not truth.is_file():
-            foreign = entries
+        foreign = foreign if numbered else entries
         if foreign:
             raise ParametersError(f"{directory}: holds {foreign[0].name}, not simulated; name a new or empty folder")
-        for path in [truth, *numbered]:
+        for path in [directory / TRUTH_NAME, *numbered]:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise ParametersError(f"{directory}: cannot be used: {error.strerror}") from None

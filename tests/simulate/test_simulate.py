@@ -358,7 +358,7 @@ def test_earlier_simulation_is_replaced_whole(tmp_path):
     assert fits.getheader(paths[0])["SIMSEED"] == 2
 
 
-@pytest.mark.parametrize("name", ["00001.fits", "notes.txt", "Dark_0001.fit"])
+@pytest.mark.parametrize("name", ["00001.fits", "notes.txt", "Dark_0001.fit", TRUTH_NAME])
 def test_foreign_folder_is_refused_untouched(tmp_path, name):
     (tmp_path / name).write_bytes(b"SIMPLE  =                    T")
     with pytest.raises(ParametersError, match=name):
@@ -409,6 +409,11 @@ def test_wrong_parameters_do_not_touch_the_folder(tmp_path):
     ("choice", "match"),
     [
         ({"frames": 0}, "frames"),
+        ({"frames": 10**12}, "frames"),
+        ({"shape": (10**9, 10**9)}, "shape"),
+        ({"shape": (30000, 30000)}, "shape"),
+        ({"seed": 2**63}, "seed"),
+        ({"noise": 1e308}, "noise"),
         ({"shape": (0, 5)}, "shape"),
         ({"shape": (5,)}, "shape"),
         ({"seed": -1}, "seed"),
@@ -433,7 +438,9 @@ def test_star_as_the_command_line_writes_it():
     assert parse_star("1.5e3@1.8") == Star(1500.0, 1.8)
 
 
-@pytest.mark.parametrize("text", ["3000", "3000@", "@2", "3000@2@1", "a@b", "", "-5@2", "3000@0", "nan@2", "3000@inf"])
+@pytest.mark.parametrize(
+    "text", ["3000", "3000@", "@2", "3000@2@1", "a@b", "", "-5@2", "3000@0", "nan@2", "3000@inf", "1e308@2", "9@1e308"]
+)
 def test_wrong_star_is_explained(text):
     with pytest.raises(ParametersError, match=r"FLUX@FWHM|positive"):
         parse_star(text)
