@@ -196,6 +196,7 @@ def forget(outputs: str | Path, night: Path) -> list[Path]:
     with _lock(outputs, night, LOCK_PATIENCE):
         for place in slots:
             refuse_links(outputs, place)
+            refuse_links(outputs, outputs / KEPT / night)
             if not read_manifest(place):
                 continue
             for entry in _own_entries(place):

@@ -57,8 +57,8 @@ def write_trends(outputs: str | Path) -> Path:
                 unfinished.write_text(content, encoding="utf-8", errors="backslashreplace")
                 replace_file(unfinished, outputs / name)
     except OSError as error:
-        reason = error.strerror or error
-        raise ParametersError(f"{outputs}: the page of all nights cannot be written: {reason}") from None
+        where, reason = error.filename2 or error.filename or outputs, error.strerror or error
+        raise ParametersError(f"{where}: the page of all nights cannot be written: {reason}") from None
     return outputs / "index.html"
 
 

@@ -16,7 +16,7 @@ from killed_publisher import NIGHT, add_own_files, build, in_fork, publish_night
 
 from sla1tools.errors import BusyError, ParametersError
 from sla1tools.parameters import Parameters
-from sla1tools.published import FOLDERS, MARK, PAGES
+from sla1tools.published import FOLDERS, KEPT, MARK, PAGES
 from sla1tools.run import publishing as publish
 from sla1tools.run.season import write_trends
 
@@ -340,6 +340,29 @@ def test_links_in_the_place_of_our_folders_are_refused(tmp_path, name, command):
     with pytest.raises(ParametersError, match="is not what sla1 made"):
         next_command(outputs, command)
     assert everything(tmp_path) == before
+
+
+@posix_only
+@pytest.mark.parametrize("at", [KEPT, f"{KEPT}/{NIGHT.parts[0]}"])
+def test_what_is_forgotten_is_not_moved_through_a_link(tmp_path, at):
+    outputs, elsewhere = tmp_path / "outputs", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    publish_night(outputs, "old")
+    (outputs / NIGHT / "notes.txt").write_text("mine")
+    (outputs / at).parent.mkdir(exist_ok=True)
+    (outputs / at).symlink_to(elsewhere)
+    before = everything(tmp_path)
+    with pytest.raises(ParametersError, match=rf"{KEPT}.*: (is not what sla1 made|leads elsewhere)"):
+        publish.forget(outputs, NIGHT)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_outputs_whose_name_is_not_text_are_refused(tmp_path):
+    outputs = tmp_path / os.fsdecode(b"outputs\xff")
+    with pytest.raises(ParametersError, match=r"outputs\udcff: is not valid UTF-8"):
+        publish_night(outputs, "old")
+    assert not outputs.exists()
 
 
 @posix_only
