@@ -18,7 +18,7 @@ from sla1tools.published.formats import INDEX as INDEX
 from sla1tools.published.formats import sha256_of as sha256_of
 from sla1tools.published.formats import store as store
 from sla1tools.published.formats import stored as stored
-from sla1tools.text import json_text, read_regular
+from sla1tools.text import is_text, json_text, read_regular
 
 MARK = ".sla1-outputs"
 STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS = ".staging", ".aside", ".failed", ".locks", ".logs", ".trends"
@@ -226,10 +226,12 @@ def take_outputs(outputs: Path) -> None:
         If it cannot be written, if one of our names in it is a link or of another kind, or if something has our names
         though there is neither our mark nor a night with our manifest.
     """
+    if not is_text(str(outputs)):
+        raise ParametersError(f"{outputs}: is not valid UTF-8: name another outputs folder")
     mark = outputs / MARK
     try:
         make_folders(outputs)
-        for path in (mark, *(outputs / name for name in FOLDERS)):
+        for path in (mark, *(outputs / name for name in (*FOLDERS, KEPT))):
             right = stat.S_ISREG if path == mark else stat.S_ISDIR
             if os.path.lexists(path) and not right(path.lstat().st_mode):
                 raise ParametersError(f"{path}: is not what sla1 made; move it away, or name another outputs folder")
