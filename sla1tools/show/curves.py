@@ -121,7 +121,7 @@ def false_alarm_curve(counts: dict[str, tuple], expected: tuple, parameters: Par
     ax.axhline(limit, color=ACCENT, lw=1, ls=":", label=f"none seen: below {limit:.2g} (95 %)")
     configured = getattr(parameters, cut.name)
     ax.axvline(configured, color=NEUTRAL, lw=0.8)
-    ax.text(configured, 0.98, f" {configured:g} {cut.unit}", transform=ax.get_xaxis_transform(), va="top")
+    ax.text(configured, 0.02, f" {configured:g} {cut.unit}", transform=ax.get_xaxis_transform())
     kept = in_words({other.name: getattr(parameters, other.name) for other in others})
     ax.set(xlabel=f"{cut.name} [{cut.unit}]" if cut.unit else cut.name, ylabel="candidates per frame", yscale="log")
     ax.set_title(f"False alarms of the camera{kept and ', '}{kept}")

@@ -241,7 +241,7 @@ def montage(
     rows = math.ceil(shown / columns)
     cell = STAMP_SIZE + 3  # with the caption
     height = 2.5 * rows + 0.6
-    figure, ax = blank_axes(2.5 * columns + 1, height, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
+    figure, ax = blank_axes(2.9 * columns + 1, height, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
     norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.05))
     sheet = np.full((rows * cell, columns * cell), np.nan)  # one image: many would take many times as long to draw
@@ -261,7 +261,7 @@ def montage(
     return figure
 
 
-def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str = "candidates") -> Drawing:
+def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str = "candidates") -> Drawing | HTML:
     """Draw how many candidates each frame holds, held out beside in sample.
 
     Parameters
@@ -271,6 +271,8 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     title, ylabel : str
         Of the figure, and what is counted.
     """
+    if not any(np.any(counts) for counts in per_frame.values()):
+        return nothing(f"{title}: none in any frame.")
     figure, ax = blank_axes(WIDTH, 3.2, f"{title}, frame by frame: {', '.join(per_frame)}")
     width = 0.8 / len(per_frame)
     for i, ((label, counts), color) in enumerate(zip(per_frame.items(), (HELD_OUT, IN_SAMPLE), strict=False)):
@@ -278,7 +280,6 @@ def counts_per_frame(per_frame: dict[str, np.ndarray], title: str, ylabel: str =
     ax.set(xlabel="frame number (file order)", ylabel=ylabel, title=title)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_ylim(0, max(1, ax.get_ylim()[1]))
     ax.legend(frameon=False)
     return figure
 

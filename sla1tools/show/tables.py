@@ -34,6 +34,8 @@ def shown(table: Table) -> HTML:
 
     Texts of the cells are escaped, control characters too.
     """
+    if not len(table):
+        return HTML("<p>None.</p>")
     heads, columns = [], []
     for name in table.colnames:
         column, unit = table[name], str(table[name].unit or "")

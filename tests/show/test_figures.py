@@ -60,6 +60,7 @@ def test_where_there_is_nothing_to_draw_a_sentence_says_so():
         leader_scatter(none, Parameters()),
         figures.montage(np.zeros((0, 5, 5)), [], "Candidates"),
         figures.class_map(np.zeros((4, 4), int), {"hot": 16}),
+        figures.counts_per_frame({"held out": np.zeros(4, int)}, "Candidates"),
         curves.transfer(transfer, 1.0),
         curves.calibration(Table({"level": empty, "std": empty, "mad": empty})),
         curves.completeness({"psf_chi2": curve}, {"psf_chi2": None}),
