@@ -233,36 +233,35 @@ def make_camera(
     if not clean:
         pixels = stream(seed if chip_seed is None else chip_seed, PIXEL_STREAM)
         mean, sigma, defects = _add_defects(pixels, level_map, noise_map, shot, scale, telegraph_pairs)
-    growth = exposure / EXPOSURE * 2 ** ((temperature - TEMPERATURE) / doubling)
-    signal = level_map - np.float32(pedestal)
-    hotter = signal.copy()
-    hot, noisy = np.isin(defects["kind"], ["hot", "warm"]), defects["kind"] == "noisy"
-    hotter[defects["y"][hot], defects["x"][hot]] += defects["value"][hot]
-    mean, sigma = _grown(mean, sigma, hotter, shot, growth)
-    level_map, noise_map = _grown(level_map, noise_map, signal, shot, growth)
-    defects["value"][hot] *= growth
-    if growth != 1:
-        defects["value"][noisy] = sigma[defects["y"][noisy], defects["x"][noisy]]
+    heating = 2 ** ((temperature - TEMPERATURE) / doubling)
+    growth = exposure / EXPOSURE * heating
+    mean, sigma = _grown(mean, sigma, level_map - np.float32(pedestal), shot, growth, defects)
+    level_map, noise_map = _grown(level_map, noise_map, level_map - np.float32(pedestal), shot, growth, defects[:0])
     if level_map.max() >= TOP_CODE * scale:
         raise ParametersError(f"exposure {exposure:g} s at {temperature:g} C: the level would reach the top code")
-    chip = {
-        "chip_seed": chip_seed,
-        "exposure": exposure,
-        "temperature": temperature,
-        "pedestal": pedestal,
-        "dark_current": dark / EXPOSURE * 2 ** ((temperature - TEMPERATURE) / doubling),
-        "doubling_kelvin": doubling,
-    }
+    chip = {"chip_seed": chip_seed, "exposure": exposure, "temperature": temperature, "pedestal": pedestal}
+    chip |= {"dark_current": dark / EXPOSURE * heating, "doubling_kelvin": doubling}
     placed = [_place(star, stream(seed, STAR_STREAM, i, 0), shape, frames) for i, star in enumerate(stars)]
     stars = np.concatenate(placed) if placed else truth_rows("", [], [], 0.0)
-    chip = {} if chip_seed is None else chip
-    return Camera(seed, scale, level_map, noise_map, mean, sigma, defects, stars, clean, exposure, chip)
+    told = {} if chip_seed is None else chip
+    return Camera(seed, scale, level_map, noise_map, mean, sigma, defects, stars, clean, exposure, told)
 
 
-def _grown(mean, sigma, signal, shot, growth):
-    """Mean and noise where the dark signal is `growth` times the given one; the same to the bit where that is 1."""
-    more = (growth - 1) * signal
-    return mean + more, np.sqrt(np.maximum(sigma.astype(float) ** 2 + shot * more, 0)).astype(np.float32)
+def _grown(mean, sigma, signal, shot, growth, defects):
+    """Mean and noise where the dark signal is `growth` times the given one, the same to the bit where that is 1.
+
+    Hot and warm pixels add to the signal; the values of defects become what they then are.
+    """
+    hot = defects[np.isin(defects["kind"], ["hot", "warm"])]
+    signal[hot["y"], hot["x"]] += hot["value"]
+    mean = mean + (growth - 1) * signal
+    variance = np.maximum(sigma.astype(float) ** 2 + shot * (growth - 1) * signal, 0)
+    sigma = np.sqrt(variance).astype(np.float32)
+    if growth != 1:
+        defects["value"] *= np.where(np.isin(defects["kind"], ["hot", "warm"]), growth, 1)
+        noisy = defects["kind"] == "noisy"
+        defects["value"][noisy] = sigma[defects["y"][noisy], defects["x"][noisy]]
+    return mean, sigma
 
 
 def _add_defects(rng, level_map, noise_map, shot, scale, telegraph_pairs):
