@@ -339,21 +339,21 @@ def telegraph_numbers(capture: Capture, dark: DarkModel, leaders: Table) -> dict
     """Return what a night's telegraph pixels come to, in plain types; {} where they are not tested.
 
     `frames`; `power` to list a pixel that is up by 5 sigma in 30 % and 10 % of the frames; `by_chance`, Gaussian pixels
-    listed; `predicted`, candidates of the observers' rule a frame that these pixels alone raise, and `seen`, those on
-    them; `together`, as `telegraph.Together`.
+    listed; `predicted`, candidates of the observers' rule a frame that these pixels alone raise (none if excluded), and
+    `seen`, those on them; `together`, as `telegraph.Together`.
     """
     classes, found = dark.classes, dark.classes.telegraph
+    excluded = "telegraph" in capture.parameters.excluded_classes
     if not classes.tested["unstable"]:
         return {}
     passing = leaders[candidates(leaders, capture.parameters, "neighbor_ratio")]
     own = passing[passing["reference"] == capture.parameters.reference]
-    listed = set(zip(found["x"].tolist(), found["y"].tolist(), strict=True))
-    seen = sum(place in listed for place in zip(own["x"].tolist(), own["y"].tolist(), strict=True))
+    seen = np.count_nonzero(np.asarray(own["dq"]) & PixelClass.UNSTABLE)
     return {
         "frames": len(capture.frames),
         "power": [classes.power["unstable"], classes.power["unstable_10_percent"]],
         "by_chance": classes.expected_false["unstable"],
-        "predicted": telegraph_expectation(dark, capture.parameters),
+        "predicted": 0.0 if excluded else telegraph_expectation(dark, capture.parameters),
         "seen": seen / len(capture.frames),
         "together": asdict(jump_together(found, capture.shape)),
     }

@@ -173,7 +173,8 @@ def gaussian_expectation(noise: np.ndarray, threshold, ratio: float, neighbors: 
     groups = np.flatnonzero(pixels)
     mean_own, mean_around = own_sum[groups] / pixels[groups], around_sum[groups] / pixels[groups]
     neighbors_there = np.unravel_index(groups, shape)[2]
-    each = (_leading_probability(mean_own, mean_around, neighbors_there, cut, ratio) for cut in thresholds)
+    beside = [(0.0, mean_around, neighbors_there)]
+    each = (_leading_probability(mean_own, beside, cut, ratio) for cut in thresholds)
     expected = np.array([pixels[groups] @ probability for probability in each])
     return float(expected[0]) if np.ndim(threshold) == 0 else expected
 
@@ -197,15 +198,19 @@ def _noise_neighborhoods(padded, neighbors):
     return own[usable], around[usable], count[usable]
 
 
-def _leading_probability(own, around, count, threshold, ratio):
-    """Probability of one pixel to be a candidate, by Gauss-Legendre quadrature over 8 sigma above the threshold."""
+def _leading_probability(own, beside, threshold, ratio, middle=0.0):
+    """Probability of one pixel to be a candidate, by Gauss-Legendre quadrature over 8 sigma above the threshold.
+
+    `own` is its noise about `middle`, `beside` the mean, noise and number of each kind of neighbours; (n,) arrays.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(48)
-    start = np.maximum(threshold, -8 * own)
-    stop = start + 8 * own
-    v = start[:, None] + (stop - start)[:, None] * (nodes + 1) / 2
-    density = np.exp(-0.5 * (v / own[:, None]) ** 2) / (own[:, None] * math.sqrt(2 * math.pi))
-    between = special.ndtr(v / around[:, None]) - special.ndtr(ratio * v / around[:, None])
-    return (density * between ** count[:, None]) @ weights * (stop - start) / 2
+    start = np.maximum(threshold, middle - 8 * own)
+    stop = np.maximum(start, middle) + 8 * own
+    v = start + (stop - start) * (nodes[:, None] + 1) / 2
+    density = np.exp(-0.5 * ((v - middle) / own) ** 2) / (own * math.sqrt(2 * math.pi))
+    for mean, noise, number in beside:
+        density *= (special.ndtr((v - mean) / noise) - special.ndtr((ratio * v - mean) / noise)) ** number
+    return weights @ density * (stop - start) / 2
 
 
 def telegraph_expectation(dark, parameters) -> float:
@@ -239,18 +244,12 @@ def telegraph_expectation(dark, parameters) -> float:
     y, x = (np.asarray(found[name], int) + 1 for name in "yx")
     noise = np.pad(dark.level_sigma(parameters.reference).astype(float), 1)  # 0 beyond the frame
     mean, total = np.zeros_like(noise), 0.0
-    nodes, weights = np.polynomial.legendre.leggauss(48)
+    places = [(y + dy, x + dx) for dy, dx in OFFSETS[parameters.neighbors]]
     for k in range(n):
         mean[y, x] = above[:, k]
-        own, middle = noise[y, x, None], mean[y, x, None]
-        start, stop = (np.maximum(parameters.threshold, middle + side * own) for side in (-8, 8))
-        v = start + (stop - start) * (nodes + 1) / 2
-        density = np.exp(-0.5 * ((v - middle) / own) ** 2) / (own * math.sqrt(2 * math.pi))
-        for dy, dx in OFFSETS[parameters.neighbors]:
-            beside, there = mean[y + dy, x + dx, None], noise[y + dy, x + dx, None]
-            least, most = (special.ndtr((end - beside) / np.maximum(there, 1e-9)) for end in (parameters.ratio * v, v))
-            density *= np.where(there > 0, most - least, 1)
-        total += float((density @ weights * (stop - start)[:, 0]).sum() / 2)
+        beside = [(mean[place], np.maximum(noise[place], 1e-9), noise[place] > 0) for place in places]
+        chances = _leading_probability(noise[y, x], beside, parameters.threshold, parameters.ratio, above[:, k])
+        total += float(chances.sum())
     return total / n
 
 
