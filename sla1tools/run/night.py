@@ -5,11 +5,12 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sla1tools.candidates.psf import psf_of
+from sla1tools.darks.model import characterize
 from sla1tools.errors import NightError, ParametersError, Sla1Error
 from sla1tools.frames.capture import judge_capture, judged_files, read_known_pixels
 from sla1tools.measure import measure_night
@@ -21,7 +22,7 @@ from sla1tools.run.notebooks import execute, keep_pictures, tagged_figures, titl
 from sla1tools.run.products import PRODUCTS, write_products, write_summary
 from sla1tools.run.provenance import git_commit, versions
 from sla1tools.run.publishing import Claim, claim, refuse_to_mix
-from sla1tools.run.resuming import psf_digest
+from sla1tools.run.resuming import measured_before, psf_digest
 from sla1tools.show.heading import Heading
 from sla1tools.text import moment
 
@@ -156,7 +157,13 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
                 run.start()  # once the frames are judged: an unusable night needs no kernel
             progress(word)
 
-        measurement = measure_night(parameters, step)
+        measurement = measured_before(parameters, claimed.outputs, notebooks=bool(run.opened))
+        published = claimed.outputs / claimed.night if measurement else None
+        if measurement and run.opened:  # notebooks ask the frames
+            capture = judge_capture(parameters)
+            step("frames judged")
+            measurement = replace(measurement, capture=capture, dark=characterize(capture, measurement.audit.step))
+        measurement = measurement or measure_night(parameters, step)
         capture = measurement.capture
         star = psf_of(parameters)
         manifest |= {"inputs": judged_files(capture), "camera": capture.camera}
@@ -173,7 +180,7 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
             store(measurement, run.handed_over)
         run.start()
         run.open(*list(run.opened)[:1])  # the longest: the others would only take its core now
-        write_products(measurement, staging)
+        write_products(measurement, staging, published)
         progress("products written")
         run.finish()
     if run.opened:

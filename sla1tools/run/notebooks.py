@@ -202,17 +202,12 @@ def _tidy(notebook) -> None:
 
 
 def keep_pictures(path: Path) -> None:
-    """Take out of an executed notebook what its report holds as well, and what is dead without a kernel.
-
-    Where the report has a live gallery, the notebook keeps the contact sheet.
-    """
-    from sla1tools.show.pages import GALLERY_MIME, WIDGET_MIME
+    """Take live galleries out of an executed notebook: its report has them, and the contact sheet stays."""
+    from sla1tools.show.pages import GALLERY_MIME
 
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("widgets", None)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        for mime in (GALLERY_MIME, WIDGET_MIME):
-            output.get("data", {}).pop(mime, None)
+        output.get("data", {}).pop(GALLERY_MIME, None)
     nbformat.write(notebook, path)
 
 

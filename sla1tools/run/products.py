@@ -7,6 +7,7 @@ byte. Texts that come from file names or headers are made printable first.
 import importlib.metadata
 import io
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def _longest(texts: list) -> int:
     return max(map(len, texts), default=1) or 1
 
 
-def write_products(measurement: Measurement, directory: Path) -> None:
+def write_products(measurement: Measurement, directory: Path, published: Path | None = None) -> None:
     """Write every product of a measured night but the manifest and the notebooks.
 
     Parameters
@@ -112,11 +113,18 @@ def write_products(measurement: Measurement, directory: Path) -> None:
         Not changed.
     directory : Path
         An existing folder.
+    published : Path, optional
+        Of the same night at other cuts: what does not depend on them is copied.
     """
     dark, cards = measurement.dark, provenance(measurement.capture)
-    write_master(directory / "master_dark.fits", dark, cards)
-    leaders, trials = map(measurement.timed, (measurement.leaders, measurement.trials))
-    write_table(directory / "leaders.fits", leaders, "LEADERS", LEADER_COLUMNS, cards)
+    if published:
+        for name in ("master_dark.fits", "leaders.fits"):
+            shutil.copyfile(published / name, directory / name)
+    else:
+        write_master(directory / "master_dark.fits", dark, cards)
+        leaders = measurement.timed(measurement.leaders)
+        write_table(directory / "leaders.fits", leaders, "LEADERS", LEADER_COLUMNS, cards)
+    trials = measurement.timed(measurement.trials)
     write_table(directory / "injections.fits", trials, "INJECTIONS", TRIAL_COLUMNS, cards)
     write_candidates(directory, measurement.candidates())
     np.save(directory / "settings.npy", measurement.counts)
@@ -142,7 +150,7 @@ def _beside_the_fits_files(measurement: Measurement) -> Measurement:
     return replace(
         measurement,
         capture=capture,
-        dark=replace(dark, reference=reference, mean=none, variance=none, prior=none, classes=classes),
+        dark=DarkModel(dark.scale, reference, none, none, none, dark.noise_model, classes),
         leaders=Table({"stamp": leaders}),
         injections=replace(injections, trials=Table(), stamps=near),
     )

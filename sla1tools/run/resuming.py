@@ -11,9 +11,11 @@ from scipy import ndimage
 from sla1tools import __version__
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.darks.classes import PixelClass
-from sla1tools.errors import FrameError
+from sla1tools.errors import FrameError, Sla1Error
 from sla1tools.frames.capture import read_known_pixels, readable
 from sla1tools.frames.fits import read_bytes, read_plane
+from sla1tools.measure import Measurement, depends_on, selected_again
+from sla1tools.night.reading import read_published
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
 from sla1tools.published import FAILED, Manifest, night_path, read_manifest, sha256_of
@@ -50,6 +52,42 @@ def is_current(parameters: Parameters, outputs: Path, notebooks: bool = False) -
         return False
 
 
+def measured_before(parameters: Parameters, outputs: Path, notebooks: bool) -> Measurement | None:
+    """Sum up a published night at other cuts, or for notebooks that it has not: nothing is measured again.
+
+    Returns
+    -------
+    night : Measurement or None
+        With a `PublishedDark`; None where the night must be measured: files, version, or a parameter that measuring
+        depends on are others, or the new cuts have other floors. Also where the same run is asked for again.
+    """
+    place = outputs / night_path(parameters)
+    manifest = read_manifest(place)
+    if manifest is None or _same_run(manifest, parameters, notebooks):
+        return None
+    own = depends_on(parameters).keys()
+    then, now = ({name: values.get(name) for name in own} for values in _both(manifest, parameters))
+    known = read_known_pixels(parameters)
+    try:
+        if (
+            manifest.exit_status != 0
+            or manifest.versions.get("sla1tools") != __version__
+            or then != now
+            or manifest.psf_sha256 != psf_digest(parameters)
+            or not _same_inputs(manifest, parameters)
+        ):
+            return None
+        night = read_published(place)
+        marked = night.dark.classes.dq & PixelClass.KNOWN != 0
+        return (
+            selected_again(night, parameters)
+            if np.array_equal(marked, marked & False if known is None else known)
+            else None
+        )
+    except (OSError, Sla1Error, KeyError, TypeError, ValueError):  # a damaged product
+        return None
+
+
 def psf_digest(parameters: Parameters) -> str | None:
     """SHA-256 of the file that `psf` names; None where it names none, or one that is not there."""
     path = parameters.psf and from_working_folder(parameters.psf)
@@ -72,13 +110,19 @@ def finished_since(
 
 def _same_run(manifest: Manifest, parameters: Parameters, notebooks: bool) -> bool:
     """Compare the parameters, and whether there are notebooks where they are wanted."""
-    then, now = manifest.parameters, parameters.model_dump(mode="json") | {"products_directory": None}
-    if not isinstance(then.get("sessions_directory"), str) or notebooks > manifest.notebooks:
-        return False
-    return {**then, "sessions_directory": _place(then)} == {**now, "sessions_directory": _place(now)}
+    then, now = _both(manifest, parameters)
+    return then == now and notebooks <= manifest.notebooks
 
 
-def _place(values: dict) -> str:
+def _both(manifest: Manifest, parameters: Parameters) -> list[dict]:
+    """Parameters of a run then and now, the capture folder as the place that it is."""
+    both = (manifest.parameters, parameters.model_dump(mode="json") | {"products_directory": None})
+    return [{**values, "sessions_directory": _place(values)} for values in both]
+
+
+def _place(values: dict) -> str | None:
+    if not isinstance(values.get("sessions_directory"), str):
+        return None
     try:
         return os.path.abspath(from_working_folder(values["sessions_directory"]))
     except ValueError:

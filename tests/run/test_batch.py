@@ -27,6 +27,7 @@ from scipy import ndimage
 from sla1tools import __version__, cli
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.frames.sessions import find_nights, night_in
+from sla1tools.measure import measure_night
 from sla1tools.nights.trends import read_nights
 from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.run import batch as batch_module
@@ -166,6 +167,74 @@ def test_a_night_without_notebooks_is_run_again_where_they_are_wanted(job, monke
     assert run_one(replace(job, notebooks=None)).verdict == "ok"
     assert asked == [None], "run, though nothing else has changed and it ended since the batch began"
     assert run_one(job).verdict == "current"
+
+
+CUTS = {"threshold": 250.0, "ratio": 0.2, "criterion": "psf_chi2", "snr_min": 4.5}
+
+
+@pytest.fixture
+def measured_again(monkeypatch):
+    """The parameters of every measuring by a run."""
+    asked, measure = [], night_module.measure_night
+    monkeypatch.setattr(night_module, "measure_night", lambda told, step: asked.append(told) or measure(told, step))
+    return asked
+
+
+def test_other_cuts_of_a_published_night_are_a_selection(job, tmp_path, measured_again):
+    assert run_one(job).verdict == "ok"
+    other = with_changes(job, **CUTS)
+    fresh = replace(other, outputs=tmp_path / "fresh")
+    assert run_one(other).verdict == run_one(fresh).verdict == "ok"
+    assert measured_again == [job.parameters, fresh.parameters]
+    ours, theirs = (one.outputs / one.night for one in (other, fresh))
+    for name in PRODUCTS:
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    told = [json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in (ours, theirs)]
+    for manifest in told:
+        for key in ("start", "end"):
+            del manifest[key]
+        del manifest["outputs"]["index.html"]
+    assert told[0] == told[1]
+    assert run_one(other).verdict == "current"
+
+
+def test_what_is_handed_to_notebooks_of_a_selection_has_its_frames(job, measured_again, monkeypatch):
+    run_one(job)
+    handed = []
+    monkeypatch.setattr(night_module, "store", lambda night, folder: handed.append(night))
+    monkeypatch.setattr(night_module, "execute", lambda *told: None)
+    monkeypatch.setattr("sla1tools.show.pages.export_html", lambda *told: None)
+    monkeypatch.setattr(night_module, "keep_pictures", lambda path: None)
+    monkeypatch.setattr(night_module, "tagged_figures", lambda path: {})
+    for changes in ({}, CUTS):
+        parameters = job.parameters.model_copy(update=changes)
+        assert night_module.run_night(parameters, job.outputs, [HERE / "notebooks" / "good.ipynb"]).verdict == "ok"
+        fresh = measure_night(parameters)
+        assert handed[-1].summary == fresh.summary
+        for name in ("mean", "variance"):
+            np.testing.assert_array_equal(getattr(handed[-1].dark, name), getattr(fresh.dark, name))
+        np.testing.assert_array_equal(handed[-1].residual(1), fresh.residual(1))
+    assert measured_again == [job.parameters]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda job: with_changes(job, injections=51),
+        lambda job: with_changes(job, threshold=60.0),
+        lambda job: (job.parameters.capture_directory / "00005.fits").unlink() or with_changes(job, **CUTS),
+        lambda job: (
+            fits.setval(job.outputs / job.night / "leaders.fits", "X", value=1, ext=1) or with_changes(job, **CUTS)
+        ),
+        lambda job: job,
+    ],
+    ids=["what measuring depends on", "a deeper floor", "a frame less", "a changed product", "the same run"],
+)
+def test_anything_else_is_measured(job, measured_again, change):
+    run_one(job)
+    again = replace(change(job), force=True, since="2999")
+    assert run_one(again).verdict in ("ok", "degraded")
+    assert measured_again == [job.parameters, again.parameters]
 
 
 @pytest.mark.parametrize("command", ["run", "batch"])
