@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -333,6 +334,58 @@ def psf(frames, files, overrides, to) -> None:
         click.echo(f"warning: χ²/dof above {BAD_FIT}: the stars are not alike; see the page", err=True)
     if long > ELONGATED:
         click.echo("warning: the stars are long: use it for nights of the same tracking only", err=True)
+
+
+@main.command(cls=_Command)
+@click.argument("flashes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FLASHES | FRAME...")
+@click.option("--search", is_flag=True, help="Find the flashes: what one FRAME of a pointing shows and no other does.")
+@click.option("-f", "files", multiple=True, required=True, help="The night whose darks are of the frames' exposure.")
+@OVERRIDES
+@click.option("--frames", type=click.Path(path_type=Path), metavar="DIR", help="Where the files are.  [beside FLASHES]")
+@click.option("--searched", type=click.IntRange(min=1), metavar="N", help="Whole frames that were searched.")
+@click.option("--known-places", is_flag=True, help="The places were fixed before looking: nothing was searched.")
+@click.option("--to", type=click.Path(path_type=Path), help="What to write.  [FLASHES_vetted.ecsv]")
+def vet(flashes, search, files, overrides, frames, searched, known_places, to) -> None:
+    """Judge flashes of science frames by the darks: is it the camera? A table, DS9 regions and a page are written.
+
+    FLASHES is a CSV or ECSV table with columns file, x, y (0-based), or a DS9 file of points and circles in image
+    coordinates with the file's name as text. What was searched counts: where it is not given, all frames of the darks'
+    shape and exposure beside those named. With --search it is no transient pipeline: frames of one pointing are shifted
+    by whole pixels, not turned, and variable stars, asteroids and satellites are flashes, too.
+
+    \b
+    Example:
+      sla1 vet flashes.csv -f params/qhy42pro.yaml -f params/2024-05-08.yaml --frames science --searched 960
+      sla1 vet --search science/*.fits -f params/qhy42pro.yaml -f params/2024-05-08.yaml
+    """
+    from sla1tools.night import open_night
+    from sla1tools.run.vetting import files_to_write, what_was_searched, write_vetted
+    from sla1tools.vetting.flashes import read_flashes
+    from sla1tools.vetting.searching import find_flashes
+
+    if known_places and (search or searched):
+        raise click.UsageError("--known-places says that nothing was searched: leave out --search and --searched")
+    if not search and len(flashes) > 1:
+        raise click.UsageError("name one file of flashes; or --search, to find flashes in several frames")
+    targets = files_to_write(to or Path(f"{'found' if search else flashes[0].stem}_vetted.ecsv"))
+    if not search:
+        listed, paths = read_flashes(flashes[0], frames)
+    night = open_night(read_parameters(files, overrides))
+    if search:
+        listed, notes = find_flashes(flashes, night.witness)
+        paths = {str(path): path for path in flashes}
+        searched = searched or len(flashes)
+        for note in notes:
+            click.echo(printable(note), err=True)
+    what = what_was_searched(night, paths, searched, known_places)
+    hint = "" if searched or known_places else "; where it was others: --searched N, or --known-places"
+    click.echo(printable(f"searched: {what[1]}{hint}"))
+    judged = write_vetted(night, listed, paths, what, targets)
+    for verdict, number in Counter(judged["verdict"]).most_common():
+        click.echo(f"{number} {verdict}")
+    click.echo("\n".join(map(str, targets)))
+    if "not judged" in judged["verdict"]:
+        raise click.exceptions.Exit(1)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

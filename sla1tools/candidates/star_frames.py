@@ -87,13 +87,13 @@ def read_star_frames(paths: Sequence[Path], dark: DarkModel, capture: Capture) -
     frames, filters = [], {}
     for path in paths:
         try:
-            counts, filter_name = read_light(path, capture.parameters, capture.frames[0].gain, capture.camera)
+            light = read_light(path, capture.parameters, capture.frames[0].gain, capture.camera)
         except FrameError as error:
             raise NightError(
                 f"{path}: {error.detail}; name a night of darks of its camera, shape and exposure (-f)"
             ) from None
-        filters[str(filter_name)] = path.name
-        frames.append(StarFrame.of(path.name, counts, dark, capture.parameters.top_code))
+        filters[str(light.filter_name)] = path.name
+        frames.append(StarFrame.of(path.name, light.counts, dark, capture.parameters.top_code))
     if len(filters) > 1:
         told = ", ".join(f"{name} ({file})" for name, file in filters.items())
         raise NightError(f"the frames were taken through different filters: {told}; measure one PSF for each")

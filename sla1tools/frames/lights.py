@@ -1,6 +1,8 @@
 """One frame of the sky that belongs to the darks: of their shape, exposure and gain."""
 
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,9 +13,15 @@ from sla1tools.parameters import Parameters
 from sla1tools.text import printable
 
 
-def read_light(
-    path: Path, parameters: Parameters, gain: float | None = None, camera: str | None = None
-) -> tuple[np.ndarray, str | None]:
+class Light(NamedTuple):
+    """A frame of the sky: raw counts (ny, nx) uint16, FILTER as its header gives it, start of the exposure (UTC)."""
+
+    counts: np.ndarray
+    filter_name: str | None
+    start: datetime | None
+
+
+def read_light(path: Path, parameters: Parameters, gain: float | None = None, camera: str | None = None) -> Light:
     """Read a frame of the sky; it is judged as a dark is, but for IMAGETYP and FILTER, which may say anything.
 
     Parameters
@@ -24,12 +32,6 @@ def read_light(
         Of the darks: shape, exposure and its tolerance.
     gain, camera : float and str, optional
         GAIN and INSTRUME of the darks; a frame that states another one is refused.
-
-    Returns
-    -------
-    counts : (ny, nx) uint16 array
-    filter_name : str or None
-        As the header gives it.
 
     Raises
     ------
@@ -43,4 +45,4 @@ def read_light(
     named = str(image.header.get("INSTRUME") or "").strip()
     if named and camera and named != camera:
         raise FrameError(Reason.KEYWORD, f"taken with {printable(named)}, the darks with {printable(camera)}")
-    return image.counts, image.header.get("FILTER")
+    return Light(image.counts, image.header.get("FILTER"), facts.start)

@@ -39,9 +39,7 @@ def write_psf(paths: Sequence[Path], parameters: Parameters, to: Path) -> Measur
         Where the darks, the frames or their stars cannot be used.
     """
     page = to.with_suffix(".html")
-    for path in (to, page):
-        if path.exists():
-            raise ParametersError(f"{path} is there already; choose another name (--to)")
+    refuse_to_overwrite(to, page)
     capture = judge_capture(parameters)
     capture.require_usable()
     frames = read_star_frames(paths, characterize(capture), capture)
@@ -56,6 +54,13 @@ def write_psf(paths: Sequence[Path], parameters: Parameters, to: Path) -> Measur
     except OSError as error:
         raise ParametersError(f"{error.filename}: cannot be written: {error.strerror}") from None
     return measured
+
+
+def refuse_to_overwrite(*paths: Path) -> None:
+    """Raise `ParametersError` where one of these files is there already."""
+    for path in paths:
+        if path.exists():
+            raise ParametersError(f"{path} is there already; choose another name (--to)")
 
 
 def demo_psf(parameters: Parameters) -> Parameters:

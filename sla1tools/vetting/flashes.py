@@ -57,7 +57,7 @@ def read_flashes(path: Path, frames: Path | None = None) -> tuple[Table, dict[st
     paths = {name: (frames or path.parent) / name for name in dict.fromkeys(names)}
     _refuse(path, [f"{where}: there is no such file (see --frames)" for where in paths.values() if not where.is_file()])
     for axis in ("x", "y"):
-        table[axis] = [_number(value) for value in np.ma.filled(np.ma.asarray(table[axis], object), None)]
+        table[axis] = [_number(value) for value in np.ma.filled(np.ma.asarray(table[axis], object), "")]
     return table, paths
 
 

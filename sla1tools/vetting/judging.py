@@ -21,6 +21,7 @@ from sla1tools.vetting.expectation import CameraFlashes
 from sla1tools.vetting.measuring import NEARBY, ScienceFrame, measure
 
 VERDICTS = ("camera", "camera-like", "not told apart", "not the camera's", "not judged")
+COLUMNS = ("frame", "time", *LEADER_COLUMNS[1:])
 OWN_COLUMNS = ("sky", "searched", "expected", "expected_high", "verdict", "reasons")
 PLACE_PIXELS = 25  # of a place fixed before looking: the flash's own 5x5
 LEAST_HEIGHT = 3.0  # sigma: a flagged peak below it is noise
@@ -190,7 +191,7 @@ class Witness:
             return "camera-like", _joined(f"no star looks so: {shape}, below {self.parameters.p_min:g}", *reasons)
         least, most = (shown(float(row[name]), digits=2) for name in ("expected", "expected_high"))
         rate = (
-            f"of the camera's {self.flashes.at_least(snr)} such flashes in {counted(self.flashes.frames, 'dark')} "
+            f"the camera made {self.flashes.at_least(snr):,} such flashes in {counted(self.flashes.frames, 'dark')}: "
             f"{least} are expected in what was searched, at most {most}"
         )
         reasons.insert(0, f"it looks like a star: {shape}")
@@ -210,7 +211,7 @@ def _joined(*reasons: str) -> str:
 def _in_order(every: list[Table], problems: np.ndarray) -> Table:
     """Put the measured rows into their places among all; what could not be measured is masked, and says why."""
     judged, places = Table(masked=True), [place for found in every for place in found["place"]]
-    for name in (*LEADER_COLUMNS, *OWN_COLUMNS, "stamp"):
+    for name in (*COLUMNS, *OWN_COLUMNS, "stamp"):
         parts = np.ma.concatenate([np.ma.asarray(found[name]) for found in every] or [np.zeros(0)])
         values = np.ma.masked_all((len(problems), *parts.shape[1:]), parts.dtype)
         values[places] = parts

@@ -41,12 +41,15 @@ class ScienceFrame:
     dark : DarkModel
     parameters : Parameters
         Of the darks.
+    time : str
+        Start of its exposure (UTC, ISO 8601); empty where unknown.
     """
 
     name: str
     counts: np.ndarray
     dark: DarkModel
     parameters: Parameters
+    time: str = ""
 
     @classmethod
     def of(cls, source, dark: DarkModel, parameters: Parameters, gain: float | None = None) -> "ScienceFrame":
@@ -60,7 +63,9 @@ class ScienceFrame:
             Where an array is not one of raw counts of the darks' shape.
         """
         if isinstance(source, str | Path):
-            return cls(Path(source).name, read_light(Path(source), parameters, gain)[0], dark, parameters)
+            light = read_light(Path(source), parameters, gain)
+            time = light.start.isoformat(timespec="milliseconds") if light.start else ""
+            return cls(Path(source).name, light.counts, dark, parameters, time)
         return cls("", raw_frame(source, parameters.frame_shape), dark, parameters)
 
     @cached_property
@@ -165,7 +170,8 @@ def _brightest(frame: ScienceFrame, row, column, sky, sky_pixels) -> Table:
     level_noise = frame.dark.level_sigma("outside")[at] * gain
     found["sky"], found["sky_pixels"] = sky[star], sky_pixels[star]
     found["height"] = found["peak"] / np.sqrt(level_noise**2 + np.maximum(sky[star], 0))
-    found["frame"] = np.full(len(found), frame.name)
+    for column, text in (("frame", frame.name), ("time", frame.time)):
+        found[column] = np.full(len(found), text)
     stamps, noise, valid = stamps_of(frame, found)
     psf = psf_of(frame.parameters)
     found["rival_chi2"] = fit_stamps(stamps, noise, valid, psf, rival_templates(), at[::-1])["rival_chi2"]

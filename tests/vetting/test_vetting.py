@@ -6,12 +6,11 @@ from astropy.io import fits
 from astropy.table import Table
 from vetted import SHAPE, open_darks, sky_counts
 
-from sla1tools.candidates.detection import LEADER_COLUMNS
 from sla1tools.candidates.fit import fit_stamps
 from sla1tools.darks.classes import BLOCKING
 from sla1tools.errors import FrameError, ParametersError
 from sla1tools.vetting.flashes import read_flashes
-from sla1tools.vetting.judging import OWN_COLUMNS
+from sla1tools.vetting.judging import COLUMNS, OWN_COLUMNS
 from sla1tools.vetting.measuring import measure
 
 CARDS = {"EXPTIME": 30.0, "GAIN": 5, "IMAGETYP": "Light"}
@@ -43,7 +42,7 @@ def test_a_row_says_what_was_measured_searched_and_expected(night, quiet):
     before = counts.copy()
     judged = night.vet(counts, *quiet, searched=3)
     np.testing.assert_array_equal(counts, before)
-    assert judged.colnames == [*LEADER_COLUMNS, *OWN_COLUMNS, "stamp"]
+    assert judged.colnames == [*COLUMNS, *OWN_COLUMNS, "stamp"]
     (row,) = judged
     assert (row["x"], row["y"], row["reference"]) == (*np.rint(quiet), "outside")
     assert np.hypot(row["x_fit"] - quiet[0], row["y_fit"] - quiet[1]) < 0.2
@@ -103,7 +102,7 @@ def test_a_place_that_is_none_is_not_judged(night, place, reason):
     judged = night.vet(sky_counts(1), *place)
     assert judged["verdict"][0] == "not judged"
     assert reason in judged["reasons"][0]
-    assert all(judged[name].mask.all() for name in LEADER_COLUMNS)
+    assert all(judged[name].mask.all() for name in COLUMNS)
 
 
 def test_blank_sky_a_saturated_star_and_its_wing_are_not_judged(night, quiet):

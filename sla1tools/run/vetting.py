@@ -1,0 +1,132 @@
+"""What `sla1 vet` writes: the judged flashes as a table, as DS9 regions and as a page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+from astropy.table import Table
+
+from sla1tools.errors import FrameError, ParametersError
+from sla1tools.night import Night
+from sla1tools.run.products import LEADER_COLUMNS, REGION_RADIUS, fixed_columns
+from sla1tools.run.star_image import refuse_to_overwrite
+from sla1tools.show.vetting_page import MOST_PICTURED, pictures, vetting_page
+from sla1tools.text import counted
+from sla1tools.vetting.judging import VERDICTS
+
+COLUMNS = LEADER_COLUMNS | {
+    "sky": ("f8", "electron", "local sky"),
+    "searched": ("f8", None, "frames times the share of their area that was searched"),
+    "expected": ("f8", None, "flashes of the camera in it, as bright and as like a star"),
+    "expected_high": ("f8", None, "their 95 % upper limit"),
+    "verdict": ("U", None, "whose it is"),
+    "reasons": ("U", None, "why, the deciding reason first"),
+}
+COLORS = dict(zip(VERDICTS, ("red", "magenta", "yellow", "green", "white"), strict=True))
+
+
+def what_was_searched(
+    night: Night, paths: Mapping[str, Path], given: int | None, known_places: bool
+) -> tuple[int, str]:
+    """Return how many whole frames were searched, 0 for known places, and the same in words.
+
+    Where nothing is given, all frames of the darks' shape, exposure and gain count that lie beside those with flashes.
+    """
+    if known_places:
+        return 0, "places fixed before looking, of each flash its own 5 x 5 pixels of one frame"
+    if given:
+        return given, f"{counted(given, 'whole frame')}, as given"
+    folders = sorted({path.parent for path in paths.values()})
+    number = sum(_belongs(path, night) for folder in folders for path in folder.iterdir())
+    where = ", ".join(map(str, folders))
+    frames = f"all of {night.parameters.dark_exposure:g} s and these darks' shape and gain in {where}"
+    return max(number, 1), f"{counted(number, 'whole frame')}, {frames}"
+
+
+def _belongs(path: Path, night: Night) -> bool:
+    try:
+        night.witness.take(path)
+    except FrameError:
+        return False
+    return not path.name.startswith(".")
+
+
+def files_to_write(to: Path) -> tuple[Path, Path, Path]:
+    """Return the table, its regions and its page; `ParametersError` where one is there already, or `to` is no ECSV."""
+    if to.suffix != ".ecsv":
+        raise ParametersError(f"{to}: the name of the table to write (--to) must end in .ecsv")
+    targets = to, to.with_suffix(".reg"), to.with_suffix(".html")
+    refuse_to_overwrite(*targets)
+    return targets
+
+
+def write_vetted(
+    night: Night,
+    flashes: Table,
+    paths: Mapping[str, Path],
+    searched: tuple[int, str],
+    targets: tuple[Path, Path, Path],
+) -> Table:
+    """Judge flashes, and write the table, its regions and its page.
+
+    Parameters
+    ----------
+    night : Night
+        The darks.
+    flashes, paths
+        As from `vetting.flashes.read_flashes`.
+    searched : (int, str)
+        As from `what_was_searched`.
+    targets : tuple of Path
+        From `files_to_write`.
+
+    Returns
+    -------
+    judged : Table
+        As written.
+
+    Raises
+    ------
+    ParametersError
+        Where one of them cannot be written.
+    """
+    drawn: list[dict] = []
+    to, regions, page = targets
+
+    def draw(frame, found):
+        drawn.extend(pictures(frame, found[found["place"] < MOST_PICTURED], night))
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        judged = night.witness.vet_flashes(flashes, paths, searched[0], draw)
+    table = _with_given(flashes, fixed_columns(judged, COLUMNS))
+    try:
+        table.write(to, format="ascii.ecsv")
+        regions.write_text(_regions(flashes, judged), encoding="utf-8")
+        page.write_text(vetting_page(flashes, judged, drawn, searched[1], night), encoding="utf-8")
+    except OSError as error:
+        raise ParametersError(f"{error.filename}: cannot be written: {error.strerror}") from None
+    return table
+
+
+def _with_given(flashes: Table, judged: Table) -> Table:
+    """Put the columns given before those measured; one of the same name becomes NAME_given."""
+    table = Table()
+    for name in flashes.colnames:
+        kept = name
+        while kept in judged.colnames or kept in table.colnames:
+            kept += "_given"
+        table[kept] = flashes[name]
+    for name in judged.colnames:
+        table[name] = judged[name]
+    return table
+
+
+def _regions(flashes: Table, judged: Table) -> str:
+    lines = ["# Region file format: DS9 astropy/regions", "image"]
+    for name, x, y, verdict in zip(flashes["file"], flashes["x"], flashes["y"], judged["verdict"], strict=True):
+        if x == x and y == y:  # DS9 knows no NaN, and no escape for a brace
+            label = str(name).replace("{", "(").replace("}", ")")
+            place = f"circle({x + 1:.3f},{y + 1:.3f},{REGION_RADIUS})"
+            lines.append(f"{place} # color={COLORS[verdict]} text={{{label}}}")
+    return "\n".join(lines) + "\n"
