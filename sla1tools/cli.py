@@ -337,14 +337,16 @@ def psf(frames, files, overrides, to) -> None:
 
 
 @main.command(cls=_Command)
-@click.argument("flashes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FLASHES | FRAME...")
+@click.argument("flashes", nargs=-1, required=True, type=PATH, metavar="FLASHES | FRAME...")
 @click.option("--search", is_flag=True, help="Find the flashes: what one FRAME of a pointing shows and no other does.")
-@click.option("-f", "files", multiple=True, required=True, help="The night whose darks are of the frames' exposure.")
+@click.option(
+    "-f", "files", multiple=True, required=True, type=PATH, help="The night whose darks are of the frames' exposure."
+)
 @OVERRIDES
-@click.option("--frames", type=click.Path(path_type=Path), metavar="DIR", help="Where the files are.  [beside FLASHES]")
+@click.option("--frames", type=PATH, metavar="DIR", help="Where the files are.  [beside FLASHES]")
 @click.option("--searched", type=click.IntRange(min=1), metavar="N", help="Whole frames that were searched.")
 @click.option("--known-places", is_flag=True, help="The places were fixed before looking: nothing was searched.")
-@click.option("--to", type=click.Path(path_type=Path), help="What to write.  [FLASHES_vetted.ecsv]")
+@click.option("--to", type=PATH, help="What to write.  [FLASHES_vetted.ecsv]")
 def vet(flashes, search, files, overrides, frames, searched, known_places, to) -> None:
     """Judge flashes of science frames by the darks: is it the camera? A table, DS9 regions and a page are written.
 

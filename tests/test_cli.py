@@ -392,7 +392,8 @@ def test_what_a_shell_leaves_as_it_is_typed_is_expanded(night_file, fake_run, tm
         option
         for command in cli.main.commands.values()
         for option in command.params
-        if option.name in ("nights", "frames", "outputs", "to", "target", "files", "directory", "capture", "sessions")
+        if option.name
+        in ("nights", "flashes", "frames", "outputs", "to", "target", "files", "directory", "capture", "sessions")
     ]
     assert len(paths) > 12
     assert {option.name for option in paths if option.type is not cli.PATH} == {"frames"}  # their number, in simulate
