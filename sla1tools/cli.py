@@ -361,9 +361,9 @@ def vet(flashes, search, files, overrides, frames, searched, known_places, to) -
       sla1 vet --search science/*.fits -f params/qhy42pro.yaml -f params/2024-05-08.yaml
     """
     from sla1tools.night import open_night
-    from sla1tools.run.vetting import files_to_write, what_was_searched, write_vetted
+    from sla1tools.run.vetting import files_to_write, write_vetted
     from sla1tools.vetting.flashes import read_flashes
-    from sla1tools.vetting.searching import find_flashes
+    from sla1tools.vetting.searching import find_flashes, what_was_searched
 
     if known_places and (search or searched):
         raise click.UsageError("--known-places says that nothing was searched: leave out --search and --searched")
@@ -373,14 +373,18 @@ def vet(flashes, search, files, overrides, frames, searched, known_places, to) -
     if not search:
         listed, paths = read_flashes(flashes[0], frames)
     night = open_night(read_parameters(files, overrides))
+    hint = ""
     if search:
         listed, notes = find_flashes(flashes, night.witness)
-        paths = {str(path): path for path in flashes}
-        searched = searched or len(flashes)
-        for note in notes:
-            click.echo(printable(note), err=True)
-    what = what_was_searched(night, paths, searched, known_places)
-    hint = "" if searched or known_places else "; where it was others: --searched N, or --known-places"
+        paths, number = {str(path): path for path in flashes}, searched or len(flashes)
+        click.echo(printable("\n".join(notes)), err=True)
+        what = number, f"{number} whole frames for what one of them shows and no other"
+    elif known_places:
+        what = 0, "places fixed before looking, of each flash its own 5 x 5 pixels of one frame"
+    elif searched:
+        what = searched, f"{searched} whole frames, as given"
+    else:
+        what, hint = what_was_searched(night.witness, paths.values()), "; if others: --searched N or --known-places"
     click.echo(printable(f"searched: {what[1]}{hint}"))
     judged = write_vetted(night, listed, paths, what, targets)
     for verdict, number in Counter(judged["verdict"]).most_common():

@@ -59,7 +59,7 @@ class StarFrame:
 
         counts = raw - dark.reference.master
         sky = box_medians(counts)
-        dark_variance = (dark.level_sigma("leave_one_out") / dark.scale) ** 2
+        dark_variance = (dark.level_sigma("outside") / dark.scale) ** 2
         above = counts - sky
         smooth = gaussian_filter(above, 1.5)
         blank = ~binary_dilation(smooth > 2 * _lower_sigma(smooth), iterations=3)

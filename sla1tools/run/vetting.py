@@ -6,12 +6,11 @@ from pathlib import Path
 import matplotlib
 from astropy.table import Table
 
-from sla1tools.errors import FrameError, ParametersError
+from sla1tools.errors import ParametersError
 from sla1tools.night import Night
 from sla1tools.run.products import LEADER_COLUMNS, REGION_RADIUS, fixed_columns
 from sla1tools.run.star_image import refuse_to_overwrite
 from sla1tools.show.vetting_page import MOST_PICTURED, pictures, vetting_page
-from sla1tools.text import counted
 from sla1tools.vetting.judging import VERDICTS
 
 COLUMNS = LEADER_COLUMNS | {
@@ -23,32 +22,6 @@ COLUMNS = LEADER_COLUMNS | {
     "reasons": ("U", None, "why, the deciding reason first"),
 }
 COLORS = dict(zip(VERDICTS, ("red", "magenta", "yellow", "green", "white"), strict=True))
-
-
-def what_was_searched(
-    night: Night, paths: Mapping[str, Path], given: int | None, known_places: bool
-) -> tuple[int, str]:
-    """Return how many whole frames were searched, 0 for known places, and the same in words.
-
-    Where nothing is given, all frames of the darks' shape, exposure and gain count that lie beside those with flashes.
-    """
-    if known_places:
-        return 0, "places fixed before looking, of each flash its own 5 x 5 pixels of one frame"
-    if given:
-        return given, f"{counted(given, 'whole frame')}, as given"
-    folders = sorted({path.parent for path in paths.values()})
-    number = sum(_belongs(path, night) for folder in folders for path in folder.iterdir())
-    where = ", ".join(map(str, folders))
-    frames = f"all of {night.parameters.dark_exposure:g} s and these darks' shape and gain in {where}"
-    return max(number, 1), f"{counted(number, 'whole frame')}, {frames}"
-
-
-def _belongs(path: Path, night: Night) -> bool:
-    try:
-        night.witness.take(path)
-    except FrameError:
-        return False
-    return not path.name.startswith(".")
 
 
 def files_to_write(to: Path) -> tuple[Path, Path, Path]:
@@ -76,7 +49,7 @@ def write_vetted(
     flashes, paths
         As from `vetting.flashes.read_flashes`.
     searched : (int, str)
-        As from `what_was_searched`.
+        As from `vetting.searching.what_was_searched`.
     targets : tuple of Path
         From `files_to_write`.
 
@@ -93,8 +66,11 @@ def write_vetted(
     drawn: list[dict] = []
     to, regions, page = targets
 
+    def dark_counts(k):
+        return night.capture.rows(k, 0, night.parameters.frame_shape[0])
+
     def draw(frame, found):
-        drawn.extend(pictures(frame, found[found["place"] < MOST_PICTURED], night))
+        drawn.extend(pictures(frame, found[found["place"] < MOST_PICTURED], night.witness, dark_counts))
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -103,7 +79,7 @@ def write_vetted(
     try:
         table.write(to, format="ascii.ecsv")
         regions.write_text(_regions(flashes, judged), encoding="utf-8")
-        page.write_text(vetting_page(flashes, judged, drawn, searched[1], night), encoding="utf-8")
+        page.write_text(vetting_page(flashes, judged, drawn, searched[1], night.witness), encoding="utf-8")
     except OSError as error:
         raise ParametersError(f"{error.filename}: cannot be written: {error.strerror}") from None
     return table

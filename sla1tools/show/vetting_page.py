@@ -3,30 +3,24 @@
 import base64
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from astropy.table import Table
 from matplotlib.image import imsave
 
-from sla1tools.candidates.leaders import cut_stamps
-from sla1tools.candidates.psf import psf_of
-from sla1tools.candidates.shapes import rival_templates
-from sla1tools.measure import Measurement
 from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
+from sla1tools.show.vetting_figures import LEFT_OVER, SOFT, cut_outs, left_over
 from sla1tools.text import shown
-from sla1tools.vetting.judging import JUMP_SIGMA, VERDICTS
-from sla1tools.vetting.measuring import ScienceFrame, stamps_of
+from sla1tools.vetting.judging import JUMP_SIGMA, VERDICTS, Witness
+from sla1tools.vetting.measuring import ScienceFrame
 
-REACH = 10  # px around a flash that are shown
 DARKS = 3
 MOST_PICTURED = 500
-SOFT, LEAST_HIGH = 3.0, 20.0  # sigma where the stretch bends, and that are white at least
-LEFT_OVER = 5.0  # sigma at the ends of the colours
 WIDTH, HEIGHT = 165, 84  # of a history
 
 
-def pictures(frame: ScienceFrame, found: Table, night: Measurement) -> list[dict]:
+def pictures(frame: ScienceFrame, found: Table, witness: Witness, dark_counts: Callable | None) -> list[dict]:
     """Draw each flash of a frame, and what the darks have at its place.
 
     Parameters
@@ -34,8 +28,10 @@ def pictures(frame: ScienceFrame, found: Table, night: Measurement) -> list[dict
     frame : ScienceFrame
     found : Table
         Its measured flashes, as `Witness.vet_flashes` hands them over.
-    night : Measurement
+    witness : Witness
         The darks.
+    dark_counts : callable or None
+        ``dark_counts(k)``: raw counts of dark k, (ny, nx); None where the raw frames are gone: no dark is drawn.
 
     Returns
     -------
@@ -43,29 +39,24 @@ def pictures(frame: ScienceFrame, found: Table, night: Measurement) -> list[dict
         `place` (row among all flashes), `flash`, `master` and `darks` (PNG as base64, one stretch), `star` and `rival`
         (what each fit leaves, in sigma), `history`.
     """
-    at = np.asarray(found["y"]), np.asarray(found["x"])
-    histories = night.histories(*at[::-1])
-    whole = frame.counts * frame.field.gain
+    histories = witness.histories(np.asarray(found["x"]), np.asarray(found["y"]))
     highest = np.argsort(-histories, axis=1, kind="stable")[:, :DARKS]
-    cuts = {
-        k: cut_stamps(night.capture.rows(k, 0, frame.counts.shape[0]), *at, radius=REACH) for k in np.unique(highest)
-    }
-    images = cut_stamps(whole, *at, radius=REACH), cut_stamps(night.dark.master, *at, radius=REACH)
-    left = _left_over(frame, found)
+    images = [cut_outs(image, found) for image in (frame.counts * frame.field.gain, witness.dark.master)]
+    scale, drawn_darks = witness.dark.scale, np.unique(highest) if dark_counts else ()
+    cuts = {k: cut_outs(dark_counts(k) * scale, found) for k in drawn_darks}  # type: ignore[misc]  # then it is one
     drawn = []
-    for i, row in enumerate(found):
-        sigma = float(row["peak"] / row["height"])
-        white = max(float(row["peak"]), LEAST_HIGH * sigma)
-        darks = [cuts[k][i] * night.dark.scale for k in highest[i]]
-        flash, master, *darks = (_grey(image, sigma, white) for image in (images[0][i], images[1][i], *darks))
+    for i, (row, left) in enumerate(zip(found, left_over(frame, found), strict=True)):
+        places = *images, *(cuts[k] for k in highest[i] if k in cuts)
+        flash, master, *darks = (_png(image[i], 0, 1, "gray") for image in places)
+        star, rival = (_png(image, -LEFT_OVER, LEFT_OVER, "RdBu_r") for image in left) if left else ("", "")
         drawn.append(
-            {"place": int(row["place"]), "flash": flash, "master": master, "darks": darks, "star": left[i][0]}
-            | {"rival": left[i][1], "rival_name": str(row["best_rival"] or ""), "history": _history(histories[i], row)}
+            {"place": int(row["place"]), "flash": flash, "master": master, "darks": darks, "star": star, "rival": rival}
+            | {"rival_name": str(row["best_rival"] or ""), "history": _history(histories[i], row)}
         )
     return drawn
 
 
-def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], searched: str, night: Measurement) -> str:
+def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], searched: str, witness: Witness) -> str:
     """Return the page: self-contained, asking nothing of the network; the first `MOST_PICTURED` flashes have pictures.
 
     Parameters
@@ -76,7 +67,7 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
         From `pictures`.
     searched : str
         What was searched, in words.
-    night : Measurement
+    witness : Witness
         The darks.
     """
     by_row, script = {picture["place"]: picture for picture in pictures}, (TEMPLATES / "vet.js").read_text("utf-8")
@@ -89,7 +80,7 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
             | {"order": VERDICTS.index(row["verdict"]), "decisive": decisive, "reasons": reasons}
             | {"numbers": numbers, "picture": by_row.get(i), "more": _others(flashes, given)}
         )
-    parameters, counts = night.parameters, Counter(judged["verdict"])
+    parameters, counts = witness.parameters, Counter(judged["verdict"])
     return page_template("vet.html.j2").render(
         policy=policy(script),
         css=page_css(with_explorer=False) + (TEMPLATES / "vet.css").read_text("utf-8"),
@@ -98,7 +89,7 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
         counts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
         searched=searched,
         night="/".join((parameters.capture_date, parameters.capture_time, parameters.object_name)),
-        darks=len(night.capture.frames),
+        darks=witness.flashes.frames,
         parameters=parameters,
         unpictured=max(len(judged) - MOST_PICTURED, 0),
         shown=shown,
@@ -113,50 +104,10 @@ def _others(flashes: Table, given) -> list[tuple[str, str]]:
     return [(name, str(given[name])) for name in flashes.colnames if name not in ("file", "x", "y")]
 
 
-def _grey(image: np.ndarray, sigma: float, white: float) -> str:
-    """Draw a cut-out above its own median, asinh-stretched from -3 sigma to white; grey where there is no frame."""
-    level = np.arcsinh((image - np.nanmedian(image)) / (SOFT * sigma))
-    low, high = np.arcsinh([-1, white / (SOFT * sigma)])
-    return _png(np.where(np.isfinite(level), level, (low + high) / 2), low, high, "gray")
-
-
 def _png(image: np.ndarray, low: float, high: float, colors: str) -> str:
     buffer = io.BytesIO()
     imsave(buffer, image, vmin=low, vmax=high, cmap=colors, origin="lower", format="png")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _left_over(frame: ScienceFrame, found: Table) -> list[tuple[str, str]]:
-    """Draw what star and best rival leave of each stamp, in sigma; '' where nothing was fitted."""
-    psf, rivals = psf_of(frame.parameters), rival_templates()
-    drawn: list[tuple[str, str]] = []
-    for row, stamp, noise, valid in zip(found, *stamps_of(frame, found), strict=True):
-        if row["snr"] is np.ma.masked:
-            drawn.append(("", ""))
-            continue
-        offset = [np.array([row[f"{axis}_fit"] - row[axis]]) for axis in ("x", "y")]
-        star, _, _, *modes = psf.images(offset[0], offset[1], psf.at([row["x"]], [row["y"]]), order=2)[0]
-        light = max(row["flux"], 0) * np.maximum(star, 0)
-        sigma = np.where(valid, np.sqrt(noise**2 + light + (psf.light_error * light) ** 2), np.inf)
-        priors = [row["flux"] * error * mode for mode, error in zip(modes, psf.mode_errors, strict=True)]
-        flat, plain = np.ones_like(stamp), np.where(valid, noise, np.inf)
-        of_rivals = [_left(stamp, plain, [shape, flat]) for shape in rivals[row["best_rival"]]]
-        of_star, of_rival = _left(stamp, sigma, [star, flat], priors), min(of_rivals, key=lambda left: (left**2).sum())
-        drawn.append((_left_png(of_star), _left_png(of_rival)))
-    return drawn
-
-
-def _left_png(left: np.ndarray) -> str:
-    return _png(left, -LEFT_OVER, LEFT_OVER, "RdBu_r")
-
-
-def _left(stamp, sigma, free, with_priors=()) -> np.ndarray:
-    """Fit images by least squares, some with amplitudes that are 0 +- 1, and return what is left in sigma."""
-    images, number = np.stack([*free, *with_priors]).reshape(len(free) + len(with_priors), -1), len(with_priors)
-    stamp, weight = np.nan_to_num(stamp.ravel()), 1 / sigma.ravel()
-    matrix = np.vstack([(images * weight).T, np.eye(len(images))[len(free) :]])
-    fitted = np.linalg.lstsq(matrix, np.append(stamp * weight, np.zeros(number)), rcond=None)[0]
-    return ((stamp - fitted @ images) * weight).reshape(sigma.shape)
 
 
 def _history(history: np.ndarray, row) -> dict:

@@ -89,7 +89,7 @@ class Camera:
         reading = stream(self.seed, NOISE_STREAM, k).standard_normal(self.mean.shape, dtype=np.float32)
         reading *= self.sigma
         reading += self.mean
-        for rows in (*self._muons(k), self._rts_steps(k)):
+        for rows in (*self.muons(k), self.steps(k)):
             reading[rows["y"], rows["x"]] += rows["value"]
         for i in np.flatnonzero(self.stars["frame"] == k):
             star = self.stars[i]
@@ -120,14 +120,14 @@ class Camera:
             chip its chip_seed, exposure (s), temperature (C), pedestal (electrons), dark_current (electrons a second
             away from the glow, at that temperature) and doubling_kelvin.
         """
-        tracks = [rows for k in range(frames) for rows in self._muons(k)]
+        tracks = [rows for k in range(frames) for rows in self.muons(k)]
         for number, rows in enumerate(tracks):
             rows["track"] = number
         units = {"x_true": "pix", "y_true": "pix", "value": "electron", "fwhm": "pix"}
         meta = {"frames": frames, "seed": self.seed, "scale": self.scale} | self.chip
         return Table(np.concatenate([self.defects, *tracks, self.stars]), units=units, meta=meta)
 
-    def _rts_steps(self, k):
+    def steps(self, k):
         """Truth rows of the pixels that are up in frame `k`, with the electrons each gains there."""
         rts = self.defects[self.defects["kind"] == "rts"]
         rng, paired = stream(self.seed, RTS_STREAM, k), rts["track"] >= 0
@@ -137,7 +137,7 @@ class Camera:
         rts["value"] = rng.poisson(rts["value"])
         return rts[up]
 
-    def _muons(self, k):
+    def muons(self, k):
         """Truth rows of the muons of frame `k`, one array a muon."""
         if self.clean:
             return []

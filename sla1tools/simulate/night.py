@@ -108,10 +108,10 @@ def write_frames(
         raise ParametersError(f"exposure: must be finite and not negative; got {exposure}")
     folder = _claim(Path(directory))
     paths = [
-        _put(folder / f"{k + 1:05d}.fits", _fits(frame, k, folder, exposure, temperature, truth.meta, cards).writeto)
+        put(folder / f"{k + 1:05d}.fits", _fits(frame, k, folder, exposure, temperature, truth.meta, cards).writeto)
         for k, frame in enumerate(tqdm(counts, "writing", truth.meta["frames"], unit="frame", disable=quiet or None))
     ]
-    _put(folder / TRUTH_NAME, lambda path: truth.write(path, format="ascii.ecsv"))
+    put(folder / TRUTH_NAME, lambda path: truth.write(path, format="ascii.ecsv"))
     return paths
 
 
@@ -139,7 +139,8 @@ def _is_simulated(path):
         return b"SIMSEED = " in file.read(2880)
 
 
-def _put(path, write):
+def put(path, write):
+    """Write a file beside its place, by `write(path)`, and move it there whole."""
     # The unfinished file's name fits no pattern that a reader uses.
     unfinished = path.with_name(f".writing-{os.getpid()}")
     try:

@@ -23,6 +23,7 @@ from sla1tools.vetting.measuring import NEARBY, ScienceFrame, measure
 VERDICTS = ("camera", "camera-like", "not told apart", "not the camera's", "not judged")
 COLUMNS = ("frame", "time", *LEADER_COLUMNS[1:])
 OWN_COLUMNS = ("sky", "searched", "expected", "expected_high", "verdict", "reasons")
+FORMATS = {"snr": ".1f", "p_value": ".2g", "searched": ".3g", "expected": ".2g", "expected_high": ".2g", "sky": ".0f"}
 PLACE_PIXELS = 25  # of a place fixed before looking: the flash's own 5x5
 LEAST_HEIGHT = 3.0  # sigma: a flagged peak below it is noise
 JUMP_SIGMA = 5.0  # of a dark: noise alone makes one such in three million pixels
@@ -47,8 +48,8 @@ class Witness:
         x, y of every candidate of the darks, of this night and others.
     histories : callable
         ``histories(x, y)``: held-out residuals of n pixels in every dark, in sigma, (n, N).
-    gain : float, optional
-        GAIN of the darks; None where their headers give none.
+    gain, camera : float and str, optional
+        GAIN and INSTRUME of the darks; None where their headers give none.
     """
 
     dark: DarkModel
@@ -58,6 +59,7 @@ class Witness:
     candidates: np.ndarray
     histories: Callable[[np.ndarray, np.ndarray], np.ndarray] = field(repr=False)
     gain: float | None = None
+    camera: str | None = None
 
     @classmethod
     def of(cls, capture: Capture, dark: DarkModel, leaders: Table, floors: Floors, histories) -> "Witness":
@@ -72,11 +74,12 @@ class Witness:
             candidates=np.stack([found["x"], found["y"]], axis=1),
             histories=histories,
             gain=next((frame.gain for frame in frames if frame.gain is not None), None),
+            camera=capture.camera,
         )
 
     def take(self, source) -> ScienceFrame:
         """Take a science frame, a path or raw counts; errors as for `ScienceFrame.of`."""
-        return ScienceFrame.of(source, self.dark, self.parameters, self.gain)
+        return ScienceFrame.of(source, self.dark, self.parameters, gain=self.gain, camera=self.camera)
 
     def vet(self, frame: ScienceFrame, x, y, searched: float) -> Table:
         """Judge what is at some places of a science frame.
@@ -177,9 +180,10 @@ class Witness:
         if own or not snr > self.floors.snr:
             strength = f"{row['height']:.1f} σ" if own or snr is np.ma.masked else f"S/N {snr:.1f}"
             return "not judged", _joined(f"nothing above the noise: {strength}", *reasons)
-        shape = f"p = {p_value:.2g}"
-        if row["rival_chi2"] < row["chi2"]:
-            shape += f", and a {row['best_rival']} fits better (χ² {row['rival_chi2']:.0f} against {row['chi2']:.0f})"
+        shape = f"p = {p_value:.2g}, p_min {self.parameters.p_min:g}"
+        if row["rival_margin"] > 0:
+            better = row["chi2"] - row["rival_margin"]
+            shape += f"; a {row['best_rival']} fits better (χ² {better:.0f} against {row['chi2']:.0f})"
         if jumps:
             return "camera", _joined(f"its pixel has jumped so before, in {jumps} of {len(history)} darks", *reasons)
         if again:
@@ -188,7 +192,7 @@ class Witness:
             brighter = f"something {OUTSHONE:g} times as bright within {NEARBY} px"
             return "not judged", _joined(f"its shape cannot be judged, with {brighter}: {shape}", *reasons)
         if p_value < self.parameters.p_min:
-            return "camera-like", _joined(f"no star looks so: {shape}, below {self.parameters.p_min:g}", *reasons)
+            return "camera-like", _joined(f"no star looks so: {shape}", *reasons)
         least, most = (shown(float(row[name]), digits=2) for name in ("expected", "expected_high"))
         rate = (
             f"the camera made {self.flashes.at_least(snr):,} such flashes in {counted(self.flashes.frames, 'dark')}: "
@@ -215,7 +219,7 @@ def _in_order(every: list[Table], problems: np.ndarray) -> Table:
         parts = np.ma.concatenate([np.ma.asarray(found[name]) for found in every] or [np.zeros(0)])
         values = np.ma.masked_all((len(problems), *parts.shape[1:]), parts.dtype)
         values[places] = parts
-        judged[name] = MaskedColumn(values, unit=UNITS.get(name))
+        judged[name] = MaskedColumn(values, unit=UNITS.get(name), format=FORMATS.get(name))
     for name, texts in (("verdict", np.full(len(problems), "not judged")), ("reasons", problems)):
         judged[name] = np.where(problems != "", texts, judged[name].astype("U").filled(""))
     return judged

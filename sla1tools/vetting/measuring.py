@@ -8,11 +8,9 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.candidates.detection import PATCH_SIZE, Floors, Patches, detect_patches
-from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.leaders import cut_stamps
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.search import raw_frame
-from sla1tools.candidates.shapes import rival_templates
 from sla1tools.candidates.star_frames import StarFrame
 from sla1tools.darks.classes import BLOCKING
 from sla1tools.darks.model import DarkModel
@@ -52,18 +50,18 @@ class ScienceFrame:
     time: str = ""
 
     @classmethod
-    def of(cls, source, dark: DarkModel, parameters: Parameters, gain: float | None = None) -> "ScienceFrame":
+    def of(cls, source, dark: DarkModel, parameters: Parameters, **stated) -> "ScienceFrame":
         """Take a frame given as a path, or as an array of raw counts.
 
         Raises
         ------
         FrameError
-            Where a file is not a frame of the darks' shape, exposure and `gain`.
+            Where a file is not a frame of the darks' shape and exposure, and of what is `stated` of gain and camera.
         ParametersError
             Where an array is not one of raw counts of the darks' shape.
         """
         if isinstance(source, str | Path):
-            light = read_light(Path(source), parameters, gain)
+            light = read_light(Path(source), parameters, **stated)
             time = light.start.isoformat(timespec="milliseconds") if light.start else ""
             return cls(Path(source).name, light.counts, dark, parameters, time)
         return cls("", raw_frame(source, parameters.frame_shape), dark, parameters)
@@ -106,7 +104,7 @@ def measure(frame: ScienceFrame, x, y) -> tuple[Table, np.ndarray]:
     flashes : Table
         A row a flash that could be measured: columns of the leader table and `stamp`; `place` (index into x and y),
         `sky` (electrons, median of the `sky_pixels` usable pixels of a ring around, which starts 5 px or 2.5 FWHM away
-        and is 10 px wide), `height` (peak in sigma of what its level and the sky suggest), `rival_chi2`, `nearby`
+        and is 10 px wide), `height` (peak in sigma of what its level and the sky suggest), `nearby`
         (electrons of the brightest pixel within 5 px). PSF columns are masked where the peak is flagged.
     problems : (n,) str array
         Why a place could not be measured, '' where it could.
@@ -172,9 +170,6 @@ def _brightest(frame: ScienceFrame, row, column, sky, sky_pixels) -> Table:
     found["height"] = found["peak"] / np.sqrt(level_noise**2 + np.maximum(sky[star], 0))
     for column, text in (("frame", frame.name), ("time", frame.time)):
         found[column] = np.full(len(found), text)
-    stamps, noise, valid = stamps_of(frame, found)
-    psf = psf_of(frame.parameters)
-    found["rival_chi2"] = fit_stamps(stamps, noise, valid, psf, rival_templates(), at[::-1])["rival_chi2"]
     nearby = cut_stamps(frame.electrons, *at, radius=NEARBY)
     found["nearby"] = np.nanmax(nearby, axis=(1, 2), initial=0) - found["sky"]
     return found

@@ -1,6 +1,6 @@
 """Flashes of one pointing: what one of its frames shows and none of the others does. It is no transient pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,30 @@ from sla1tools.candidates.leaders import leading_pixels
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.selection import column_of, one_per_star, same_star
 from sla1tools.errors import FrameError, NightError
+from sla1tools.text import counted
 from sla1tools.vetting.judging import OUTSHONE, Witness
 from sla1tools.vetting.measuring import ScienceFrame, measure
 
 SAME_PLACE = 2.0  # px (Chebyshev), what is left of a shift and of a star's own place included
 LEAST_LEAD = 2.0  # of the highest correlation over the next, three pixels or more away
 LIT = 3.0, 13.0  # sigma: below, frames share the master's noise; above, one star would count for many
+
+
+def what_was_searched(witness: Witness, paths: Iterable[Path]) -> tuple[int, str]:
+    """Count the frames of the darks' shape, exposure and gain that lie beside some, at least 1; the same in words."""
+    folders = sorted({path.parent for path in paths})
+    number = sum(_belongs(path, witness) for folder in folders for path in folder.iterdir())
+    where = ", ".join(map(str, folders))
+    words = f"all of {witness.parameters.dark_exposure:g} s and these darks' shape and gain in {where}"
+    return max(number, 1), f"{counted(number, 'whole frame')}, {words}"
+
+
+def _belongs(path: Path, witness: Witness) -> bool:
+    try:
+        witness.take(path)
+    except FrameError:
+        return False
+    return not path.name.startswith(".")
 
 
 def find_flashes(paths: Sequence[Path], witness: Witness) -> tuple[Table, list[str]]:

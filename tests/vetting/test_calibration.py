@@ -92,7 +92,7 @@ def test_stars_at_known_places_are_not_the_cameras(night):
     assert np.mean(judged["verdict"] == "not the camera's") > 0.95
     np.testing.assert_allclose(judged["searched"], PLACE_PIXELS / (SHAPE[0] * SHAPE[1]))
     light = np.asarray(judged["flux"]) / np.geomspace(2e3, 1.2e4, len(places))
-    assert 0.75 < np.nanmedian(light) < 1, "a Moffat's wings lie beyond the stamp"
+    assert 0.65 < np.nanmedian(light) < 1, "a Moffat's wings lie beyond the stamp"
     np.testing.assert_allclose(judged["sky"], 800.0, atol=40)
 
 
