@@ -346,8 +346,9 @@ def psf(frames, files, overrides, to) -> None:
 @click.option("--frames", type=PATH, metavar="DIR", help="Where the files are.  [beside FLASHES]")
 @click.option("--searched", type=click.IntRange(min=1), metavar="N", help="Whole frames that were searched.")
 @click.option("--known-places", is_flag=True, help="The places were fixed before looking: nothing was searched.")
+@OUTPUTS
 @click.option("--to", type=PATH, help="What to write.  [FLASHES_vetted.ecsv]")
-def vet(flashes, search, files, overrides, frames, searched, known_places, to) -> None:
+def vet(flashes, search, files, overrides, frames, searched, known_places, outputs, to) -> None:
     """Judge flashes of science frames by the darks: is it the camera? A table, DS9 regions and a page are written.
 
     FLASHES is a CSV or ECSV table with columns file, x, y (0-based), or a DS9 file of points and circles in image
@@ -360,8 +361,7 @@ def vet(flashes, search, files, overrides, frames, searched, known_places, to) -
       sla1 vet flashes.csv -f params/qhy42pro.yaml -f params/2024-05-08.yaml --frames science --searched 960
       sla1 vet --search science/*.fits -f params/qhy42pro.yaml -f params/2024-05-08.yaml
     """
-    from sla1tools.night import open_night
-    from sla1tools.run.vetting import files_to_write, write_vetted
+    from sla1tools.run.vetting import files_to_write, open_darks, write_vetted
     from sla1tools.vetting.flashes import read_flashes
     from sla1tools.vetting.searching import find_flashes, what_was_searched
 
@@ -372,7 +372,7 @@ def vet(flashes, search, files, overrides, frames, searched, known_places, to) -
     targets = files_to_write(to or Path(f"{'found' if search else flashes[0].stem}_vetted.ecsv"))
     if not search:
         listed, paths = read_flashes(flashes[0], frames)
-    night = open_night(read_parameters(files, overrides))
+    night = open_darks(read_parameters(files, overrides), outputs)
     hint = ""
     if search:
         listed, notes = find_flashes(flashes, night.witness)

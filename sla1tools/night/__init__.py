@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from sla1tools.published import MANIFEST, read_manifest
 from sla1tools.published.formats import ARCHIVE, stored
 from sla1tools.simulate.night import ensure_demo_night
 from sla1tools.text import counted, printable
-from sla1tools.vetting.judging import Witness
+from sla1tools.vetting.judging import Witness, highest_of
 
 STEPS = 5  # of `measure_night`
 
@@ -86,7 +86,8 @@ class Night(Measurement):
     @cached_property
     def witness(self) -> Witness:
         """What the darks can say of a flash in a science frame."""
-        return Witness.of(self.capture, self.dark, self.leaders, self.floors, self.histories)
+        histories = self.histories if self.has_frames else partial(highest_of, self.dark)
+        return Witness.of(self.capture, self.dark, self.leaders, self.floors, histories)
 
     def vet(self, frame, x, y, *, searched: int = 1, known_place: bool = False) -> Table:
         """Judge a flash of a science frame: is it the camera's?

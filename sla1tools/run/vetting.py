@@ -7,7 +7,9 @@ import matplotlib
 from astropy.table import Table
 
 from sla1tools.errors import ParametersError
-from sla1tools.night import Night
+from sla1tools.night import Night, open_night
+from sla1tools.parameters import Parameters
+from sla1tools.published import night_path, read_manifest
 from sla1tools.run.products import LEADER_COLUMNS, REGION_RADIUS, fixed_columns
 from sla1tools.run.star_image import refuse_to_overwrite
 from sla1tools.show.vetting_page import MOST_PICTURED, pictures, vetting_page
@@ -22,6 +24,14 @@ COLUMNS = LEADER_COLUMNS | {
     "reasons": ("U", None, "why, the deciding reason first"),
 }
 COLORS = dict(zip(VERDICTS, ("red", "magenta", "yellow", "green", "white"), strict=True))
+
+
+def open_darks(parameters: Parameters, outputs: Path) -> Night:
+    """Open the published night of these parameters, or of a capture folder that is gone; else measure it."""
+    folder = outputs / night_path(parameters)
+    published = read_manifest(folder)
+    same = published is not None and published.parameters == parameters.model_dump(mode="json")
+    return open_night(folder if same or (published and not parameters.capture_directory.is_dir()) else parameters)
 
 
 def files_to_write(to: Path) -> tuple[Path, Path, Path]:
@@ -65,9 +75,8 @@ def write_vetted(
     """
     drawn: list[dict] = []
     to, regions, page = targets
-
-    def dark_counts(k):
-        return night.capture.rows(k, 0, night.parameters.frame_shape[0])
+    whole = getattr(night, "with_frames", night) if night.has_frames else None  # of a published night
+    dark_counts = (lambda k: whole.capture.rows(k, 0, whole.capture.shape[0])) if whole else None
 
     def draw(frame, found):
         drawn.extend(pictures(frame, found[found["place"] < MOST_PICTURED], night.witness, dark_counts))

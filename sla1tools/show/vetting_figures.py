@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
+from IPython.display import HTML
 
 from sla1tools.candidates.leaders import cut_stamps
 from sla1tools.candidates.psf import psf_of
@@ -62,7 +63,7 @@ def _left(stamp, sigma, free, with_priors=()) -> np.ndarray:
 
 def flash_figures(
     witness: Witness, flashes: Table, paths: Mapping[str, Path], searched: float, most: int = 12
-) -> Drawing:
+) -> Drawing | HTML:
     """Draw the first measured flashes of a list, one a row.
 
     Parameters

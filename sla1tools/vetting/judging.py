@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import MaskedColumn, Table
+from scipy.spatial import cKDTree
 
 from sla1tools.candidates.criteria import candidates
 from sla1tools.candidates.detection import LEADER_COLUMNS, UNITS, Floors
@@ -47,7 +48,7 @@ class Witness:
     candidates : (n, 2) int array
         x, y of every candidate of the darks, of this night and others.
     histories : callable
-        ``histories(x, y)``: held-out residuals of n pixels in every dark, in sigma, (n, N).
+        ``histories(x, y)``: held-out residuals of n pixels in every dark, in sigma, (n, N); or `highest_of`.
     gain, camera : float and str, optional
         GAIN and INSTRUME of the darks; None where their headers give none.
     """
@@ -161,18 +162,18 @@ class Witness:
         around[:, 2, 2] = 0
         nearby = np.bitwise_or.reduce(around, axis=(1, 2)) & int(BLOCKING)
         histories = self.histories(x, y)
-        apart = np.abs(self.candidates[:, None] - np.stack([x, y], axis=1)).max(axis=2)
-        again = np.count_nonzero(apart <= 1, axis=0)
+        tree = cKDTree(self.candidates.reshape(-1, 2))
+        again = tree.query_ball_point(np.stack([x, y], axis=1), 1, p=np.inf, return_length=True)
         return [self._verdict(*row) for row in zip(found, nearby, histories, again, strict=True)]
 
     def _verdict(self, row, nearby: int, history, again: int) -> tuple[str, str]:
         """Return the verdict and its reasons, the deciding one first."""
         snr, p_value, own = row["snr"], row["p_value"], int(row["dq"]) & int(BLOCKING)
         jumps = np.count_nonzero(history >= max(JUMP_SIGMA, EXPLAINS * row["height"]))
-        darks = (
-            f"highest of its {counted(len(history), 'dark')}: {history.max():.1f} σ, this flash: {row['height']:.1f} σ"
-        )
-        reasons = [darks]
+        frames = self.flashes.frames
+        most = "" if len(history) == frames else "at most (by mean and variance, as the raw frames are gone) "
+        highest = f"highest of its {counted(frames, 'dark')}: {most}{history.max():.1f} σ"
+        reasons = [f"{highest}, this flash: {row['height']:.1f} σ"]
         if nearby:
             reasons.append(f"beside it a pixel is flagged: {names_in(nearby)}")
         if own and row["height"] >= LEAST_HEIGHT:
@@ -185,7 +186,7 @@ class Witness:
             better = row["chi2"] - row["rival_margin"]
             shape += f"; a {row['best_rival']} fits better (χ² {better:.0f} against {row['chi2']:.0f})"
         if jumps:
-            return "camera", _joined(f"its pixel has jumped so before, in {jumps} of {len(history)} darks", *reasons)
+            return "camera", _joined(f"its pixel has jumped so before, in {jumps} of {frames} darks", *reasons)
         if again:
             return "camera", _joined(f"{counted(again, 'candidate')} of the darks within a pixel of it", *reasons)
         if p_value < self.parameters.p_min and row["nearby"] > OUTSHONE * row["peak"]:
@@ -206,6 +207,12 @@ class Witness:
         enough = self.flashes.darks_to_clear(snr, row["searched"], self.parameters.vet_level)
         cure = f"{enough:,} darks in all would clear it" if enough else "no number of darks would clear it"
         return "not told apart", _joined(f"{rate}; {cure}", *reasons)
+
+
+def highest_of(dark: DarkModel, x, y) -> np.ndarray:
+    """Bound the highest reading of n pixels by their stored variance, in sigma, (n, 1): it is reached by one jump."""
+    frames, where = dark.reference.frames, (np.asarray(y), np.asarray(x))
+    return (np.sqrt(dark.variance[where] / dark.prior[where]) * (frames - 1) / np.sqrt(frames))[:, None]
 
 
 def _joined(*reasons: str) -> str:

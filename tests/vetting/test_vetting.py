@@ -164,6 +164,20 @@ def test_a_pixel_that_jumped_in_a_dark_is_the_cameras(night, quiet):
         assert f"highest of its 12 darks: {highest:.1f} σ" in row["reasons"]
 
 
+def test_stored_mean_and_variance_bound_the_highest_of_the_darks(night):
+    """Never below what the frames say, and reached by a pixel that jumped once."""
+    from sla1tools.vetting.judging import highest_of
+
+    y, x = (values.ravel() for values in np.mgrid[10:310:7, 10:370:7])
+    highest = night.histories(x, y).max(axis=1)
+    bound = highest_of(night.dark, x, y)[:, 0]
+    deviation = (night.capture.band(0, SHAPE[0])[:, y, x].astype(float) - night.dark.mean[y, x]).max(axis=0)
+    own = deviation / np.sqrt(night.dark.prior[y, x])
+    assert (bound >= own - 1e-3).all()
+    once = np.flatnonzero((highest > 8) & (np.sort(night.histories(x, y), axis=1)[:, -2] < 3))
+    assert (bound[once] < 1.2 * own[once]).all()
+
+
 def test_a_candidate_of_the_darks_within_a_pixel_makes_it_the_cameras(night, quiet):
     from dataclasses import replace
 
