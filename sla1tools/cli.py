@@ -373,9 +373,9 @@ def vet(flashes, search, files, overrides, frames, searched, known_places, outpu
     if not search:
         listed, paths = read_flashes(flashes[0], frames)
     night = open_darks(read_parameters(files, overrides), outputs)
-    hint = ""
+    witness, hint = night.season_witness(outputs), ""
     if search:
-        listed, notes = find_flashes(flashes, night.witness)
+        listed, notes = find_flashes(flashes, witness)
         paths, number = {str(path): path for path in flashes}, searched or len(flashes)
         click.echo(printable("\n".join(notes)), err=True)
         what = number, f"{number} whole frames for what one of them shows and no other"
@@ -384,9 +384,9 @@ def vet(flashes, search, files, overrides, frames, searched, known_places, outpu
     elif searched:
         what = searched, f"{searched} whole frames, as given"
     else:
-        what, hint = what_was_searched(night.witness, paths.values()), "; if others: --searched N or --known-places"
+        what, hint = what_was_searched(witness, paths.values()), "; if others: --searched N or --known-places"
     click.echo(printable(f"searched: {what[1]}{hint}"))
-    judged = write_vetted(night, listed, paths, what, targets)
+    judged = write_vetted(night, witness, listed, paths, what, targets)
     for verdict, number in Counter(judged["verdict"]).most_common():
         click.echo(f"{number} {verdict}")
     click.echo("\n".join(map(str, targets)))

@@ -25,6 +25,7 @@ from sla1tools.published.formats import ARCHIVE, stored
 from sla1tools.simulate.night import ensure_demo_night
 from sla1tools.text import counted, printable
 from sla1tools.vetting.judging import Witness, highest_of
+from sla1tools.vetting.pooled import with_season
 
 STEPS = 5  # of `measure_night`
 
@@ -89,7 +90,13 @@ class Night(Measurement):
         histories = self.histories if self.has_frames else partial(highest_of, self.dark)
         return Witness.of(self.capture, self.dark, self.leaders, self.floors, histories)
 
-    def vet(self, frame, x, y, *, searched: int = 1, known_place: bool = False) -> Table:
+    def season_witness(self, outputs: str | Path) -> Witness:
+        """Return `witness` with all comparable nights that are published in an outputs folder."""
+        return with_season(self.witness, self.capture, self.counts, Path(outputs))
+
+    def vet(
+        self, frame, x, y, *, searched: int = 1, known_place: bool = False, outputs: str | Path | None = None
+    ) -> Table:
         """Judge a flash of a science frame: is it the camera's?
 
         Parameters
@@ -102,6 +109,8 @@ class Night(Measurement):
             Frames that were searched, whole, where the flash was found.
         known_place : bool
             The place was fixed before looking, as that of a known source: nothing was searched but its own 5x5 pixels.
+        outputs : path, optional
+            An outputs folder whose comparable nights speak, too.
 
         Returns
         -------
@@ -116,8 +125,8 @@ class Night(Measurement):
         """
         if not known_place and searched < 1:
             raise ParametersError(f"vet: searched={searched!r} must be at least one frame")
-        science = self.witness.take(frame)
-        return self.witness.vet(science, np.atleast_1d(x), np.atleast_1d(y), 0 if known_place else searched)
+        witness = self.witness if outputs is None else self.season_witness(outputs)
+        return witness.vet(witness.take(frame), np.atleast_1d(x), np.atleast_1d(y), 0 if known_place else searched)
 
     def explore(self, show: str = "candidates"):
         """Give the sliders over the night's tables, for a cell's last line; `show="injections"` for injected stars."""

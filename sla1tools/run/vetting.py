@@ -13,7 +13,7 @@ from sla1tools.published import night_path, read_manifest
 from sla1tools.run.products import LEADER_COLUMNS, REGION_RADIUS, fixed_columns
 from sla1tools.run.star_image import refuse_to_overwrite
 from sla1tools.show.vetting_page import MOST_PICTURED, pictures, vetting_page
-from sla1tools.vetting.judging import VERDICTS
+from sla1tools.vetting.judging import VERDICTS, Witness
 
 COLUMNS = LEADER_COLUMNS | {
     "sky": ("f8", "electron", "local sky"),
@@ -45,6 +45,7 @@ def files_to_write(to: Path) -> tuple[Path, Path, Path]:
 
 def write_vetted(
     night: Night,
+    witness: Witness,
     flashes: Table,
     paths: Mapping[str, Path],
     searched: tuple[int, str],
@@ -55,7 +56,9 @@ def write_vetted(
     Parameters
     ----------
     night : Night
-        The darks.
+        Whose darks are pictured.
+    witness : Witness
+        What this night says, or it and others.
     flashes, paths
         As from `vetting.flashes.read_flashes`.
     searched : (int, str)
@@ -79,16 +82,16 @@ def write_vetted(
     dark_counts = (lambda k: whole.capture.rows(k, 0, whole.capture.shape[0])) if whole else None
 
     def draw(frame, found):
-        drawn.extend(pictures(frame, found[found["place"] < MOST_PICTURED], night.witness, dark_counts))
+        drawn.extend(pictures(frame, found[found["place"] < MOST_PICTURED], witness, dark_counts))
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        judged = night.witness.vet_flashes(flashes, paths, searched[0], draw)
+        judged = witness.vet_flashes(flashes, paths, searched[0], draw)
     table = _with_given(flashes, fixed_columns(judged, COLUMNS))
     try:
         table.write(to, format="ascii.ecsv")
         regions.write_text(_regions(flashes, judged), encoding="utf-8")
-        page.write_text(vetting_page(flashes, judged, drawn, searched[1], night.witness), encoding="utf-8")
+        page.write_text(vetting_page(flashes, judged, drawn, searched[1], witness), encoding="utf-8")
     except OSError as error:
         raise ParametersError(f"{error.filename}: cannot be written: {error.strerror}") from None
     return table

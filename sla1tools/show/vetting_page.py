@@ -89,7 +89,7 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
         counts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
         searched=searched,
         night="/".join((parameters.capture_date, parameters.capture_time, parameters.object_name)),
-        darks=witness.flashes.frames,
+        darks=witness.flashes.seen,
         parameters=parameters,
         unpictured=max(len(judged) - MOST_PICTURED, 0),
         shown=shown,

@@ -9,6 +9,7 @@ from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.candidates.rates import upper_limit
 from sla1tools.candidates.selection import column_of
 from sla1tools.parameters import Parameters
+from sla1tools.text import counted
 
 MOST_DARKS = 10**7
 
@@ -34,18 +35,28 @@ class CameraFlashes:
         starlike = held[CRITERIA["psf_chi2"].select(held, {"snr_min": 0.0, "p_min": parameters.p_min})]
         return cls(np.sort(column_of(starlike, "snr")), frames)
 
+    @property
+    def seen(self) -> str:
+        """What they were seen in, in words."""
+        return counted(self.frames, "dark")
+
     def at_least(self, snr) -> np.ndarray:
         """Count those of at least this S/N."""
         return len(self.snr) - np.searchsorted(self.snr, snr)
 
+    def rate(self, snr) -> tuple[np.ndarray, np.ndarray]:
+        """Rate a frame, and its 95 % upper limit."""
+        count = self.at_least(snr)
+        return count / self.frames, upper_limit(count) / self.frames
+
     def expected(self, snr, searched) -> tuple[np.ndarray, np.ndarray]:
         """Expected number in what was searched (frames times the share of their area), and its 95 % upper limit."""
-        count, share = self.at_least(snr), np.asarray(searched) / self.frames
-        return count * share, upper_limit(count) * share
+        rate, high = self.rate(snr)
+        return rate * searched, high * searched
 
     def darks_to_clear(self, snr: float, searched: float, level: float) -> int | None:
         """Darks that bring the upper limit to `level` if the camera goes on as it did; None where no number does."""
-        rate, low, high = float(self.at_least(snr)) / self.frames, self.frames, MOST_DARKS
+        rate, low, high = float(self.rate(snr)[0]), 1, MOST_DARKS
         if rate * searched >= level:
             return None
         while low < high:

@@ -170,7 +170,7 @@ class Witness:
         """Return the verdict and its reasons, the deciding one first."""
         snr, p_value, own = row["snr"], row["p_value"], int(row["dq"]) & int(BLOCKING)
         jumps = np.count_nonzero(history >= max(JUMP_SIGMA, EXPLAINS * row["height"]))
-        frames = self.flashes.frames
+        frames = self.dark.reference.frames
         most = "" if len(history) == frames else "at most (by mean and variance, as the raw frames are gone) "
         highest = f"highest of its {counted(frames, 'dark')}: {most}{history.max():.1f} σ"
         reasons = [f"{highest}, this flash: {row['height']:.1f} σ"]
@@ -188,7 +188,9 @@ class Witness:
         if jumps:
             return "camera", _joined(f"its pixel has jumped so before, in {jumps} of {frames} darks", *reasons)
         if again:
-            return "camera", _joined(f"{counted(again, 'candidate')} of the darks within a pixel of it", *reasons)
+            return "camera", _joined(
+                f"{counted(again, 'candidate')} of darks, on this night or others, within a pixel of it", *reasons
+            )
         if p_value < self.parameters.p_min and row["nearby"] > OUTSHONE * row["peak"]:
             brighter = f"something {OUTSHONE:g} times as bright within {NEARBY} px"
             return "not judged", _joined(f"its shape cannot be judged, with {brighter}: {shape}", *reasons)
@@ -196,7 +198,7 @@ class Witness:
             return "camera-like", _joined(f"no star looks so: {shape}", *reasons)
         least, most = (shown(float(row[name]), digits=2) for name in ("expected", "expected_high"))
         rate = (
-            f"the camera made {self.flashes.at_least(snr):,} such flashes in {counted(self.flashes.frames, 'dark')}: "
+            f"the camera made {self.flashes.at_least(snr):,} such flashes in {self.flashes.seen}: "
             f"{least} are expected in what was searched, at most {most}"
         )
         reasons.insert(0, f"it looks like a star: {shape}")

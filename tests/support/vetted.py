@@ -14,7 +14,7 @@ SHAPE, CHIP, FRAMES, SKY = (320, 384), 7, 12, 800.0
 def darks(directory, seed, shape=SHAPE, frames=FRAMES, **changes):
     """Write a night of the chip; returns its parameters and its truth."""
     simulated = simulate_counts(frames, shape, seed, chip_seed=CHIP)
-    parameters = parameters_of(directory, shape, injections=0, **changes)
+    parameters = parameters_of(directory, shape, **{"injections": 0} | changes)
     write_night(parameters.capture_directory, simulated)
     return parameters, simulated.truth
 
