@@ -149,7 +149,7 @@ def real_night(real_sessions, tmp_path_factory):
     capture = judge_capture(parameters)
     dark = characterize(capture)
     psf = tmp_path_factory.mktemp("psf") / "psf.json"
-    measured = measure_psf(read_star_frames(stars, dark, parameters), parameters.fwhm)
+    measured = measure_psf(read_star_frames(stars, dark, capture), parameters.fwhm)
     psf.write_text(json.dumps(measured.as_json()))
     capture = replace(capture, parameters=capture.parameters.model_copy(update={"psf": str(psf)}))
     leaders, _, floors = detect_night(capture, dark)
