@@ -7,9 +7,9 @@ psf_chi2        which of a measured table's leaders are probably a star's image 
 show_cutouts    the pixels around each, as a figure
 Darks           a stack of darks in memory, to search any further frame against
 
-A night gives `residual(k)`, `candidates(threshold=150)`, `inject(x=, y=, flux=, frame=)`, `explore()`, its tables
-`leaders`, `trials` and `hits`, and its `parameters`. `x` is the column and `y` the row, both 0-based; electrons are
-counts scaled once. `docs/library.md` shows all of it in ten lines; `sla1 --help` is the command.
+A night gives `residual(k)`, `candidates(threshold=150)`, `inject(x=, y=, flux=, frame=)`, `vet(frame, x, y)`,
+`explore()`, its tables `leaders`, `trials` and `hits`, and its `parameters`. `x` is the column and `y` the row, both
+0-based; electrons are counts scaled once. `docs/library.md` shows all of it in ten lines; `sla1 --help` is the command.
 """
 
 from importlib import import_module
