@@ -373,6 +373,8 @@ def vet(flashes, search, files, overrides, frames, searched, known_places, outpu
     if not search:
         listed, paths = read_flashes(flashes[0], frames)
     night = open_darks(read_parameters(files, overrides), outputs)
+    for reason in night.summary["reasons"]:
+        click.echo(printable(f"the darks are {night.summary['verdict']}: {reason}"), err=True)
     witness, hint = night.season_witness(outputs), ""
     if search:
         listed, notes = find_flashes(flashes, witness)

@@ -9,12 +9,18 @@ import numpy as np
 from astropy.table import Table
 from matplotlib.image import imsave
 
+from sla1tools.candidates.leaders import cut_stamps
+from sla1tools.candidates.psf import psf_of
+from sla1tools.candidates.shapes import rival_templates
+from sla1tools.show.figures import ACCENT, HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes
 from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
-from sla1tools.show.vetting_figures import LEFT_OVER, SOFT, cut_outs, left_over
 from sla1tools.text import shown
 from sla1tools.vetting.judging import JUMP_SIGMA, VERDICTS, Witness
-from sla1tools.vetting.measuring import ScienceFrame
+from sla1tools.vetting.measuring import ScienceFrame, stamps_of
 
+REACH = 10  # px around a flash that are shown
+SOFT, LEAST_HIGH = 3.0, 20.0  # sigma where the stretch bends, and that are white at least
+LEFT_OVER = 5.0  # sigma at the ends of the colours
 DARKS = 3
 MOST_PICTURED = 500
 WIDTH, HEIGHT = 165, 84  # of a history
@@ -41,11 +47,11 @@ def pictures(frame: ScienceFrame, found: Table, witness: Witness, dark_counts: C
     """
     histories = witness.histories(np.asarray(found["x"]), np.asarray(found["y"]))
     highest = np.argsort(-histories, axis=1, kind="stable")[:, :DARKS]
-    images = [cut_outs(image, found) for image in (frame.counts * frame.field.gain, witness.dark.master)]
+    images = [_cut_outs(image, found) for image in (frame.counts * frame.field.gain, witness.dark.master)]
     scale, drawn_darks = witness.dark.scale, np.unique(highest) if dark_counts else ()
-    cuts = {k: cut_outs(dark_counts(k) * scale, found) for k in drawn_darks}  # type: ignore[misc]  # then it is one
+    cuts = {k: _cut_outs(dark_counts(k) * scale, found) for k in drawn_darks}  # type: ignore[misc]  # then it is one
     drawn = []
-    for i, (row, left) in enumerate(zip(found, left_over(frame, found), strict=True)):
+    for i, (row, left) in enumerate(zip(found, _left_over(frame, found), strict=True)):
         places = *images, *(cuts[k] for k in highest[i] if k in cuts)
         flash, master, *darks = (_png(image[i], 0, 1, "gray") for image in places)
         star, rival = (_png(image, -LEFT_OVER, LEFT_OVER, "RdBu_r") for image in left) if left else ("", "")
@@ -94,6 +100,62 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
         unpictured=max(len(judged) - MOST_PICTURED, 0),
         shown=shown,
     )
+
+
+def expectation_curve(witness: Witness, judged: Table, searched: float) -> Drawing:
+    """Draw how many flashes of the camera are expected in so many whole frames, at least as bright, and the flashes."""
+    snr = np.geomspace(witness.floors.snr, 100, 300)
+    expected, high = witness.flashes.expected(snr, searched)
+    figure, ax = blank_axes(6.4, 3.6, "Flashes of the camera expected in what was searched, against S/N")
+    ax.plot(snr, high, color=IN_SAMPLE, label="95 % upper limit")
+    ax.plot(snr, np.where(expected > 0, expected, np.nan), color=HELD_OUT, label="expected")
+    ax.axhline(witness.parameters.vet_level, color=NEUTRAL, ls=":", label=f"vet_level {witness.parameters.vet_level:g}")
+    known = judged[~np.ma.getmaskarray(judged["snr"])]
+    ax.plot(known["snr"], known["expected_high"], "o", color=ACCENT, label="the flashes")
+    ax.set(xscale="log", yscale="log", xlabel="S/N", ylabel="star-like flashes, as bright or brighter")
+    ax.legend(fontsize=8)
+    return figure
+
+
+def _cut_outs(image: np.ndarray, found: Table) -> np.ndarray:
+    """Cut 21 x 21 pixels around each measured flash, asinh-stretched, 0 to 1: alike for frame, master and darks.
+
+    Above their own median, from -3 sigma to the flash's peak, but at least to 20 sigma; 0.5 where there is no frame.
+    """
+    cuts = cut_stamps(image, np.asarray(found["y"]), np.asarray(found["x"]), radius=REACH).astype(float)
+    sigma = np.asarray(found["peak"] / found["height"])[:, None, None]
+    white = np.maximum(np.asarray(found["peak"])[:, None, None] / sigma, LEAST_HIGH)
+    low, high = np.arcsinh(-1), np.arcsinh(white / SOFT)
+    level = np.arcsinh((cuts - np.nanmedian(cuts, axis=(1, 2), keepdims=True)) / (SOFT * sigma))
+    return np.nan_to_num(np.clip((level - low) / (high - low), 0, 1), nan=0.5)
+
+
+def _left_over(frame: ScienceFrame, found: Table) -> list[tuple[np.ndarray, np.ndarray] | None]:
+    """Return what star and best rival leave of each flash's 5 x 5 pixels, in sigma; None where nothing was fitted."""
+    psf, rivals = psf_of(frame.parameters), rival_templates()
+    every: list[tuple[np.ndarray, np.ndarray] | None] = []
+    for row, stamp, noise, valid in zip(found, *stamps_of(frame, found), strict=True):
+        if row["snr"] is np.ma.masked:
+            every.append(None)
+            continue
+        offset = [np.array([row[f"{axis}_fit"] - row[axis]]) for axis in ("x", "y")]
+        star, _, _, *modes = psf.images(offset[0], offset[1], psf.at([row["x"]], [row["y"]]), order=2)[0]
+        light = max(row["flux"], 0) * np.maximum(star, 0)
+        sigma = np.where(valid, np.sqrt(noise**2 + light + (psf.light_error * light) ** 2), np.inf)
+        priors = [row["flux"] * error * mode for mode, error in zip(modes, psf.mode_errors, strict=True)]
+        flat, plain = np.ones_like(stamp), np.where(valid, noise, np.inf)
+        of_rivals = [_left(stamp, plain, [shape, flat]) for shape in rivals[row["best_rival"]]]
+        every.append((_left(stamp, sigma, [star, flat], priors), min(of_rivals, key=lambda left: (left**2).sum())))
+    return every
+
+
+def _left(stamp, sigma, free, with_priors=()) -> np.ndarray:
+    """Fit images by least squares, some with amplitudes that are 0 +- 1, and return what is left in sigma."""
+    images, weight = np.stack([*free, *with_priors]).reshape(-1, stamp.size), 1 / sigma.ravel()
+    values, priors = np.nan_to_num(stamp.ravel()), np.eye(len(images))[len(free) :]
+    matrix = np.vstack([(images * weight).T, priors])
+    fitted = np.linalg.lstsq(matrix, np.append(values * weight, np.zeros(len(priors))), rcond=None)[0]
+    return ((values - fitted @ images) * weight).reshape(sigma.shape)
 
 
 def _value(value) -> float | None:

@@ -14,7 +14,7 @@ from sla1tools.candidates.leaders import cut_stamps
 from sla1tools.candidates.selection import column_of
 from sla1tools.darks.classes import BLOCKING, names_in
 from sla1tools.darks.model import DarkModel
-from sla1tools.errors import FrameError
+from sla1tools.errors import FrameError, NightError
 from sla1tools.frames.capture import Capture
 from sla1tools.parameters import Parameters
 from sla1tools.text import counted, shown
@@ -64,7 +64,15 @@ class Witness:
 
     @classmethod
     def of(cls, capture: Capture, dark: DarkModel, leaders: Table, floors: Floors, histories) -> "Witness":
-        """Take what a night measured; `histories` as `Measurement.histories`."""
+        """Take what a night measured; `histories` as `Measurement.histories`.
+
+        Raises
+        ------
+        NightError
+            Where leaders were left out of the table: what the camera makes is not known.
+        """
+        if floors.left_out:
+            raise NightError(f"{floors.left_out:,} leaders of these darks were not measured: they cannot judge a flash")
         held = leaders[leaders["reference"] == "leave_one_out"]
         found, frames = held[candidates(held, capture.parameters)], capture.frames
         return cls(
@@ -176,6 +184,9 @@ class Witness:
         reasons = [f"{highest}, this flash: {row['height']:.1f} σ"]
         if nearby:
             reasons.append(f"beside it a pixel is flagged: {names_in(nearby)}")
+        switching = self.dark.classes.telegraph
+        for pixel in switching[(switching["x"] == row["x"]) & (switching["y"] == row["y"])]:
+            reasons.append(f"it switches from {pixel['low']:.0f} to {pixel['high']:.0f} e-, up in {pixel['up']} darks")
         if own and row["height"] >= LEAST_HEIGHT:
             return "camera", _joined(f"its pixel is flagged by the darks: {names_in(own)}", *reasons)
         if own or not snr > self.floors.snr:

@@ -1,6 +1,7 @@
 """What a verdict is worth: flashes of darks come at the expected rate, stars and hits are told apart."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -103,10 +104,13 @@ def test_a_star_on_a_telegraph_pixel_is_the_cameras_and_one_beside_it_is_not(nig
     inner = rts[(rts["x"] > 20) & (rts["x"] < SHAPE[1] - 20) & (rts["y"] > 20) & (rts["y"] < SHAPE[0] - 20)]
     assert len(inner) >= 5
     on, beside = (np.stack([inner["x"] + dx, inner["y"]], axis=1).astype(float) for dx in (0, 2))
+    on_pixel = None
     for places, verdict, reason in ((on, "camera", "its pixel is flagged"), (beside, "not the camera's", "beside it")):
         judged = night.vet(sky_counts(5, places, np.full(len(places), 1e4)), *places.T, known_place=True)
+        on_pixel = judged if verdict == "camera" else on_pixel
         assert set(judged["verdict"]) == {verdict}
         assert all(reason in text and "unstable" in text for text in judged["reasons"])
+    assert all(re.search(r"it switches from \d+ to \d+ e-, up in \d+ darks", text) for text in on_pixel["reasons"])
 
 
 def planted(counts, hits, rng):

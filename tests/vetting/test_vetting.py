@@ -8,9 +8,9 @@ from vetted import SHAPE, open_darks, sky_counts
 
 from sla1tools.candidates.fit import fit_stamps
 from sla1tools.darks.classes import BLOCKING
-from sla1tools.errors import FrameError, ParametersError
+from sla1tools.errors import FrameError, NightError, ParametersError
 from sla1tools.vetting.flashes import read_flashes
-from sla1tools.vetting.judging import COLUMNS, OWN_COLUMNS
+from sla1tools.vetting.judging import COLUMNS, OWN_COLUMNS, Witness
 from sla1tools.vetting.measuring import measure
 
 CARDS = {"EXPTIME": 30.0, "GAIN": 5, "IMAGETYP": "Light"}
@@ -176,6 +176,14 @@ def test_stored_mean_and_variance_bound_the_highest_of_the_darks(night):
     assert (bound >= own - 1e-3).all()
     once = np.flatnonzero((highest > 8) & (np.sort(night.histories(x, y), axis=1)[:, -2] < 3))
     assert (bound[once] < 1.2 * own[once]).all()
+
+
+def test_darks_whose_leaders_were_left_out_judge_nothing(night):
+    from dataclasses import replace
+
+    floors = replace(night.floors, left_out=7)
+    with pytest.raises(NightError, match="7 leaders of these darks were not measured"):
+        Witness.of(night.capture, night.dark, night.leaders, floors, night.histories)
 
 
 def test_a_candidate_of_the_darks_within_a_pixel_makes_it_the_cameras(night, quiet):
