@@ -237,7 +237,7 @@ def _in_order(every: list[Table], problems: np.ndarray) -> Table:
     judged, places = Table(masked=True), [place for found in every for place in found["place"]]
     for name in (*COLUMNS, *OWN_COLUMNS, "stamp"):
         parts = np.ma.concatenate([np.ma.asarray(found[name]) for found in every] or [np.zeros(0)])
-        values = np.ma.masked_all((len(problems), *parts.shape[1:]), parts.dtype)
+        values = np.ma.array(np.zeros((len(problems), *parts.shape[1:]), parts.dtype), mask=True)
         values[places] = parts
         judged[name] = MaskedColumn(values, unit=UNITS.get(name), format=FORMATS.get(name))
     for name, texts in (("verdict", np.full(len(problems), "not judged")), ("reasons", problems)):
