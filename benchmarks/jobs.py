@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 import warnings
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,17 +55,13 @@ def find(parameters) -> dict:
     return {"seconds": time.perf_counter() - start, "leaders": sum(map(len, leaders))}
 
 
-def kernels(parameters) -> dict:
+def steps(parameters) -> dict:
     """Do what `sla1 run` does, one thing after the other, each with its seconds."""
     clock = Clock()
-    import pickle
-
-    import papermill
-
     from sla1tools.measure import measure_night
-    from sla1tools.night import PICKLE
+    from sla1tools.published import store
     from sla1tools.run.night import night_notebooks
-    from sla1tools.run.notebooks import QuietKernelManager
+    from sla1tools.run.notebooks import execute
     from sla1tools.run.products import write_products
     from sla1tools.show.pages import export_html
 
@@ -75,63 +70,35 @@ def kernels(parameters) -> dict:
         staging = Path(folder)
         measurement = measure_night(parameters)
         clock.note("measure_night")
-        (staging / PICKLE).write_bytes(pickle.dumps(measurement, protocol=pickle.HIGHEST_PROTOCOL))
+        store(measurement, staging / "handed over")
         clock.note("hand-over to the kernels")
         write_products(measurement, staging)
         clock.note("products")
-        values = parameters.model_dump(mode="json") | {"products_directory": folder}
-        notebooks = {}
+        values = parameters.model_dump(mode="json") | {"products_directory": str(staging / "handed over")}
         for source in night_notebooks():
-            target = staging / source.name
-            papermill.execute_notebook(
-                source,
-                target,
-                values,
-                kernel_name="python3",
-                progress_bar=False,
-                kernel_manager_class=QuietKernelManager,
-            )
-            whole = clock.read()
-            export_html(target, target.with_suffix(".html"))
-            notebooks[source.stem] = _cell_seconds(target) | {"whole": whole, "export": clock.read()}
-    return {"steps": clock.steps, "notebooks": notebooks}
+            execute(source, staging / source.name, values)
+            clock.note(f"`{source.stem}`")
+            export_html(staging / source.name, (staging / source.name).with_suffix(".html"))
+            clock.note(f"`{source.stem}`, export to HTML")
+    return {"steps": clock.steps}
 
 
 class Clock:
-    """Seconds since it was last read."""
+    """Seconds of the steps, by name."""
 
     def __init__(self):
         self.steps = {}
         self.last = time.perf_counter()
 
-    def read(self) -> float:
-        now = time.perf_counter()
-        self.last, seconds = now, now - self.last
-        return seconds
-
     def note(self, name):
-        self.steps[name] = self.read()
-
-
-def _cell_seconds(path) -> dict:
-    """What an executed notebook says of itself: its start, the cell of imports, the other cells, in seconds."""
-    import nbformat
-
-    notebook = nbformat.read(path, as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    opening = next(i for i, cell in enumerate(cells) if "open_night(" in cell.source)
-    seconds = [cell.metadata.papermill["duration"] for cell in cells]
-    begun = [datetime.fromisoformat(part.papermill["start_time"]) for part in (notebook.metadata, cells[0].metadata)]
-    return {
-        "start": (begun[1] - begun[0]).total_seconds(),
-        "opening": sum(seconds[: opening + 1]),
-        "cells": sum(seconds[opening + 1 :]),
-    }
+        now = time.perf_counter()
+        self.last, self.steps[name] = now, now - self.last
 
 
 if __name__ == "__main__":
     job, sessions = sys.argv[1:]
-    answer = {"measure": measure, "by_hand": by_hand, "find": find, "kernels": kernels}[job](
+    begun = time.perf_counter()
+    answer = {"measure": measure, "by_hand": by_hand, "find": find, "steps": steps}[job](
         Parameters(sessions_directory=sessions)
     )
-    print(json.dumps(answer | {"peak": peak_memory()}))
+    print(json.dumps({"seconds": time.perf_counter() - begun, "peak": peak_memory()} | answer))

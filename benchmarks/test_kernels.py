@@ -9,17 +9,14 @@ from astropy.table import Table
 from ccdproc import Combiner, combine
 from fitted import fit_stamps
 from flashes import flashes
-from observers_rule import find_candidates
 from observers_rule import find_leaders as find_leaders_slowly
 from photutils.detection import DAOStarFinder, find_peaks
 from photutils.psf import CircularGaussianPRF, PSFPhotometry
 
 from sla1tools.candidates.criteria import neighbor_ratio
-from sla1tools.candidates.detection import Floors
-from sla1tools.candidates.leaders import cut_stamps, find_leaders
-from sla1tools.candidates.psf import PSF, pixel_integrated_gaussian, psf_of
+from sla1tools.candidates.leaders import find_leaders
+from sla1tools.candidates.psf import PSF, pixel_integrated_gaussian
 from sla1tools.darks.reference import DarkReference, middle_counts
-from sla1tools.injections.injection import add_stars, inject, random_stars
 
 # the capture program's DATE-OBS, and a reader that builds a WCS from it
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
@@ -31,9 +28,7 @@ WHOLE_HELD_OUT = "the same, held out"
 LEADERS = "leaders at 200 e-, one frame"
 FITS = "10,000 PSF fits with sub-pixel position"
 MEASURED_FITS = "10,000 PSF fits, 45 coefficients that vary over the field, with errors"
-INJECTED = "10,000 injected stars, measured"
 FIT_SHARE = 25  # 400 of 10,000
-STAR_SHARE = 500  # 20 of 10,000
 NOISE = 37.0
 SPACING = 20
 
@@ -270,50 +265,5 @@ def test_fits_of_a_known_gaussian(benchmark, comparison, stars):
         lambda: fit_stamps(stars[0], NOISE, True, 2.0),
         wanted=2.5,
         at_most=True,
-    )
-
-
-def test_injection_of_ours(benchmark, comparison, night, dark, parameters):
-    stars = random_stars(parameters.model_copy(update={"injections": 10_000}), len(night.frames), night.shape)
-    comparison.ours(
-        benchmark, INJECTED, lambda: inject(night, dark, Floors.of(parameters, dark.median_noise), stars), rounds=2
-    )
-
-
-def test_injection_of_the_observers(benchmark, comparison, night, dark, parameters):
-    stars = random_stars(parameters.model_copy(update={"injections": 20}), 1, night.shape)
-    counts = night.rows(0, 0, night.shape[0])
-    before = dark.reference.residual(counts, "leave_one_out") * dark.scale
-    x, y = (np.rint(stars[name]).astype(int) for name in ("x_true", "y_true"))
-    patches = cut_stamps(counts, y, x, 0, radius=3)
-    rng = np.random.default_rng([parameters.random_seed, 1])
-    added = (add_stars(patches, stars, psf_of(parameters), dark.scale, parameters.top_code, rng) - patches) * dark.scale
-    there = places(find_candidates(before, parameters.threshold, parameters.ratio))
-
-    def found_by_loops():
-        candidates = []
-        for i in range(len(stars)):
-            residual = before.copy()
-            residual[y[i] - 3 : y[i] + 4, x[i] - 3 : x[i] + 4] += added[i]
-            found = find_candidates(residual, parameters.threshold, parameters.ratio)
-            candidates.append(places(found) - there)
-        return candidates
-
-    theirs = comparison.peer(
-        benchmark,
-        INJECTED,
-        "their way: change one frame, run the finder",
-        found_by_loops,
-        wanted=1000,
-        rounds=1,
-        times=STAR_SHARE,
-    )
-    trials = inject(night, dark, Floors.of(parameters, dark.median_noise), stars).trials
-    seen = [any(max(abs(i - x[k]), abs(j - y[k])) <= 1 for i, j in places) for k, places in enumerate(theirs)]
-    assert trials["recovered_neighbor_ratio"].tolist() == seen
-    assert 0 < sum(seen) < len(seen)
-    comparison.notes.append(
-        "Their way was timed on 20 stars, times 500, and applies the neighbour rule alone; ours fits the PSF to "
-        "every star as well, and looks at what was there before it."
     )
     comparison.done.add("kernels")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,8 @@ def test_run_of_ours(benchmark, comparison, night_file, tmp_path):
     )
     (index,) = tmp_path.glob("*/*/*/index.html")
     assert {path.stem for path in index.parent.glob("0*.html")} == {path.stem for path in night_notebooks()}
+    size = sum(path.stat().st_size for path in index.parent.iterdir()) / 1e6
+    comparison.rows.append(Row("a published night on disk", "55 MB", size, 55.0, 1.0, True, "MB"))
 
 
 def test_run_by_hand(benchmark, comparison, night_file, tmp_path):
@@ -66,47 +69,33 @@ def test_run_by_hand(benchmark, comparison, night_file, tmp_path):
     assert len(list(tmp_path.glob("*.html"))) == 3
 
 
-def test_run_kernel_by_kernel(comparison, sessions):
-    """State how far a run is above its computations."""
-    parts = job("kernels", sessions)
-    steps, notebooks = parts["steps"], parts["notebooks"]
-    head = ("kernel", "start", "imports and opening", "cells", "shut-down", "export to HTML")
-    rows = []
-    for name, part in notebooks.items():
-        rest = part["whole"] - part["start"] - part["opening"] - part["cells"]
-        seconds = (part["start"], part["opening"], part["cells"], rest, part["export"])
-        rows.append((f"`{name}`", *(f"{value:.2f} s" for value in seconds)))
-    alone = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in steps.items())
-    computations = (
-        steps["measure_night"] + steps["products"] + sum(part["cells"] + part["export"] for part in notebooks.values())
-    )
-    in_turn = sum(steps.values()) + sum(part["whole"] + part["export"] for part in notebooks.values())
-    run = comparison.seconds.get(RUN)
-    said = (
-        ""
-        if run is None
-        else (
-            f" `sla1 run` took {run:.1f} s: {run - computations:+.1f} s beside its computations one after the other, "
-            f"and {run / in_turn:.2f} of everything in turn."
+def test_run_without_notebooks(comparison, night_file, tmp_path):
+    start = time.perf_counter()
+    command(BIN / "sla1", "run", CAMERA, night_file, "--no-notebooks", "--outputs", tmp_path)
+    seconds = time.perf_counter() - start
+    if RUN in comparison.seconds:
+        comparison.rows.append(
+            Row("the same, `--no-notebooks`", "with them", seconds, comparison.seconds[RUN], 0.5, True)
         )
-    )
-    text = [
-        "## Where the time of `sla1 run` goes",
-        "",
-        f"In one process, one kernel after the other: {alone}; the three kernels:",
-        "",
-        *table(head, rows),
-        "",
-        f"Computations (measure_night, products, cells, exports): {computations:.1f} s; with kernels and imports "
-        f"{in_turn:.1f} s in turn.{said}",
-    ]
+
+
+def test_run_step_by_step(comparison, sessions):
+    """State where a run's seconds go, and how far it is from doing one thing after the other."""
+    seconds = job("steps", sessions)["steps"]
+    whole, run = sum(seconds.values()), comparison.seconds.get(RUN)
+    said = "" if run is None else f" `sla1 run` took {run:.1f} s, {run / whole:.2f} of that."
+    rows = [(name, f"{value:.2f} s", f"{value / whole:.0%}") for name, value in seconds.items()]
+    heading = ["## Where the time of `sla1 run` goes", "", "One thing after the other, kernels included:", ""]
+    text = [*heading, *table(("step", "time", "share"), rows), "", f"In all {whole:.1f} s.{said}"]
     comparison.tables.append("\n".join(text))
 
 
-def test_memory(comparison, sessions):
-    ours, theirs = (job(name, sessions)["peak"] for name in ("measure", "by_hand"))
+def test_measure_alone(comparison, sessions):
+    ours, theirs = (job(name, sessions) for name in ("measure", "by_hand"))
+    work, against = "`measure_night`, imports included", "the observers' computation, in sample"
+    comparison.rows.append(Row(work, against, ours["seconds"], theirs["seconds"], 0.6, True))
     comparison.rows.append(
-        Row("peak memory of `measure_night`, one process", "the observers' computation", ours, theirs, 0.5, True, "MiB")
+        Row("peak memory of `measure_night`, one process", against, ours["peak"], theirs["peak"], 0.5, True, "MiB")
     )
 
 

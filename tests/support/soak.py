@@ -17,13 +17,12 @@ from pathlib import Path
 import psutil
 from forked_runs import Run, begin, contents, is_whole, write_night
 
-from sla1tools.published import MANIFEST, MARK
+from sla1tools.published import MANIFEST, MARK, PAGES
 from sla1tools.run import publishing as publish
 
 SETTINGS = {"one": ("-p", "threshold", "200.0"), "other": ("-p", "threshold", "150.0")}
 OWN = {f"notes {number} [x] {{y}} é.txt": f"mine {number}" for number in range(30)} | {"plots/deep/a.png": "mine too"}
 OF_THE_MOMENT = ("index.html", MANIFEST)  # they say when they were written
-OF_ALL_NIGHTS = ("index.html", "known_pixels.fits", "season.json")
 MOMENTS = (  # once this file is there, within so many seconds; at first, anywhere in the run
     None,
     (publish.STAGING, "good.ipynb", 1.0),
@@ -140,7 +139,7 @@ class Soak:
     def leftovers(self) -> list[str]:
         """Files that are neither a night's, nor locks, nor the verdict of a night's last failed run."""
         of_nights = (*self.files, f"{publish.LOCKS}/", f"{publish.FAILED}/", ".trends/", MARK)
-        left = [name for name in contents(self.outputs) if not name.startswith(of_nights) and name not in OF_ALL_NIGHTS]
+        left = [name for name in contents(self.outputs) if not name.startswith(of_nights) and name not in PAGES]
         failed = [path for path in (self.outputs / publish.FAILED).glob("*/*/*/*") if path.suffix not in KEPT]
         staging, aside = self.outputs / publish.STAGING, self.outputs / publish.ASIDE
         folders = [*staging.glob("*/*/*"), *aside.glob("[!.]*/*/*"), *aside.glob(f"{publish.FAILED}/*/*/*")]
