@@ -55,6 +55,7 @@ class Stored:
                 file.seek(self.offset + 2 * nx * start)
                 words = file.read(size)
         except OSError as error:
+            _refuse_to_blame(path, error)
             raise NightError(f"{path}: can no longer be read: {error.strerror}; run again") from None
         if not unchanged or len(words) != size:
             raise NightError(f"{path}: changed while it was being used; run again")
@@ -107,9 +108,14 @@ def read_bytes(path: Path, shape: tuple[int, int]) -> tuple[bytes, tuple[int, ..
                 raise FrameError(Reason.SHAPE, f"{status.st_size} bytes are not one frame of this shape")
             return file.read(status.st_size), _signature(status)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):  # not this file's fault
-            raise NightError(f"{path}: {error.strerror}: raise the limit (ulimit -n), and run again") from None
+        _refuse_to_blame(path, error)
         raise FrameError(Reason.NOT_A_FILE, f"cannot be read: {error.strerror}") from None
+
+
+def _refuse_to_blame(path: Path, error: OSError) -> None:
+    """Raise `NightError` where this process may open no more files: that is not this one's fault."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise NightError(f"{path}: {error.strerror}: raise the limit (ulimit -n), and run again") from None
 
 
 def decode(contents: bytes, shape: tuple[int, int], signature: tuple[int, ...] | None = None) -> Image:

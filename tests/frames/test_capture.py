@@ -416,3 +416,17 @@ def test_no_file_stays_open(small):
     before = len(os.listdir(folder))
     judge_capture(night.parameters).band(0, 48)
     assert len(os.listdir(folder)) == before
+
+
+def test_too_few_open_files_are_not_the_frames_fault(small):
+    resource = pytest.importorskip("resource")
+    night, _ = small
+    limits, free = resource.getrlimit(resource.RLIMIT_NOFILE), os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(NightError, match=r"raise the limit \(ulimit -n\)"):
+            night.rows(0, 0, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert night.rows(0, 0, 1).shape == (1, SHAPE[1])
