@@ -427,7 +427,7 @@ def test_nights_of_files_and_trees(tmp_path, dry_batch):
     result, seen = dry_batch("--sessions", tmp_path / "tree", *common, "--workers", "3")
     assert [night.capture_date for night in seen[-1][0]] == ["2024-05-01", "2024-05-02"]
     assert seen[-1][0][0].capture_directory == tmp_path / "tree" / "2024-05-01" / "03_38_48" / "Dark 30s"
-    assert seen[-1][1] == {"workers": 3, "scheduler": None, "force": False, "timeout": None}
+    assert seen[-1][1] == {"workers": 3, "scheduler": None, "force": False, "timeout": None, "notebooks": None}
     assert result.stdout.splitlines()[0].split() == [
         "ok",
         "2024-05-01/03_38_48/Dark",
