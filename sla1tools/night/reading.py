@@ -1,5 +1,6 @@
 """A published night's folder read back: every file as its manifest names it, nothing believed that does not fit."""
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sla1tools.published import read_manifest, sha256_of
 from sla1tools.published.formats import ARCHIVE, DAMAGE, from_half, read_archive, read_table
 
 FITS_FILES = ("master_dark.fits", "leaders.fits", "injections.fits")
+STAR_COLUMNS = ("frame", "x_true", "y_true", "flux_true", "fwhm_true")
 IMAGES = ("MASTER", "NOISE", "DQ", "MEAN", "STDDEV")
 
 
@@ -36,7 +38,7 @@ def read_published(folder: Path) -> Measurement:
         noise = float(kept.summary["dark"]["noise"])
         leaders = _read_leaders(folder / "leaders.fits", kept.capture)
         leaders["stamp"] = from_half(_stamps(kept.leaders["stamp"], leaders), noise)
-        stars = _read_rows(folder / "injections.fits", kept.capture)
+        stars = _read_rows(folder / "injections.fits", kept.capture, STAR_COLUMNS)
         stamps = from_half(_stamps(kept.injections.stamps, kept.injections.leaders), noise)
         injections = replace(kept.injections, trials=stars, stamps=stamps).judged(kept.parameters)
         names = (*IMAGES, *["PRIOR"] * (kept.dark.reference.method == "average"))
@@ -55,19 +57,17 @@ def _read_map(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
     return image
 
 
-def _read_rows(path: Path, capture: Capture) -> Table:
+def _read_rows(path: Path, capture: Capture, names: Iterable[str]) -> Table:
     """Read a table of leaders or of injected stars, in frames of the night."""
-    table = read_table(path)
-    if missing := [name for name in LEADER_COLUMNS if name not in table.colnames]:
-        raise ValueError(f"{path.name} has no column {', '.join(missing)}")
-    names = {name.encode("ascii", "backslashreplace").decode(): name for name in ("", *capture.names)}
-    table["frame"] = np.array([names[name] for name in table["frame"].tolist()])
+    table = read_table(path, names)
+    written = {name.encode("ascii", "backslashreplace").decode(): name for name in ("", *capture.names)}
+    table["frame"] = np.array([written[name] for name in table["frame"].tolist()])
     return table
 
 
 def _read_leaders(path: Path, capture: Capture) -> Table:
     """Read `leaders.fits` as it was in memory: masked where no fit was made, units where FITS has none."""
-    table, (ny, nx) = _read_rows(path, capture)[list(LEADER_COLUMNS)], capture.shape
+    table, (ny, nx) = _read_rows(path, capture, LEADER_COLUMNS), capture.shape
     x, y, peak, unfitted = table["x"], table["y"], table["peak"], np.isnan(table["snr"])
     if not np.all((x >= 0) & (x < nx) & (y >= 0) & (y < ny)):
         raise ValueError(f"{path.name} has leaders outside the frames")

@@ -9,6 +9,7 @@ import json
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -73,13 +74,13 @@ def read_archive(kind: type[Record], path: Path) -> Record:
     return _unpacked(kind, json.loads(index.tobytes()), arrays)
 
 
-def read_table(path: Path) -> Table:
-    """Read the first table of a FITS file: texts, bool, int32 or float64, with units; integers masked where TNULL."""
+def read_table(path: Path, names: Iterable[str]) -> Table:
+    """Read some columns of a FITS file's first table: texts, bool, int32 or float64, with units; masked where TNULL."""
     table = Table()
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may say anything
         with fits.open(file, memmap=False) as hdus:
-            for column in hdus[1].columns:
+            for column in (hdus[1].columns[name] for name in names):
                 values = np.asarray(hdus[1].data[column.name])
                 kind = {"i": np.int32, "f": np.float64, "b": bool}.get(values.dtype.kind, str)
                 plain = Column(values.astype(kind), unit=column.unit)
