@@ -1,6 +1,5 @@
 """The page of all nights: a table to sort and filter, numbers over time, pixels that come back."""
 
-import base64
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -17,8 +16,8 @@ from sla1tools.nights.season import Season
 from sla1tools.nights.trends import METRICS, Metric, NightRecord
 from sla1tools.show.curves import tradeoff
 from sla1tools.show.dark_current import dark_current_chart, dark_current_table
-from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes, png
-from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
+from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, png
+from sla1tools.show.pages import TEMPLATES, page_css, page_script, page_template, policy
 from sla1tools.show.tables import remarks
 from sla1tools.text import counted, flux_text, printable, shown
 
@@ -35,7 +34,7 @@ def page_text(
     telegraph: Table,
 ) -> str:
     """Return the page of all nights: self-contained, and asking nothing of the network."""
-    script = (TEMPLATES / "trends.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "trends.js").read_text(encoding="utf-8") + page_script()
     charts = ((metric, control_chart(records, metric)) for metric in METRICS)
     figures = [(caption(records, metric), _embedded(chart)) for metric, chart in charts if chart]
     return page_template("trends.html.j2").render(
@@ -63,8 +62,8 @@ def page_text(
     )
 
 
-def _embedded(figure: Drawing | HTML) -> str:
-    return "" if isinstance(figure, HTML) else base64.b64encode(png(figure)).decode()
+def _embedded(figure: Drawing | HTML) -> bytes:
+    return b"" if isinstance(figure, HTML) else png(figure)
 
 
 def headline(season: Season) -> str:
@@ -180,7 +179,7 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Drawing | N
             series.setdefault(record.series(metric), []).append(record)
     if sum(map(len, series.values())) < 2:
         return None
-    figure, ax = blank_axes(6.4, 2.7, caption(records, metric))
+    figure, ax = blank_axes(WIDTH, 2.7, caption(records, metric))
     for nights in series.values():
         when = [night.when for night in nights]
         values = np.array([night.values[metric.name] for night in nights])
