@@ -248,7 +248,7 @@ def test_page_in_a_browser(season, offline, tmp_path):  # noqa: F811
     assert rows[1][0].split("\n") == ["2024-02-13 03_38_48 <b onclick=alert(1)>Dark", HOSTILE]
     level = page.locator("#nights thead th").all_inner_texts().index("dark level [e-]")
     for wanted in (False, True):
-        page.get_by_role("button", name="dark level").click()
+        page.locator("#nights").get_by_role("button", name="dark level").click()
         found = [float(row[level].replace(",", "")) for row in rows_of(page) if row[level] != "–"]
         assert found == sorted(found, reverse=wanted)
         assert len(found) == 41
