@@ -255,6 +255,15 @@ def test_a_cutout_tells_the_pixels_history(opened, leaders, injections):
     assert watched.complaints == []
 
 
+def test_magnitudes_stand_beside_fluxes_where_the_zero_point_is_set(opened, leaders, injections):
+    page = opened(explorer_of(leaders, injections, parameters(zero_point=25.0), histories=make_histories)).page
+    half = live_numbers(leaders, injections, parameters(), 10, 1000.0)["flux_50"]
+    flux, magnitude = re.fullmatch(r"([\d,]+) e- \(([\d.]+) mag\)", page.inner_text(".sla1-50-flux")).groups()
+    assert float(flux.replace(",", "")) == pytest.approx(half, rel=6e-3)
+    assert float(magnitude) == pytest.approx(25 - 2.5 * np.log10(half), abs=0.006)
+    assert re.search(r"flux\s[\d,]+\se-\s\([\d.]+\smag\)", page.locator(".sla1-cutout").first.get_attribute("title"))
+
+
 def test_escape_closes_the_story(opened, leaders, injections):
     page = opened(explorer_of(leaders, injections, parameters(), histories=make_histories)).page
     cutout = page.locator(".sla1-cutout").nth(2)

@@ -32,7 +32,7 @@ function livePanel(night) {
     const edges = night.trials?.edges;
     cells.Completeness.textContent = now.injected ? `${percent(now.completeness)} (${Math.round(100 * now.low)}–${percent(now.high)}): ${number(now.found)} of ${plural(now.injected, "star")} of ${number(edges[now.bin])}–${number(edges[now.bin + 1])} e-`
       : night.trials ? `no star was injected near ${number(s.flux)} e-` : "not tested";
-    cells["50 % flux"].textContent = now.flux_50 !== null ? `${number(now.flux_50)} e-` : night.trials ? "not reached" : "not tested";
+    cells["50 % flux"].textContent = now.flux_50 !== null ? fluxText(night, now.flux_50) : night.trials ? "not reached" : "not tested";
   }];
 }
 

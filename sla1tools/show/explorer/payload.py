@@ -150,6 +150,7 @@ def payload(exhibit: Exhibit) -> dict[str, Any]:
         "hours": parameters.night_hours,
         "frames_per_night": parameters.frames_per_night,
         "budget": parameters.false_alarm_budget,
+        "zero_point": parameters.zero_point,
         "setting": setting(parameters),
         "bounds": bounds,
         "carried": {

@@ -8,6 +8,7 @@ const number = (v, digits = 3) => {
 };
 const percent = (v) => `${Math.round(100 * v)} %`;
 const plural = (n, word) => `${number(n)} ${word}${n === 1 ? "" : "s"}`;
+const fluxText = ({ zero_point }, v) => `${number(v)} e-${zero_point !== null && v > 0 ? ` (${(zero_point - 2.5 * Math.log10(v)).toFixed(2)} mag)` : ""}`;
 const named = ({ label, unit }) => (unit ? `${label} (${unit})` : label);
 const unbroken = (text) => text.replaceAll(" ", "\u00a0");
 
@@ -22,7 +23,7 @@ const frameNumber = (night, k) => /(\d+)\D*$/.exec(night.frames[k])?.[1].replace
 function captionLines(night, now, s, i) {
   const t = night.shown, frame = night.frames[t.frame[i]] ?? "";
   const head = night.show === "injections"
-    ? `${number(night.trials.flux[i])} e-: ${now.trialMask[i] ? "found" : `missed, ${missReason(night, s, i)}`}`
+    ? `${fluxText(night, night.trials.flux[i])}: ${now.trialMask[i] ? "found" : `missed, ${missReason(night, s, i)}`}`
     : `${frame} · ${unbroken(`${number(t.peak[i])} e-`)}`;
   return [head, Number.isNaN(t.snr[i]) ? "not fitted" : `S/N ${number(t.snr[i])} · ${unbroken(`p ${number(t.p_value[i], 2)}`)}`];
 }
@@ -37,7 +38,7 @@ function around(night, i) {
 function measures(night, i) {
   const t = night.shown, margin = t.rival_margin[i], rival = t.rivals[t.rival[i]];
   const parts = [`ratio ${number(t.neighbor_min[i] / t.peak[i], 2)}`, ...(Number.isNaN(t.snr[i]) ? [`not fitted: S/N not above ${number(night.carried.floors.snr)}, or its centre is flagged`]
-    : [`S/N ${number(t.snr[i])}`, `p ${number(t.p_value[i], 2)}`, `flux ${number(t.flux[i])} e-`])];
+    : [`S/N ${number(t.snr[i])}`, `p ${number(t.p_value[i], 2)}`, `flux ${fluxText(night, t.flux[i])}`])];
   if (rival) parts.push(`${rival} fits ${margin > 0 ? "better" : "worse"}: χ² ${margin > 0 ? "−" : "+"}${number(Math.abs(margin))}`);
   return parts.map(unbroken).join(" · ");
 }
