@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -54,8 +55,11 @@ def injections():
     return make_injections(3000, parameters())
 
 
-def explorer_of(leaders, injections, setting, frames=FRAMES, floors=FLOORS, histories=None, **more):
-    return Explorer(Exhibit(leaders, injections, setting, frames, floors, histories=histories, **more))
+RAW = SimpleNamespace(history=make_histories, surroundings=make_surroundings)
+
+
+def explorer_of(leaders, injections, setting, frames=FRAMES, floors=FLOORS, raw=None, **more):
+    return Explorer(Exhibit(leaders, injections, setting, frames, floors, raw=raw, **more))
 
 
 def write_page(folder, explorer):
@@ -102,7 +106,7 @@ def ties(leaders):
 
 def test_browser_counts_what_python_counts(opened, leaders, injections):
     """Every setting of a grid: candidates of both references, completeness of the flux bin, 50 % flux."""
-    watched = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, make_histories))
+    watched = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, RAW))
     page = watched.page
     labels = page.locator(".sla1-sliders label").all_text_contents()
     assert labels == ["threshold (e-)", "ratio", "S/N ≥", "p ≥"], "in the criteria's order"
@@ -241,7 +245,7 @@ def test_gallery_filters_sorts_and_turns_pages(opened, leaders, injections):
 
 
 def test_a_cutout_tells_the_pixels_history(opened, leaders, injections):
-    watched = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, make_histories))
+    watched = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, RAW))
     page = watched.page
     cutout = page.locator(".sla1-cutout").first
     cutout.press("Enter")
@@ -256,7 +260,7 @@ def test_a_cutout_tells_the_pixels_history(opened, leaders, injections):
 
 
 def test_magnitudes_stand_beside_fluxes_where_the_zero_point_is_set(opened, leaders, injections):
-    page = opened(explorer_of(leaders, injections, parameters(zero_point=25.0), histories=make_histories)).page
+    page = opened(explorer_of(leaders, injections, parameters(zero_point=25.0), raw=RAW)).page
     half = live_numbers(leaders, injections, parameters(), 10, 1000.0)["flux_50"]
     flux, magnitude = re.fullmatch(r"([\d,]+) e- \(([\d.]+) mag\)", page.inner_text(".sla1-50-flux")).groups()
     assert float(flux.replace(",", "")) == pytest.approx(half, rel=6e-3)
@@ -265,7 +269,7 @@ def test_magnitudes_stand_beside_fluxes_where_the_zero_point_is_set(opened, lead
 
 
 def test_escape_closes_the_story(opened, leaders, injections):
-    page = opened(explorer_of(leaders, injections, parameters(), histories=make_histories)).page
+    page = opened(explorer_of(leaders, injections, parameters(), raw=RAW)).page
     cutout = page.locator(".sla1-cutout").nth(2)
     cutout.press("Enter")
     page.locator(".sla1-history").wait_for()
@@ -304,7 +308,7 @@ def test_a_click_on_the_chip_map_or_in_the_scatter_picks_the_row_that_stands_the
 
 def test_wide_cutouts_show_frame_and_reference(opened, leaders, injections):
     """A frame's central pixel stands out in it, and is not in the reference: those blink."""
-    explorer = explorer_of(leaders, injections, parameters(), surroundings=make_surroundings)
+    explorer = explorer_of(leaders, injections, parameters(), raw=RAW)
     page = opened(explorer).page
     middle = """() => { const canvas = document.querySelector('.sla1-cutout canvas'), at = (canvas.width - 1) / 2;
         return [canvas.width, canvas.getContext('2d').getImageData(at, at, 1, 1).data[0]]; }"""
@@ -410,7 +414,7 @@ def test_hostile_frame_names_stay_text(opened, injections):
     leaders = make_leaders(500, parameters())
     leaders["frame"] = np.where(leaders["frame"] == FRAMES[0], hostile, leaders["frame"])
     names = [hostile, *FRAMES[1:]]
-    watched = opened(explorer_of(leaders, injections, parameters(ratio=0.0), names, FLOORS, make_histories))
+    watched = opened(explorer_of(leaders, injections, parameters(ratio=0.0), names, FLOORS, RAW))
     page = watched.page
     page.get_by_label("frame", exact=True).select_option(label=hostile)
     page.locator(".sla1-cutout").first.click()
@@ -616,7 +620,7 @@ def test_static_mode_is_a_contact_sheet(opened, leaders, injections):
 
 @pytest.mark.parametrize("width", [390, 1100])
 def test_nothing_sticks_out(opened, leaders, injections, width):
-    page = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, make_histories), width=width).page
+    page = opened(explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, RAW), width=width).page
     page.locator(".sla1-cutout").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     edges = page.evaluate(
@@ -696,7 +700,7 @@ def test_sliders_setting_becomes_parameters(leaders, injections):
 def test_tables_are_left_alone(leaders, injections):
     tables = leaders, injections.trials, injections.leaders
     before = [table.copy() for table in tables]
-    explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, make_histories)._repr_mimebundle_()
+    explorer_of(leaders, injections, parameters(), FRAMES, FLOORS, RAW)._repr_mimebundle_()
     for table, copy in zip(tables, before, strict=True):
         assert table.colnames == copy.colnames
         for name in table.colnames:

@@ -17,6 +17,7 @@ LEADERS = 50_000
 CARRIED = 100  # cutouts
 TABLES = f"""
 import sys
+from types import SimpleNamespace
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 from night_tables import frame_names, make_leaders, make_histories, make_injections, make_surroundings, parameters
 from sla1tools.candidates.detection import Floors
@@ -24,12 +25,14 @@ from sla1tools.show.explorer import payload
 from sla1tools.show.explorer.widget import Explorer
 payload.CUTOUTS = {CARRIED}
 payload.CLOSER_LOOKS = 10
-raw = dict(histories=make_histories, surroundings=make_surroundings)
+raw = SimpleNamespace(history=make_histories, surroundings=make_surroundings)
 floors = Floors(120.0, 4.0)
 tables = make_leaders({LEADERS}, parameters()), make_injections(20_000, parameters())
 """
 CUTS = {"threshold": 183.37, "p_min": 0.0017}  # on no slider's step
-SHOW = f"explorer = Explorer(payload.Exhibit(*tables, parameters(**{CUTS}), frame_names(10), floors, **raw))\nexplorer"
+SHOW = (
+    f"explorer = Explorer(payload.Exhibit(*tables, parameters(**{CUTS}), frame_names(10), floors, raw=raw))\nexplorer"
+)
 LATENCY = """
 async (key) => {
     const handle = document.activeElement, times = [];

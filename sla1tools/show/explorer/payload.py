@@ -6,8 +6,8 @@ The front end (`selection.js`) selects on these tables by these criteria.
 import base64
 import gzip
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -57,8 +57,8 @@ class Exhibit:
         What the leaders exceed: the sliders' minima.
     times : sequence of str
         When the frames began, UTC; none if not known.
-    histories, surroundings : callable, optional
-        As `Measurement.history` and `Measurement.surroundings`; None where there are no raw frames.
+    raw : Measurement, optional
+        Whose raw frames are asked for a pixel's history and surroundings; None where there are none.
     show : {'candidates', 'injections'}
         Whose cutouts: the camera's candidates, or the injected stars, found and missed.
     """
@@ -69,19 +69,15 @@ class Exhibit:
     frames: Sequence[str]
     floors: Floors
     times: Sequence[str] = ()
-    histories: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = field(default=None, repr=False)
-    surroundings: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = field(default=None, repr=False)
+    raw: Any = field(default=None, repr=False)
     show: str = "candidates"
 
     @classmethod
     def of(cls, night, show: str = "candidates") -> "Exhibit":
         """Exhibit a `measure.Measurement`. Stars are in no raw frame: they have stamps alone."""
-        names = night.capture.names
+        names, raw = night.capture.names, night if show == "candidates" and night.has_frames else None
         frames = names, night.floors, night.capture.times(names).tolist()
-        exhibit = cls(night.leaders, night.injections, night.parameters, *frames, show=show)
-        if show == "injections" or not night.has_frames:
-            return exhibit
-        return replace(exhibit, histories=night.history, surroundings=night.surroundings)
+        return cls(night.leaders, night.injections, night.parameters, *frames, raw, show)
 
     @cached_property
     def carried(self) -> tuple[np.ndarray, Floors, bool]:
@@ -105,15 +101,13 @@ class Exhibit:
 
     def closer(self, rows) -> np.ndarray:
         """Residual, frame and reference of 15x15 pixels around rows, over the reference's median, (n, 3, 15, 15) e-."""
-        assert self.surroundings is not None
-        frame, reference = np.moveaxis(self.surroundings(*self._places(rows)), 1, 0)
+        frame, reference = np.moveaxis(self.raw.surroundings(*self._places(rows)), 1, 0)
         level = np.nanmedian(reference, axis=(1, 2), keepdims=True)
         return np.stack([frame - reference, frame - level, reference - level], axis=1)
 
     def history(self, rows) -> np.ndarray:
         """Residuals of rows' pixels in every frame, held out and in sample, over one noise, (n, N, 2)."""
-        assert self.histories is not None
-        return np.asarray(self.histories(*self._places(rows)), np.float64)
+        return np.asarray(self.raw.history(*self._places(rows)), np.float64)
 
     def _places(self, rows):
         return np.asarray(self.table["x"])[rows], np.asarray(self.table["y"])[rows], self.frame_numbers[rows]
@@ -402,14 +396,14 @@ def _pack_cutouts(exhibit: Exhibit, chosen: np.ndarray) -> dict[str, Any]:
     stamps = exhibit.stamps(chosen)
     scale = stretch(stamps)
     packed = scale | {"rows": pack_column(chosen), "shades": pack_column(shades(stamps, scale).ravel())}
-    if exhibit.surroundings is None:
+    if exhibit.raw is None:
         return packed
     return packed | {"closer": pack_column(shades(exhibit.closer(chosen[:CLOSER_LOOKS]), scale).ravel())}
 
 
 def _pack_histories(exhibit: Exhibit, chosen: np.ndarray) -> dict[str, Any] | None:
     frames = len(exhibit.frames)
-    if exhibit.histories is None or len(chosen) == 0 or frames == 0:
+    if exhibit.raw is None or len(chosen) == 0 or frames == 0:
         return None
     shown = chosen[: max(HISTORY_VALUES // frames, 1)]
     tenths = np.rint(np.clip(exhibit.history(shown), -1e6, 1e6) * 10)
