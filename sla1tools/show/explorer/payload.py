@@ -90,11 +90,6 @@ class Exhibit:
         stars = self.leaders[:0] if self.injections is None else self.injections.trials
         return self.leaders[self.carried[0]] if self.show == "candidates" else stars
 
-    @cached_property
-    def frame_numbers(self) -> np.ndarray:
-        """Number of each pictured row's frame, from 0."""
-        return _frames_of(self.table, self.frames)
-
     def stamps(self, rows) -> np.ndarray:
         """Residuals of 5x5 pixels around pictured rows, (n, 5, 5) electrons."""
         return np.asarray(self.table["stamp"][rows], np.float32).reshape(-1, STAMP_SIZE, STAMP_SIZE)
@@ -110,7 +105,8 @@ class Exhibit:
         return np.asarray(self.raw.history(*self._places(rows)), np.float64)
 
     def _places(self, rows):
-        return np.asarray(self.table["x"])[rows], np.asarray(self.table["y"])[rows], self.frame_numbers[rows]
+        shown = self.table["x", "y", "frame"][rows]
+        return np.asarray(shown["x"]), np.asarray(shown["y"]), _frames_of(shown, self.frames)
 
 
 def payload(exhibit: Exhibit) -> dict[str, Any]:
@@ -172,10 +168,10 @@ def _rule(criterion: Criterion) -> dict[str, Any]:
 def setting(parameters: Parameters) -> dict[str, Any]:
     """Where the sliders start: the night's own cuts, and a flux to ask completeness at."""
     low, high = parameters.injection_flux_range
-    cuts = {name: getattr(parameters, name) for name in CUTS}
+    cuts = {name: max(getattr(parameters, name), cut.low if cut.opens else -np.inf) for name, cut in CUTS.items()}
     return {
         "criterion": list(CRITERIA).index(parameters.criterion),
-        **{name: max(value, CUTS[name].low) if CUTS[name].opens else value for name, value in cuts.items()},
+        **cuts,
         "flux": min(max(1000.0, low), high),
     }
 
