@@ -19,7 +19,7 @@ from sla1tools.nights.trends import SENSOR_KEYS, NightRecord
 from sla1tools.text import read_regular
 
 COUNTS = "settings.npy"
-MOST_BYTES = 2**24
+MOST_HEADER = 4096  # bytes
 SAME_KEYS = (
     *(*SENSOR_KEYS, "top_code", "level_correction"),
     *("combination_method", "reference", "neighbors", "excluded_classes"),
@@ -106,14 +106,15 @@ def read_counts(folder: Path, sha256: str | None, settings: int) -> np.ndarray:
     if sha256 is None:
         raise ValueError(f"an earlier version published it, without {COUNTS}: sla1 batch renews it from its raw files")
     damaged = f"its {COUNTS} is damaged: run the night again"
+    shape = 1 + settings, 1 + len(FLUX_EDGES)
     try:
-        data = read_regular(folder / COUNTS, MOST_BYTES)
+        data = read_regular(folder / COUNTS, MOST_HEADER + 8 * math.prod(shape))
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ValueError("its digest is not the manifest's")
         counts = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
         raise ValueError(damaged) from error
-    if counts.shape != (1 + settings, 1 + len(FLUX_EDGES)) or counts.dtype != np.int32:
+    if counts.shape != shape or counts.dtype != np.int32:
         raise ValueError(f"its {COUNTS} counts other settings, of another version: sla1 batch renews it")
     first, rest = counts[0], counts[1:]
     counted = rest[:, 0] != BELOW

@@ -27,7 +27,8 @@ KEPT = "kept"  # the user's own files of nights that were forgotten
 FOLDERS = (STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS, CACHE)
 SEASON = "season.json"
 TELEGRAPH = "telegraph.ecsv"
-PAGES = ("index.html", "known_pixels.fits", "dark_current.fits", SEASON, TELEGRAPH)
+CANDIDATES_PAGE = "candidates.html"
+PAGES = ("index.html", "known_pixels.fits", "dark_current.fits", CANDIDATES_PAGE, SEASON, TELEGRAPH)
 MANIFEST = "manifest.json"
 MARK_TEXT = (
     "sla1 made the hidden folders beside this file, and deletes in them what it made. Without this file it refuses.\n"

@@ -46,6 +46,7 @@ def store(value: Any, folder: Path) -> None:
     (folder / INDEX).write_text(json.dumps(index, default=_json_value), encoding="utf-8")
 
 
+GALLERY = "gallery.npz"  # candidates of every criterion with their stamps, for the season's gallery
 ARCHIVE = "night.npz"  # what else a published night is opened from, beside its FITS files
 MOST_ARCHIVED = 2**31  # bytes, unpacked
 DAMAGE: tuple[type[Exception], ...] = (

@@ -25,8 +25,9 @@ from sla1tools.frames.capture import Capture
 from sla1tools.frames.codes import positive
 from sla1tools.frames.fits import Stored
 from sla1tools.measure import Measurement, telegraph_numbers
+from sla1tools.nights.gallery import gallery_rows
 from sla1tools.published import TELEGRAPH
-from sla1tools.published.formats import ARCHIVE, to_half, write_archive
+from sla1tools.published.formats import ARCHIVE, GALLERY, to_half, write_archive
 from sla1tools.text import json_text, printable
 
 # name: (type, unit, what it is)
@@ -64,7 +65,7 @@ SUMMARY_KEYS = (
 )
 PRODUCTS = (
     *("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "settings.npy"),
-    *(TELEGRAPH, "summary.json", ARCHIVE),
+    *(TELEGRAPH, "summary.json", ARCHIVE, GALLERY),
 )
 ROUNDED = 16  # parts of a frame's noise in which the mean and the scatter of a pixel are kept
 NULL = -1  # of masked integers, which are all places, counts or bit planes
@@ -134,6 +135,7 @@ def write_products(measurement: Measurement, directory: Path, published: Path | 
     telegraph.write(directory / TELEGRAPH, format="ascii.ecsv")
     write_summary(directory / "summary.json", measurement.summary)
     write_archive(_beside_the_fits_files(measurement), directory / ARCHIVE)
+    write_archive(gallery_rows(measurement.leaders, measurement.parameters), directory / GALLERY)
 
 
 def _beside_the_fits_files(measurement: Measurement) -> Measurement:

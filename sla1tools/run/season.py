@@ -10,21 +10,31 @@ from filelock import FileLock
 
 from sla1tools.errors import ParametersError
 from sla1tools.nights.dark_current import DarkCurrent, measure_dark_current, write_dark_current
+from sla1tools.nights.gallery import season_candidates
 from sla1tools.nights.recurrence import follow_pixels
 from sla1tools.nights.season import Season, sum_season
 from sla1tools.nights.telegraph import follow_telegraph
 from sla1tools.nights.trends import read_nights
 from sla1tools.parameters import Parameters, save_parameters
-from sla1tools.published import LOCKS, SEASON, TRENDS, SeasonCriterion, SeasonFile, read_json, replace_file
+from sla1tools.published import (
+    CANDIDATES_PAGE,
+    LOCKS,
+    SEASON,
+    TRENDS,
+    SeasonCriterion,
+    SeasonFile,
+    read_json,
+    replace_file,
+)
 from sla1tools.run.publishing import recover, refuse_links, take_outputs
-from sla1tools.show.season_page import page_text
+from sla1tools.show.season_page import gallery_text, page_text
 from sla1tools.text import json_text
 
 ADOPTED = "# The season's setting, by sla1 trends --adopt; the next --adopt replaces this file.\n"
 
 
 def write_trends(outputs: str | Path) -> Path:
-    """Write `index.html`, `season.json` and `known_pixels.fits` for all nights of an outputs folder.
+    """Write `index.html`, `candidates.html`, `season.json` and `known_pixels.fits` for all nights of an outputs folder.
 
     Returns
     -------
@@ -52,7 +62,10 @@ def write_trends(outputs: str | Path) -> Path:
             with matplotlib.rc_context():
                 matplotlib.rcdefaults()  # the page is the same whoever draws it
                 text = page_text(records, recurrent, latest, season, dark, telegraph)
-            for name, content in ((SEASON, json_text(season_json(season, dark))), ("index.html", text)):
+            pages = {SEASON: json_text(season_json(season, dark)), "index.html": text}
+            if season:
+                pages[CANDIDATES_PAGE] = gallery_text(season, *season_candidates(season, outputs))
+            for name, content in pages.items():
                 unfinished = outputs / TRENDS / f"{name}.part"
                 unfinished.write_text(content, encoding="utf-8", errors="backslashreplace")
                 replace_file(unfinished, outputs / name)

@@ -1,23 +1,26 @@
 """The page of all nights: a table to sort and filter, numbers over time, pixels that come back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
 from IPython.display import HTML, Markdown
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-from sla1tools.candidates.criteria import in_words
+from sla1tools.candidates.criteria import CUTS, in_words
+from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.rates import Rate, frame_area
 from sla1tools.nights.dark_current import DarkCurrent
-from sla1tools.nights.season import Season
+from sla1tools.nights.season import Season, Statement
 from sla1tools.nights.trends import METRICS, Metric, NightRecord
 from sla1tools.show.curves import tradeoff
 from sla1tools.show.dark_current import dark_current_chart, dark_current_table
+from sla1tools.show.explorer.payload import Exhibit, payload
 from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, png
-from sla1tools.show.pages import TEMPLATES, page_css, page_script, page_template, policy
+from sla1tools.show.pages import TEMPLATES, explorer_module, gallery_html, page_css, page_script, page_template, policy
 from sla1tools.show.tables import remarks
 from sla1tools.text import counted, flux_text, printable, shown
 
@@ -113,8 +116,10 @@ def stated(season: Season | None) -> HTML:
     return remarks([headline(season), *sentences(season)] if season else ["there is no night that can be counted"])
 
 
-def limited(rate: Rate, times: float = 1.0) -> str:
-    """Write a rate, or so many times it, with its limits."""
+def limited(rate: Rate | None, times: float | None = 1.0) -> str:
+    """Write a rate, or so many times it, with its limits; a dash for None."""
+    if rate is None or times is None:
+        return "–"
     low, value, high = (shown(times * end, digits=3) for end in (rate.low, rate.rate, rate.high))
     return f"{value} ({low}–{high})"
 
@@ -124,37 +129,22 @@ def statement(season: Season) -> Table:
     parameters = season.parameters
     frames, area = parameters.frames_per_night, frame_area(parameters.frame_shape, parameters.pixel_scale)
     flux = partial(flux_text, zero_point=parameters.zero_point, absent="not reached")
-    columns: dict[str, list[str]] = {}
-    for name, own in season.statements.items():
-        point = own.point
-        quoted = "–" if point is None else f"{flux(point.flux_50)}, {limited(point.quoted_on)} false alarms a frame"
-        columns[name] = [
-            in_words(own.cuts),
-            limited(own.alarms),
-            "–" if frames is None else limited(own.alarms, frames),
-            limited(own.alarms, 1 / area),
-            "–" if own.without_recurrent is None else limited(own.without_recurrent),
-            shown(own.expected, digits=2),
-            "–" if own.alarms.dispersion_p is None else f"p = {shown(own.alarms.dispersion_p, digits=1)}",
-            flux(own.flux_50.flux),
-            flux(own.flux_90.flux),
-            "none" if point is None else in_words(point.cuts),
-            quoted,
-        ]
-    labels = [
-        "configured cuts",
-        "false alarms a frame",
-        f"… in a night of {parameters.night_hours:g} h",
-        "… a square degree, in a frame",
-        "… a frame, without recurrent pixels",
-        "… a frame, from Gaussian noise alone",
-        "do nights differ?",
-        "50 % flux",
-        "90 % flux",
-        "recommended cuts",
-        "… 50 % flux, and on the nights that did not choose",
-    ]
-    return Table({"criterion": labels} | columns)
+    rows: dict[str, Callable[[Statement], str]] = {
+        "configured cuts": lambda own: in_words(own.cuts),
+        "false alarms a frame": lambda own: limited(own.alarms),
+        f"… in a night of {parameters.night_hours:g} h": lambda own: limited(own.alarms, frames),
+        "… a square degree, in a frame": lambda own: limited(own.alarms, 1 / area),
+        "… a frame, without recurrent pixels": lambda own: limited(own.without_recurrent),
+        "… a frame, from Gaussian noise alone": lambda own: shown(own.expected, digits=2),
+        "do nights differ?": lambda own: f"p = {shown(own.alarms.dispersion_p, digits=1)}",
+        "50 % flux": lambda own: flux(own.flux_50.flux),
+        "90 % flux": lambda own: flux(own.flux_90.flux),
+        "recommended cuts": lambda own: in_words(own.point.cuts) if own.point else "none",
+        "… 50 % flux": lambda own: flux(own.point.flux_50) if own.point else "–",
+        "… a frame, on the nights that did not choose": lambda own: limited(own.point.quoted_on if own.point else None),
+    }
+    told = {name: [row(own) for row in rows.values()] for name, own in season.statements.items()}
+    return Table({"criterion": list(rows)} | told)
 
 
 def season_figure(season: Season) -> Drawing | HTML:
@@ -166,6 +156,36 @@ def season_figure(season: Season) -> Drawing | HTML:
             both = own.point.chosen_on, own.point.quoted_on
             recommended[name] = own.point.flux_50, sum(one.count for one in both) / sum(one.frames for one in both)
     return tradeoff(season.grid, season.frames, configured, recommended)
+
+
+def gallery_text(season: Season, rows: Table, total: int, without: Sequence[NightRecord]) -> str:
+    """Return the page with the candidates of all nights, as `gallery.season_candidates` gives them."""
+    script = f"{page_script()}{explorer_module()}\nstartAll(document);\n"
+    return page_template("gallery.html.j2").render(
+        policy=policy(script),
+        css=page_css(with_explorer=True),
+        script=script,
+        headline=headline(season),
+        rows=len(rows),
+        total=total,
+        gallery=gallery_html(season_payload(season, rows, without)) if len(rows) else "<p>There is none.</p>",
+        counted=counted,
+        without=without,
+    )
+
+
+def season_payload(season: Season, rows: Table, without: Sequence[NightRecord] = ()) -> dict[str, Any]:
+    """Pack the explorer of many nights. Its sliders begin at the season's cuts, below which no row is known."""
+    parameters, frames = season.parameters, list(dict.fromkeys(rows["frame"].tolist()))
+    searched = season.frames - sum(record.frames for record in without)
+    frames += [""] * (searched - len(frames))  # without a candidate
+    packed = payload(Exhibit(rows, None, parameters, frames, Floors.highest(parameters)))
+    own = {name: getattr(parameters, name) for name in CUTS if getattr(parameters, name)}
+    packed["bounds"] |= {name: [value, packed["bounds"][name][1]] for name, value in own.items()}
+    packed["sliders"] = {
+        name: one | {"opens": one["opens"] and name not in own} for name, one in packed["sliders"].items()
+    }
+    return packed
 
 
 def control_chart(records: Sequence[NightRecord], metric: Metric) -> Drawing | None:
