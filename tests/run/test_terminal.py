@@ -126,8 +126,8 @@ def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
     nights, outputs, full = nights_in(tmp_path / "sessions", 3), tmp_path / "outputs", False
     write_products = night_module.write_products
 
-    def write(measurement, directory):
-        write_products(measurement, directory)
+    def write(measurement, directory, published=None):
+        write_products(measurement, directory, published)
         if full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
