@@ -101,8 +101,9 @@ class Soak:
         slot, name, spread = moment
         awaited = self.outputs / slot / self.place(date).relative_to(self.outputs)
         inside = f"{publish.RUN}*/night/{name}" if slot == publish.STAGING else name
-        while not (any(awaited.glob(inside)) or run.has_ended()):
-            pass  # asleep, it would miss a swap
+        with suppress(FileNotFoundError):  # a folder that goes while it is looked into: the moment is now
+            while not (any(awaited.glob(inside)) or run.has_ended()):
+                pass  # asleep, it would miss a swap
         time.sleep(self.random.uniform(0, spread))
 
     def kill(self, run: Run, whom: str) -> str | None:
