@@ -156,8 +156,8 @@ def test_a_psf_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "sound.json").write_text(json.dumps(SOUND))
     assert psf_of(Parameters(psf=str(tmp_path / "sound.json"))).fwhm == 2
-    for name in ("huge", "folder", "absent"):
-        with pytest.raises(ParametersError, match=r"psf: .*cannot be read"):
+    for name, why in (("huge", "cannot be read"), ("folder", "cannot be read"), ("absent", "there is no absent.json")):
+        with pytest.raises(ParametersError, match=f"psf: .*{why}"):
             psf_of(Parameters(psf=str(tmp_path / f"{name}.json")))
 
 
