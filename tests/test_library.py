@@ -94,5 +94,5 @@ def test_cutouts_show_themselves_and_none_are_no_error():
     assert metadata["image/png"]["alt"] == data["text/plain"] == "Cutouts: 2 cutouts of 5x5 pixels"
     assert residual.sum() == 800
     empty = sla1tools.show_cutouts(residual, found[:0])
-    assert "none" in empty.alt
+    assert "none" in empty.data
     assert repr(empty).count("\n") < 3
