@@ -67,7 +67,7 @@ def season_candidates(season: Season, outputs: Path, most: int = MOST_ROWS) -> t
             without.append(record)
             continue
         rows["night"] = np.full(len(rows), record.night)
-        rows["frame"] = [f"{record.night} {name}" for name in rows["frame"].tolist()]
+        rows["frame"] = np.array([f"{record.night} {name}" for name in rows["frame"].tolist()], str)  # of none, too
         parts, total = [*parts, rows], total + len(rows)
         if sum(map(len, parts)) > 2 * most:
             parts = [gallery_rows(vstack(parts, metadata_conflicts="silent"), season.parameters, most)]

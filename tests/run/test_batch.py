@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -464,7 +465,8 @@ def test_two_different_nights_for_one_place_are_not_mixed(tmp_path):
     respelled = first.model_copy(update={"sessions_directory": str(first.capture_directory.parents[2])})
     roundabout = first.model_copy(update={"sessions_directory": "a/../a"})
     other = first.model_copy(update={"sessions_directory": "b"})
-    jobs, clashes = batch_module._jobs([first, respelled, roundabout, other], tmp_path, False, "", "", None)
+    make = partial(workers.Job, outputs=tmp_path, force=False, since="", version="", topic="")
+    jobs, clashes = batch_module._jobs([first, respelled, roundabout, other], make)
     assert [found.parameters for found in jobs] == [first]
     assert [(clash.verdict, "same place" in clash.reasons[0]) for clash in clashes] == [("failed", True)]
 

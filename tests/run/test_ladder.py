@@ -30,7 +30,7 @@ def season(tmp_path_factory):
     series = sessions / "2024-05-09" / "00_00_00" / "Dark20s"
     series.mkdir(parents=True)
     for number, heat in enumerate(COOLING):
-        for path in simulate_night(root / "made", seed=10 + number, exposure=20, temperature=heat, **kinds):
+        for path in simulate_night(root / f"made{number}", seed=10 + number, exposure=20, temperature=heat, **kinds):
             path.rename(series / f"{number}{path.name}")
     choices = [("frame_shape", f"[{SHAPE[0]}, {SHAPE[1]}]"), ("injections", "50")]
     nights = nights_of([], sessions, [], choices)
