@@ -253,11 +253,13 @@ def _measured(parameters: Parameters) -> Measurement:
 def _measure(parameters: Parameters) -> Measurement:
     """Measure, with a bar where somebody is looking."""
     shell = sys.modules.get("IPython")
-    if not (shell and shell.get_ipython()) and not (sys.stderr and sys.stderr.isatty()):
+    kernel = shell and shell.get_ipython()
+    if not kernel and not (sys.stderr and sys.stderr.isatty()):
         return measure_night(parameters)
     from tqdm import tqdm
 
-    with tqdm(total=STEPS, bar_format="{desc:20}|{bar:20}| {elapsed}", leave=False) as bar:
+    stream = sys.stdout if kernel else sys.stderr  # what a notebook shows of stderr looks like a fault
+    with tqdm(total=STEPS, bar_format="{desc:20}|{bar:20}| {elapsed}", leave=False, file=stream) as bar:
 
         def step(word: str) -> None:
             bar.set_description_str(word)

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,10 @@ KEPT = ("manifest.json", "summary.json", "good.ipynb")
 @pytest.fixture
 def night(tmp_path, monkeypatch):
     """A small night's parameters; runs are without notebooks."""
-    monkeypatch.setattr(night_module, "run_night", partial(night_module.run_night, notebooks=()))
+    run_night = night_module.run_night
+    monkeypatch.setattr(
+        night_module, "run_night", lambda *told, **options: run_night(*told, **options | {"notebooks": ()})
+    )
     parameters = parameters_of(tmp_path / "sessions", (48, 56), injections=50)
     simulate_night(parameters.capture_directory, frames=5, shape=(48, 56))
     (tmp_path / "night.yaml").write_text(to_yaml(parameters), encoding="utf-8")

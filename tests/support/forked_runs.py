@@ -9,7 +9,6 @@ import os
 import sys
 import traceback
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from small_nights import parameters_of
@@ -62,7 +61,8 @@ def begin(*arguments, notebooks="good", before=lambda: None) -> Run:
         os.dup2(writing, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))  # else as of what was there
     light = [NOTEBOOKS / f"{name}.ipynb" for name in notebooks.split()]
-    night.run_night = partial(night.run_night, notebooks=light)
+    run_night = night.run_night
+    night.run_night = lambda *told, **options: run_night(*told, **options | {"notebooks": light})
     status = 70
     try:
         before()
