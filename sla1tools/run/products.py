@@ -128,7 +128,8 @@ def write_products(measurement: Measurement, directory: Path, published: Path | 
     trials = measurement.timed(measurement.trials)
     write_table(directory / "injections.fits", trials, "INJECTIONS", TRIAL_COLUMNS, cards)
     write_candidates(directory, measurement.candidates())
-    np.save(directory / "settings.npy", measurement.counts)
+    np.save(kept := io.BytesIO(), measurement.counts)  # numpy, writing it itself, would not say why a disk refuses
+    (directory / "settings.npy").write_bytes(kept.getvalue())
     telegraph = Table(dark.classes.telegraph, copy=False)
     telegraph.remove_column("states")
     telegraph.meta = telegraph_numbers(measurement.capture, dark, measurement.leaders)
