@@ -209,7 +209,7 @@ def sync_folder(directory: Path) -> None:
 def night_path(parameters: Parameters) -> Path:
     """Return a night's folder relative to the outputs folder: capture_date/capture_time/object_name.
 
-    A part of a capture folder adds its exposure, and its temperature where that sets it apart: Dark30s_30s_-15C.
+    A part of a capture folder adds its exposure, and its temperature where that sets it apart: ``Dark30s_30s_-15C``.
     """
     name = parameters.object_name
     if parameters.part:
