@@ -13,9 +13,11 @@ from astropy.table import Table
 
 from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.candidates.detection import PSF_COLUMNS
+from sla1tools.candidates.psf import PSF
 from sla1tools.candidates.rates import SeasonRate, dispersed_limits
 from sla1tools.injections.counts import BELOW, FLUX_EDGES
 from sla1tools.nights.trends import SENSOR_KEYS, NightRecord
+from sla1tools.published import StarImage
 from sla1tools.text import read_regular
 
 COUNTS = "settings.npy"
@@ -58,9 +60,7 @@ def comparable(records: Sequence[NightRecord]) -> list[Group]:
             continue
         groups = alike.setdefault(_series(record), [])
         for group in groups:
-            first = group.nights[0].star
-            error = max(first.size_error, record.star.size_error) if first else 0.0
-            if first and abs(math.log(first.fwhm / record.star.fwhm)) <= math.log1p(error):
+            if same_image(group.nights[0].star, record.star):
                 group.nights.append(record)
                 break
         else:
@@ -73,6 +73,13 @@ def comparable(records: Sequence[NightRecord]) -> list[Group]:
     found.sort(key=lambda group: (group.frames, place[id(group.nights[-1])]), reverse=True)
     _name(found)
     return found
+
+
+def same_image(one: StarImage | None, other: StarImage | PSF) -> bool:
+    """Whether the widths of two stars' images differ by less than the larger of their stated errors."""
+    if one is None:
+        return False
+    return abs(math.log(one.fwhm / other.fwhm)) <= math.log1p(max(one.size_error, other.size_error))
 
 
 def identity(camera: str | None, parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """What all comparable published nights say of a flash: their star-like leaders at fixed settings, their candidates."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.candidates.psf import psf_of
 from sla1tools.frames.capture import Capture
 from sla1tools.injections.counts import settings
-from sla1tools.nights.pooling import COUNTS, Adder, Sums, comparable, identity, read_counts
+from sla1tools.nights.pooling import COUNTS, Adder, Sums, comparable, identity, read_counts, same_image
 from sla1tools.nights.recurrence import candidate_pixels
 from sla1tools.nights.trends import NightRecord, read_nights
 from sla1tools.published import night_path
@@ -99,12 +98,10 @@ def with_season(witness: Witness, capture: Capture, counts: np.ndarray, outputs:
 
 def _comparable(records: list[NightRecord], capture: Capture) -> list[NightRecord]:
     """Return the nights whose counts of stars' images add up with this one's."""
-    own, psf = identity(capture.camera, capture.parameters.model_dump(mode="json")), psf_of(capture.parameters)
+    own, star = identity(capture.camera, capture.parameters.model_dump(mode="json")), psf_of(capture.parameters)
     for group in comparable(records):
         first = group.nights[0]
-        error = math.log1p(max(first.star.size_error, psf.size_error)) if first.star else 0.0
-        same = identity(first.instrument, first.parameters) == own
-        if same and first.star and abs(math.log(first.star.fwhm / psf.fwhm)) <= error:
+        if identity(first.instrument, first.parameters) == own and same_image(first.star, star):
             return group.nights
     return []
 
