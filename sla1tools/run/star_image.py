@@ -73,7 +73,7 @@ def demo_psf(parameters: Parameters) -> Parameters:
         return parameters
     name = f"{demo.sessions_directory}/{demo.capture_date}/psf.json"
     to = from_working_folder(name)
-    with FileLock(to.with_suffix(".lock")):
+    with FileLock(to.with_name(f".{to.stem}.lock")):
         if not to.is_file():
             write_psf(demo_field(), parameters, to)
     return parameters.model_copy(update={"psf": name})

@@ -203,7 +203,7 @@ def simulate_once(folder: Path, simulate: Callable[[], object]) -> bool:
     if (folder / TRUTH_NAME).is_file():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         if (folder / TRUTH_NAME).is_file():  # another program was first
             return False
         simulate()
