@@ -9,7 +9,7 @@ from astropy.table import Table
 
 from sla1tools.errors import ParametersError
 from sla1tools.places import MOST_NAMES, missing
-from sla1tools.text import read_regular
+from sla1tools.text import counted, read_regular
 
 NEEDED = ("file", "x", "y")
 REGION = re.compile(r"(?:image\s*;\s*)?(?:point\(([^,()]+),([^,()]+)\)|circle\(([^,()]+),([^,()]+),[^,()]+\))")
@@ -107,4 +107,6 @@ def _number(value) -> float:
 def _refuse(path: Path, mistakes: list[str]) -> None:
     if mistakes:
         more = [f"and {len(mistakes) - MOST_NAMES} more"] if len(mistakes) > MOST_NAMES else []
-        raise ParametersError("\n".join([f"{path}: {len(mistakes)} mistakes", *mistakes[:MOST_NAMES], *more]))
+        raise ParametersError(
+            "\n".join([f"{path}: {counted(len(mistakes), 'mistake')}", *mistakes[:MOST_NAMES], *more])
+        )
