@@ -5,6 +5,7 @@ import shutil
 import sys
 from types import SimpleNamespace
 
+import IPython.display
 import numpy as np
 import pytest
 from small_nights import write_small_night
@@ -167,12 +168,24 @@ def test_nothing_is_kept_where_it_has_no_place(tmp_path, parameters, measured):
 def test_a_bar_shows_the_steps_where_somebody_looks(parameters, monkeypatch, capsys):
     open_night(parameters)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: "a shell"))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     open_night(parameters)
     out, err = capsys.readouterr()
-    assert err == "", "a notebook shows it as a fault"
-    assert all(step in out for step in STEPS[:5])
+    assert out == ""
+    assert all(step in err for step in STEPS[:5])
     assert len(STEPS[:5]) == night_module.STEPS
+
+
+def test_a_notebook_keeps_one_line_of_the_steps(parameters, monkeypatch, capsys):
+    """What stays in the notebook is the last step and the seconds; nothing looks like a fault or a wall of bars."""
+    shown = []
+    line = SimpleNamespace(update=lambda data, raw: shown.append(data["text/plain"]))
+    monkeypatch.setattr(IPython, "get_ipython", lambda: "a shell")
+    monkeypatch.setattr(IPython.display, "display", lambda data, raw, display_id: line)
+    open_night(parameters)
+    assert [text.split(",")[0] for text in shown] == list(STEPS[:5])
+    assert shown[-1].endswith(" s")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_it_may_be_deleted(tmp_path, parameters, measured):

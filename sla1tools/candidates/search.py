@@ -83,7 +83,9 @@ class Darks:
     def __init__(self, stack, scale: float, **settings: Any):
         counts = _raw_counts(stack, 3, "stack")
         if len(counts) < LEAST_FRAMES:
-            raise ParametersError(f"stack: {counted(len(counts), 'frame')}; noise and reference need at least {LEAST_FRAMES}")
+            raise ParametersError(
+                f"stack: {counted(len(counts), 'frame')}; noise and reference need at least {LEAST_FRAMES}"
+            )
         given = {"frame_shape": counts.shape[1:], "scale_due_to_gain": scale, "scale_due_to_padding": 1.0} | settings
         self.parameters = validate(given, "Darks")
         codes = audit_counts(code_histogram(counts), self.parameters.top_code, 1.0)

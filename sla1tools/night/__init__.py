@@ -1,6 +1,7 @@
 """The night as a user holds it: opened from parameters or a folder, selected from, tried with stars, explored."""
 
 import sys
+import time
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -251,15 +252,22 @@ def _measured(parameters: Parameters) -> Measurement:
 
 
 def _measure(parameters: Parameters) -> Measurement:
-    """Measure, with a bar where somebody is looking."""
+    """Measure, and say how far it is where somebody looks: a bar in a terminal, in a notebook one line, which stays."""
     shell = sys.modules.get("IPython")
-    kernel = shell and shell.get_ipython()
-    if not kernel and not (sys.stderr and sys.stderr.isatty()):
+    if shell and shell.get_ipython():
+        from IPython.display import display
+
+        line, began = display({"text/plain": "measuring"}, raw=True, display_id=True), time.monotonic()
+
+        def told(word: str) -> None:
+            line.update({"text/plain": f"{word}, {time.monotonic() - began:.0f} s"}, raw=True)
+
+        return measure_night(parameters, progress=told)
+    if not (sys.stderr and sys.stderr.isatty()):
         return measure_night(parameters)
     from tqdm import tqdm
 
-    stream = sys.stdout if kernel else sys.stderr  # what a notebook shows of stderr looks like a fault
-    with tqdm(total=STEPS, bar_format="{desc:20}|{bar:20}| {elapsed}", leave=False, file=stream) as bar:
+    with tqdm(total=STEPS, bar_format="{desc:20}|{bar:20}| {elapsed}", leave=False) as bar:
 
         def step(word: str) -> None:
             bar.set_description_str(word)
