@@ -143,7 +143,8 @@ class Together:
         if self.power < LEAST_POWER:
             return f"{touch}: too few to test whether neighbours switch together"
         verb = "switch together" if self.p_value < LEVEL_TOGETHER else "are not seen to switch together"
-        told = f"both up in {counted(self.both_up, 'frame')}, {self.expected:.1f} if each switches alone (p {self.p_value:.2g})"
+        seen = counted(self.both_up, "frame")
+        told = f"both up in {seen}, {self.expected:.1f} if each switches alone (p {self.p_value:.2g})"
         return f"{touch} and {verb}: {told}; if half of them did, the chance to see it would be {self.power:.0%}"
 
 

@@ -31,6 +31,7 @@ from sla1tools.text import counted
 
 HELD_OUT, IN_SAMPLE = "#0072B2", "#D55E00"
 GOOD, NEUTRAL, ACCENT = "#009E73", "#555555", "#CC79A7"
+LEAST_TICK = 0.09  # of a colour bar between two labels
 MAP = "cividis"
 BEYOND_EDGE: dict[str, Any] = {"facecolor": "#ddd", "edgecolor": "#999", "hatch": "////", "lw": 0, "zorder": -1}
 MAP_PIXELS = 512  # a map is drawn with at most so many pixels a side: more only make the report heavy
@@ -195,6 +196,15 @@ def drift(frames: Table) -> Drawing:
     return figure
 
 
+def _ticks_apart(norm) -> list[float]:
+    """Ticks of a stretched colour bar whose labels do not touch, the lowest first."""
+    ticks: list[float] = []
+    for tick in MaxNLocator(9).tick_values(norm.vmin, norm.vmax):
+        if norm.vmin <= tick <= norm.vmax and (not ticks or norm(tick) - norm(ticks[-1]) > LEAST_TICK):
+            ticks.append(float(tick))
+    return ticks
+
+
 def show_cutouts(residual: np.ndarray, found: Table, title: str = "Cutouts") -> Drawing | HTML:
     """Draw the 5x5 pixels around each of some leaders, brightest first, under one stretch.
 
@@ -255,7 +265,8 @@ def montage(
     image = ax.imshow(sheet, origin="lower", cmap="gray", norm=norm, extent=extent, interpolation="nearest")
     ax.set(xlim=(-0.3, columns * cell - 1.5), ylim=(-0.3, rows * cell), aspect="equal")
     ax.axis("off")
-    figure.colorbar(image, ax=ax, label="residual [e-]", shrink=min(1.0, 2.2 / height + 0.25))
+    shrink = min(1.0, 2.2 / height + 0.25)
+    figure.colorbar(image, ax=ax, label="residual [e-]", shrink=shrink, ticks=_ticks_apart(norm))
     hidden = f" ({shown} of {len(stamps):,} shown)" if shown < len(stamps) else ""
     ax.set_title(title + hidden, loc="left", fontsize=11, parse_math=False)
     return figure
