@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from browser import browser, offline  # noqa: F401
+from browser import browser, faults_of_access, offline  # noqa: F401
 from made_up_nights import SHAPE, fail, night_keys, publish, publish_many
 from made_up_seasons import Nights
 
@@ -270,7 +270,7 @@ def test_page_in_a_browser(season, offline, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_notebook_by_plain_papermill_says_the_same(season, tmp_path):
+def test_notebook_by_plain_papermill_says_the_same(season, tmp_path, offline):  # noqa: F811
     source, executed = CHECKOUT / "notebooks" / "04_night_trends.ipynb", tmp_path / "executed.ipynb"
     before = {path: path.stat().st_mtime_ns for path in season.parent.iterdir()}
     command = [sys.executable, "-m", "papermill", source, executed, "-p", "outputs_directory", season.parent]
@@ -295,6 +295,7 @@ def test_notebook_by_plain_papermill_says_the_same(season, tmp_path):
     report = (tmp_path / "executed.html").read_text(encoding="utf-8")
     assert "<b onclick" not in report
     assert 'alt="dark level: 41 nights, 1 outside; latest 1,300 e-"' in report
+    assert faults_of_access(offline(width=390).open(tmp_path / "executed.html")) == []
 
 
 @pytest.mark.parametrize("width", [1100, 600])

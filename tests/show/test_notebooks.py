@@ -119,7 +119,7 @@ def test_the_steps_by_hand_agree_with_the_nights_table(published):
     assert "1 cutout" in star.metadata["image/png"]["alt"]
 
 
-PAGES = ("index", *(path.stem for path in NOTEBOOKS), "../../../index")
+PAGES = ("index", *(path.stem for path in NOTEBOOKS), "../../../index", "../../../candidates")
 
 
 @pytest.mark.slow
