@@ -126,12 +126,13 @@ def measure_dark_current(records: Sequence[NightRecord], outputs: Path) -> DarkC
             slots.append(slot := [])
         slot.append(record)
     best = max(ladders.values(), key=len, default=[])
-    rungs: list[_Rung] = []
+    if len(best) < LEAST:
+        return _missing([slot[0] for slot in best])
     for first in range(len(best)):  # where another chip's capture comes first, nothing correlates with it
         rungs, others = _of_one_chip([*best[first:], *best[:first]], outputs)
         if len(rungs) >= LEAST:
             return _fit(rungs, others)
-    return _missing(rungs)
+    return _missing([rung.record for rung in rungs])
 
 
 def _state(record: NightRecord) -> tuple[float, float]:
@@ -145,8 +146,8 @@ def _alike(one: NightRecord, other: NightRecord) -> bool:
     return exposure == second and not abs(heat - warmth) > SAME_KELVIN
 
 
-def _missing(rungs: list[_Rung]) -> DarkCurrent:
-    states = (_state(rung.record) for rung in rungs)
+def _missing(records: Sequence[NightRecord]) -> DarkCurrent:
+    states = map(_state, records)
     found = " and ".join(f"{exposure:g} s at {shown(heat)} C" for exposure, heat in states)
     return DarkCurrent(
         f"not tested: of one chip there is {found or 'nothing'}, and two points fit any line. Dark current and "
@@ -208,7 +209,7 @@ def _fit(rungs: list[_Rung], others: list[str]) -> DarkCurrent:
         near = max(~(np.abs(heat[:, None] - heat) > LEAST_SPAN / 2), key=lambda near: len(set(exposure[near])))
         rungs = [rung for rung, alike in zip(rungs, near, strict=True) if alike]
         if len(set(exposure[near])) < LEAST:
-            return _missing(rungs)
+            return _missing([rung.record for rung in rungs])
     captures, hot, hot_error = _means(rungs)
     zero, values, p_value = _fit_means(captures, hot, hot_error, series)
     if gain := _gain(captures, values["pedestal"].value, rungs[0].record):

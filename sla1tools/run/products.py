@@ -25,7 +25,7 @@ from sla1tools.frames.capture import Capture
 from sla1tools.frames.codes import positive
 from sla1tools.frames.fits import Stored
 from sla1tools.measure import Measurement, telegraph_numbers
-from sla1tools.nights.gallery import gallery_rows
+from sla1tools.nights.gallery import write_gallery
 from sla1tools.published import TELEGRAPH
 from sla1tools.published.formats import ARCHIVE, GALLERY, to_half, write_archive
 from sla1tools.text import json_text, printable
@@ -136,7 +136,7 @@ def write_products(measurement: Measurement, directory: Path, published: Path | 
     telegraph.write(directory / TELEGRAPH, format="ascii.ecsv")
     write_summary(directory / "summary.json", measurement.summary)
     write_archive(_beside_the_fits_files(measurement), directory / ARCHIVE)
-    write_archive(gallery_rows(measurement.leaders, measurement.parameters), directory / GALLERY)
+    write_gallery(measurement.leaders, measurement.parameters, directory / GALLERY)
 
 
 def _beside_the_fits_files(measurement: Measurement) -> Measurement:

@@ -10,13 +10,14 @@ from browser import browser, offline  # noqa: F401
 from made_up_nights import SHAPE, publish
 from made_up_seasons import Nights
 from night_tables import make_leaders
+from numpy.lib import recfunctions
 
 from sla1tools.candidates.criteria import CRITERIA
-from sla1tools.nights.gallery import gallery_rows, season_candidates
+from sla1tools.nights.gallery import _Kept, gallery_rows, season_candidates, write_gallery
 from sla1tools.nights.season import sum_season
 from sla1tools.nights.trends import read_nights
 from sla1tools.parameters import Parameters
-from sla1tools.published.formats import GALLERY, write_archive
+from sla1tools.published.formats import GALLERY, read_archive, write_archive
 from sla1tools.run.season import write_trends
 from sla1tools.show.season_page import season_payload
 
@@ -37,7 +38,7 @@ def season(tmp_path_factory):
     for number in range(5):
         rows = make_leaders(600, Parameters(**OWN), seed=number, stars=0.2)[: 600 if number < 4 else 0]
         folder = publish(outputs, number, changes=OWN, counts=counts.draw(np.random.default_rng(number), 1.0))
-        write_archive(gallery_rows(rows, Parameters(**OWN)), folder / GALLERY)
+        write_gallery(rows, Parameters(**OWN), folder / GALLERY)
         rows["frame"] = np.array([f"{number} {name}" for name in rows["frame"]], str)
         leaders.append(rows[rows["reference"] == "leave_one_out"])
     return outputs, vstack(leaders), sum_season(read_nights(outputs), outputs)
@@ -63,11 +64,19 @@ def test_of_more_than_it_holds_the_strongest_are_kept(season):
     assert sorted(kept) == sorted(strength)[-40:]
 
 
+def retyped(rows, name, kind):
+    return np.zeros(len(rows), [(one, kind if one == name else rows.dtype[one]) for one in rows.dtype.names])
+
+
+def outside(rows):
+    rows["x"][0] = 10**4
+    return rows
+
+
 def damaged_rows(change):
     def damage(path):
-        rows = gallery_rows(make_leaders(50, Parameters(**OWN)), Parameters(**OWN))
-        change(rows)
-        write_archive(rows, path)
+        rows = read_archive(_Kept, path).rows
+        write_archive(_Kept(change(rows.copy())), path)
 
     return damage
 
@@ -77,10 +86,13 @@ DAMAGE = {
     "no archive": lambda path: path.write_bytes(b"PK"),
     "another archive": lambda path: zipfile.ZipFile(path, "w").close(),
     "no table": lambda path: write_archive(Parameters(), path),
-    "a column missing": damaged_rows(lambda rows: rows.remove_column("snr")),
-    "a column of texts": damaged_rows(lambda rows: rows.replace_column("peak", rows["frame"])),
-    "a place outside": damaged_rows(lambda rows: rows["x"].__setitem__(0, 10**6)),
-    "stamps of another size": damaged_rows(lambda rows: rows.replace_column("stamp", rows["stamp"][:, :3, :3])),
+    "a column missing": damaged_rows(lambda rows: recfunctions.drop_fields(rows, "snr")),
+    "a column of texts": damaged_rows(lambda rows: retyped(rows, "peak", "U9")),
+    "numbers of numbers": damaged_rows(lambda rows: retyped(rows, "peak", ("f8", (2,)))),
+    "a place outside": damaged_rows(lambda rows: outside(rows)),
+    "no records": damaged_rows(lambda rows: rows["peak"]),
+    "one record": damaged_rows(lambda rows: rows[:1].reshape(())),
+    "stamps of another size": damaged_rows(lambda rows: retyped(rows, "stamp", ("f4", (3, 3)))),
 }
 
 
@@ -89,7 +101,7 @@ def test_a_damaged_list_leaves_its_night_out_of_the_gallery_and_is_named(tmp_pat
     counts = Nights(Parameters(**OWN))
     for number in range(2):
         folder = publish(tmp_path, number, changes=OWN, counts=counts.draw(np.random.default_rng(number), 1.0))
-        write_archive(gallery_rows(make_leaders(50, Parameters(**OWN)), Parameters(**OWN)), folder / GALLERY)
+        write_gallery(make_leaders(50, Parameters(**OWN)), Parameters(**OWN), folder / GALLERY)
     DAMAGE[kind](folder / GALLERY)
     rows, _, without = season_candidates(sum_season(read_nights(tmp_path), tmp_path), tmp_path)
     assert [record.night for record in without] == ["2024-01-02 03_38_48 Dark30s"]
