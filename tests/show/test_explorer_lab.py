@@ -174,7 +174,7 @@ def test_wide_cutouts_and_histories_come_from_the_kernel(shown):
     last = shown.locator(".sla1-cutout:visible").last
     shown.wait_for_function("(node) => node.querySelector('canvas').width === 15", arg=last.element_handle())
     last.click()
-    assert shown.locator(".sla1-pictures figure:visible").count() == 3
+    shown.locator(".sla1-pictures figure:visible").nth(2).wait_for()
     shown.locator(".sla1-history svg circle").nth(19).wait_for(state="attached")
     shown.keyboard.press("Escape")
     shown.locator(".sla1-history").wait_for(state="hidden")
