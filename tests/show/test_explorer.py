@@ -324,7 +324,7 @@ def test_wide_cutouts_show_frame_and_reference(opened, leaders, injections):
         page.wait_for_timeout(150)
     assert seen == {True, False}
     page.locator(".sla1-cutout").first.click()
-    assert page.locator(".sla1-pictures figure:visible").count() == 3
+    page.locator(".sla1-pictures figure:visible").nth(2).wait_for()
 
 
 def test_the_address_opens_the_same_view(opened, leaders, injections):
