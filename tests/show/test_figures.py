@@ -1,14 +1,17 @@
 """Figures show all that they are given."""
 
 import base64
+import io
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from astropy.table import Table
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.text import Text
+from PIL import Image
 
 from sla1tools.parameters import Parameters
 from sla1tools.show import curves, figures, pages
@@ -103,6 +106,21 @@ def some_figures():
     yield curves.completeness({"psf_chi2": share}, {"psf_chi2": 900.0})
     yield curves.share_by({"x, column [px]": share}, "Stars of 300 e-")
     yield curves.tradeoff(grid, 10, {"psf_chi2": (900.0, 0.1)}, {"psf_chi2": (800.0, 0.2)})
+
+
+def test_few_colours_show_what_all_of_them_do():
+    """Gradients, colour bars, thin lines and letters: no pixel is off by what an eye could see beside another."""
+    every = [figure for figure in some_figures() if "Maps" in figure.alt or "False alarms" in figure.alt]
+    assert len(every) > 1
+    for figure in every:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        figure.set_layout_engine("none")  # each drawing would lay it out a little anew
+        canvas.draw()
+        shown = Image.open(io.BytesIO(figures.png(figure)))
+        drawn = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+        assert shown.mode == "P"
+        assert np.abs(drawn - np.asarray(shown.convert("RGB"))).max() <= 10, figure.alt
 
 
 @pytest.mark.slow
