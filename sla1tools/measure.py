@@ -45,7 +45,7 @@ class Measurement:
     dark : DarkModel
         Reference, noise, pixel classes.
     leaders : Table
-        Every leader above the floors, against both references, with a `stamp` column: electrons, rounded to a 64th of
+        Every leader above the floors, against both references, with a `stamp` column: electrons, rounded to a 16th of
         the night's noise (`published.to_half`).
     injections : Injections
         Every injected star (`trials`, with a `stamp` column), and every leader that decides whether one is found.

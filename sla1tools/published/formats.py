@@ -91,8 +91,8 @@ def read_table(path: Path, names: Iterable[str]) -> Table:
 
 
 def to_half(stamps: np.ndarray, noise: float) -> np.ndarray:
-    """Write stamps in units of the noise, to a 64th of it, as float16: a third of the bytes once they are packed."""
-    return np.clip(np.rint(stamps * np.float32(64 / noise)) / 64, -65504, 65504).astype(np.float16)
+    """Write stamps in units of the noise, to a 16th of it, as float16: a quarter of the bytes once they are packed."""
+    return np.clip(np.rint(stamps * np.float32(16 / noise)) / 16, -65504, 65504).astype(np.float16)
 
 
 def from_half(halves: np.ndarray, noise: float) -> np.ndarray:

@@ -67,7 +67,7 @@ PRODUCTS = (
     *("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "settings.npy"),
     *(TELEGRAPH, "summary.json", ARCHIVE, GALLERY),
 )
-ROUNDED = 16  # parts of a frame's noise in which the mean and the scatter of a pixel are kept
+ROUNDED = 8  # parts of a frame's noise in which the mean and the scatter of a pixel are kept
 NULL = -1  # of masked integers, which are all places, counts or bit planes
 REGION_RADIUS = 4  # pixels
 
@@ -169,7 +169,7 @@ def write_master(path: Path, dark: DarkModel, cards: Mapping[str, Any]) -> None:
     dark : DarkModel
         MASTER is exact: whole parts of a count, BSCALE electrons each. NOISE is as it is; UNCERTF times it is the
         1-sigma of MASTER. DQ has bit planes, with their names in its header, where BLOCKING names those that keep a
-        pixel out of fits. MEAN and STDDEV, of the frames, are rounded to a sixteenth of a frame's noise. An average
+        pixel out of fits. MEAN and STDDEV, of the frames, are rounded to an eighth of a frame's noise. An average
         has PRIOR, too: the variance of a frame in counts squared that a pixel's median level suggests.
     cards : mapping
         Provenance for the first header.
