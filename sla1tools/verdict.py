@@ -17,13 +17,15 @@ from sla1tools.darks.telegraph import Together
 from sla1tools.darks.transfer import PhotonTransfer
 from sla1tools.frames.capture import Capture
 from sla1tools.frames.codes import CountsAudit, positive
-from sla1tools.frames.together import LEVEL_NOTED
+from sla1tools.frames.together import EIGHT_BIT, LEVEL_NOTED
 from sla1tools.parameters import Parameters
 from sla1tools.text import counted, printable
 
 SOUND_NIGHTS = 1e-4  # share of sound nights that a test may doubt
 SIGMAS = -float(special.ndtri(SOUND_NIGHTS / 2))
 BEYOND_BUDGET = 10.0
+LEAST_NOISE = 0.2  # electrons: no camera's frame has less, one that counts single photons has 0.27
+BITS = (8, 10, 12, 14)  # of converters; those of 16 fill the files' words
 SCALE_FACTOR = 1.5  # either way: gains of one camera as several people quote them differ by 1.3
 TRACK_REACH = 5.0  # pixels between candidates of one track
 LEAST_TRACK = 3
@@ -93,7 +95,8 @@ def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer |
 
     Notes
     -----
-    Codes off the configured padding deny the scale only where nothing confirms it: a camera may fill the low bits.
+    Codes off the configured padding deny the scale only where nothing confirms it: a camera may fill the low bits. But
+    headers do not outweigh codes that were cut or multiplied, for they tell of the counts before that.
     Photon transfer that hot pixels do not bear out may be that of a bias pattern: it confirms nothing, and headers that
     agree with the scale outweigh it.
     """
@@ -120,12 +123,46 @@ def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer |
             notes.append(f"{told}, configured are {parameters.scale:.4g}, which photon transfer confirms")
         else:
             doubts.append(_wrong_scale(told, scale, parameters))
-    if not audit.padding_holds:
-        if confirmed or agreeing:
-            notes.append(audit.verdict)
+    codes = audit.verdict.rstrip(".")
+    if changed := _changed_counts(capture, audit):
+        if confirmed:
+            notes.append(f"{changed[0]}; photon transfer confirms the scale")
         else:
-            doubts.append(_wrong_scale(audit.verdict.rstrip("."), parameters.scale_due_to_gain, parameters))
-    return Opinion(tuple(doubts), tuple(notes))
+            doubts.append(_wrong_scale(*changed, parameters))
+    elif not audit.padding_holds or audit.step > parameters.scale_due_to_padding:
+        if confirmed or agreeing:
+            notes.append(f"{codes}.")
+        else:
+            step = audit.step if audit.padding_holds else 1
+            doubts.append(_wrong_scale(codes, parameters.scale_due_to_gain / step, parameters))
+    return Opinion(tuple(doubts), (*notes, *([] if changed else _fewer_bits(capture, audit))))
+
+
+def _changed_counts(capture: Capture, audit: CountsAudit) -> tuple[str, float] | None:
+    """Say what shows that counts were cut or multiplied, and electrons per count if so; None where nothing shows it."""
+    parameters, highest, range_ = capture.parameters, capture.highest, capture.parameters.top_code + 1
+    padding, noise = parameters.scale_due_to_padding, capture.noise * parameters.scale
+    odd = audit.step // (audit.step & -audit.step or 1)
+    quiet = f"a frame's noise is {noise:.2g} e-, and no camera has less than {LEAST_NOISE:g} e-"
+    if highest < EIGHT_BIT <= range_ / 16 and (not audit.padding_holds or noise < LEAST_NOISE):
+        told = f"no code is above {EIGHT_BIT - 1}: 8 bits, and top_code is {parameters.top_code:,}"
+        return told + f"; {quiet}" * (noise < LEAST_NOISE), parameters.scale * range_ / EIGHT_BIT
+    if highest < range_ / padding and not audit.padding_holds:
+        return f"no code is above {highest:,}, as without the padding of {padding:g}", parameters.scale_due_to_gain
+    if odd > 1 and audit.step != padding:
+        told = f"the codes go in steps of {audit.step}, as where counts were multiplied by {odd} after they were read"
+        return told, parameters.scale / odd
+    return (quiet, parameters.scale * LEAST_NOISE / noise) if noise < LEAST_NOISE else None
+
+
+def _fewer_bits(capture: Capture, audit: CountsAudit) -> list[str]:
+    """Note codes that a converter of fewer bits could have made; bits that were cut off all frames cannot be told."""
+    top_code = capture.parameters.top_code
+    bits = next((bits for bits in BITS if capture.highest < 2**bits <= top_code // 2), None)
+    if bits is None or audit.step > 1:
+        return []
+    rail = 2**bits - 1
+    return [f"no code is above {rail:,}: if the converter has {bits} bits, set top_code to {rail}, to find its rail"]
 
 
 def _apart(one: float, other: float) -> bool:

@@ -9,6 +9,7 @@ from simulated import simulate_counts, write_night
 from small_nights import parameters_of, with_parameters, write_small_night
 
 from sla1tools.darks.model import characterize
+from sla1tools.frames.capture import judge_capture
 from sla1tools.frames.codes import audit_capture
 from sla1tools.injections.completeness import flux_bins, flux_limit_over_frames, frames_differ
 from sla1tools.injections.injection import inject
@@ -76,6 +77,76 @@ def test_codes_deny_a_padding_that_nothing_confirms(night):
     (doubt,) = judge_scale(silent, audit_capture(silent)).doubts
     assert "padding of 16 does not hold" in doubt.reason
     assert "your 200 e- are 3,200 e-" in doubt.meaning
+
+
+def times(factor):
+    return lambda counts: np.clip(counts.astype(int) * factor, 0, 65535)
+
+
+CHANGED = {  # what was done to all frames alike, and what one count is then
+    "8 bits": (lambda counts: counts // 256, {}, "no code is above 255: 8 bits, and top_code is 65,535", SCALE * 256),
+    "8 bits, no padding": (
+        lambda counts: counts // 256,
+        {"scale_due_to_padding": 1.0, "scale_due_to_gain": SCALE},
+        "and no camera has less than 0.2 e-",
+        SCALE * 256,
+    ),
+    "10 bits": (lambda counts: counts // 64, {}, "no code is above 999, as without the padding of 16", 1.39),
+    "12 bits": (lambda counts: counts // 16, {}, "no code is above 3,999, as without the padding of 16", 1.39),
+    "three times": (times(3), {}, "in steps of 3, as where counts were multiplied by 3", SCALE / 3),
+    "padded, then three times": (
+        lambda counts: times(3)(counts // 16 * 16),
+        {},
+        "in steps of 48, as where counts were multiplied by 3",
+        SCALE / 3,
+    ),
+    "a scale of 300 times too little": (
+        times(1),
+        {"scale_due_to_padding": 16 * 300.0},
+        "a frame's noise is 0.12 e-, and no camera has less than 0.2 e-",
+        SCALE / 300 * 0.2 / 0.123,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_counts_that_were_cut_or_multiplied_in_all_frames_alike(tmp_path, name):
+    """The headers tell of the counts before that, and do not outweigh it."""
+    change, parameters, told, scale = CHANGED[name]
+    night = changed_night(tmp_path, change, **parameters)
+    assert night.rejected == ()
+    (doubt,) = judge_scale(stating(night, EGAIN=1.39, EGAINSAV=night.parameters.scale), audit_capture(night)).doubts
+    assert told in doubt.reason
+    really = re.search("if (.*) electrons per count is right, your 200 e- are (.*) e-", doubt.meaning)
+    assert float(really[1]) == pytest.approx(scale, rel=0.03)
+    assert float(really[2].replace(",", "")) == pytest.approx(200 * scale / night.parameters.scale, rel=0.03)
+
+
+def changed_night(directory, change, **parameters):
+    simulated = simulate_counts(4, SHAPE, 5)
+    counts = np.minimum(simulated.counts, 63_999)
+    night = parameters_of(directory, SHAPE, **parameters)
+    write_night(night.capture_directory, replace(simulated, counts=change(counts).astype(np.uint16)))
+    return judge_capture(night)
+
+
+def test_codes_that_cannot_tell_are_a_note(tmp_path):
+    """Fourteen bits of sixteen may be what the camera has; twice the counts may be its own step."""
+    night = changed_night(tmp_path / "14", lambda counts: counts // 4)
+    opinion = judge_scale(night, audit_capture(night))
+    assert opinion.doubts == ()
+    assert any("no code is above 16,383: if the converter has 14 bits" in note for note in opinion.notes)
+    padded = changed_night(tmp_path / "16", lambda counts: counts // 16 * 16)
+    assert judge_scale(padded, audit_capture(padded)) == Opinion()
+
+
+def test_padding_that_is_not_configured(tmp_path):
+    """It denies the scale where no header states it."""
+    options = {"scale_due_to_padding": 1.0, "scale_due_to_gain": 1.39}
+    night = changed_night(tmp_path, lambda counts: counts // 16 * 16, **options)
+    (doubt,) = judge_scale(stating(night, EGAIN=None, EGAINSAV=None), audit_capture(night)).doubts
+    assert "the codes' greatest common step is 16" in doubt.reason
+    assert "if 0.08687 electrons per count is right, your 200 e- are 12 e-" in doubt.meaning
 
 
 def test_a_gain_that_hot_pixels_do_not_bear_out_is_no_proof(night):

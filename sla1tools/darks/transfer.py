@@ -77,10 +77,14 @@ class PhotonTransfer:
         measured = "The measured gain"
         if not self.dark_signal:
             measured = "If the level is dark signal, which a second exposure would tell, the measured gain"
+        borne_out = (
+            f" The hot pixels bear it out to a factor of {HOT_FACTOR}: what a bias pattern adds within that cannot be "
+            "told, but by a second exposure."
+        )
         return (
             f"{measured} is {self.gain:.4f} ± {self.gain_error:.4f} e- per count; it {agrees} with the "
-            f"configured {configured:.4f} (at 95 %). If there is no read noise the pedestal is {pedestal:.0f} ± "
-            f"{error:.0f} e-."
+            f"configured {configured:.4f} (at 95 %).{borne_out if self.dark_signal else ''} If there is no read noise "
+            f"the pedestal is {pedestal:.0f} ± {error:.0f} e-."
         )
 
 

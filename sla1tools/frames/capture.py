@@ -1,6 +1,7 @@
 """The night reader: every file of a capture folder gets one verdict, and good frames give their raw counts."""
 
 import hashlib
+import math
 import os
 import re
 from collections import Counter
@@ -83,7 +84,9 @@ class Capture:
 
     `histogram` counts the raw codes of all used frames, (65536,) int64. `notes` are remarks that degrade nothing,
     `doubts` what does. `known` is the user's mask of bad pixels, (ny, nx) bool, None without one.
-    `parameters` are the given ones, but for `top_code` where every frame's pixels are clipped below it.
+    `parameters` are the given ones, but for `top_code` where every frame's pixels are clipped below it. `noise` is a
+    pixel's in one frame, in counts, NaN where no three frames agree; `highest` the highest code but for the first and
+    last row, which hold metadata.
     """
 
     parameters: Parameters
@@ -94,6 +97,8 @@ class Capture:
     histogram: np.ndarray = field(repr=False)
     known: np.ndarray | None = field(default=None, repr=False)
     doubts: tuple[str, ...] = ()
+    noise: float = math.nan
+    highest: int = CODES - 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -230,8 +235,18 @@ def judge_capture(parameters: Parameters) -> Capture:
     histogram = np.zeros(CODES, np.int64)
     for frame in used:
         histogram[frame.codes] += frame.pixels
-    doubts, listed = tuple(agreement.doubts), tuple(map(readable, ignored))
-    return Capture(parameters, tuple(frames), tuple(rejected), listed, tuple(notes), histogram, known, doubts)
+    return Capture(
+        parameters,
+        tuple(frames),
+        tuple(rejected),
+        ignored=tuple(map(readable, ignored)),
+        notes=tuple(notes),
+        histogram=histogram,
+        known=known,
+        doubts=tuple(agreement.doubts),
+        noise=agreement.noise,
+        highest=max((frame.highest for frame in used), default=CODES - 1),
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ class CountsAudit:
         Share of pixels with bit 0, 1, ... set; as many bits as the padding has, at least four. A bit in honest use is
         set in about half of the pixels, a padded one in none.
     step : int
-        Greatest common divisor of the differences between all used codes, top code left out; 0 for a single code.
+        Greatest common divisor of the differences between the used codes, top code left out, and the rarest that no
+        more than one pixel in 10,000 has: a camera's metadata; 0 for a single code.
     top_code_seen : int
         The highest code.
     padding_holds : bool
@@ -80,7 +81,9 @@ def audit_counts(
     low_bit_use = [float(histogram[codes >> bit & 1 == 1].sum() / pixels) for bit in range(min(bits, 16))]
     used = codes[histogram > 0]
     below = used[used < top_code]
-    step = int(np.gcd.reduce(np.diff(below))) if len(below) > 1 else 0
+    rarest_first = below[np.argsort(histogram[below], kind="stable")]
+    usual = np.sort(rarest_first[np.cumsum(histogram[rarest_first]) > TOLERATED_SHARE * pixels])
+    step = int(np.gcd.reduce(np.diff(usual))) if len(usual) > 1 else 0
     multiples = int(histogram[(codes % scale_due_to_padding == 0) | (codes >= top_code)].sum())
     holds = pixels - multiples <= TOLERATED_SHARE * pixels
     return CountsAudit(

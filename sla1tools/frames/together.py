@@ -78,11 +78,14 @@ class Agreement:
         Another group of three frames or more, and a drift within the limits.
     doubts : list of str
         What keeps the night from being sound: no three frames agree.
+    noise : float
+        A pixel's noise in one frame, in counts; NaN where fewer than three frames agree.
     """
 
     misfits: dict[int, tuple[Reason, str]]
     notes: list[str]
     doubts: list[str]
+    noise: float = math.nan
 
 
 def sample_frame(counts: np.ndarray, histogram: np.ndarray) -> Sample:
@@ -188,7 +191,7 @@ def judge_together(
     if len(second) >= LEAST_AGREEING:
         notes.append(_describe_second(names, used, second, misfits))
     misfits |= _garbage_lines(samples, used, against, parameters)
-    return Agreement(misfits, notes, [])
+    return Agreement(misfits, notes, [], against.unit)
 
 
 def _evenly(members, most: int):

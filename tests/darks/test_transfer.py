@@ -214,6 +214,7 @@ def test_a_glow_of_dark_signal_keeps_its_gain_and_the_hot_pixels_confirm_it(n):
     assert transfer.gain == pytest.approx(2.5, rel=0.05)
     assert transfer.dark_signal
     assert transfer.verdict(2.5).startswith("The measured gain is ")
+    assert "bear it out to a factor of 1.3" in transfer.verdict(2.5)
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
