@@ -372,6 +372,15 @@ def _finite(value) -> float | None:
     return float(value) if value is not None and np.isfinite(value) else None
 
 
+def _known_that_flash(leaders: Table, parameters: Parameters, criterion: str) -> list[tuple[int, int]]:
+    """List the known pixels (x, y) that make candidates, or would if they were not listed."""
+    unlisted = Table(leaders, copy=False)
+    unlisted["dq"] = leaders["dq"] & ~np.int32(PixelClass.KNOWN)
+    flash = candidates(unlisted, parameters.model_copy(update={"excluded_classes": ()}), criterion)
+    own = leaders[flash & (leaders["dq"] != unlisted["dq"]) & (leaders["reference"] == parameters.reference)]
+    return sorted(set(zip(own["x"].tolist(), own["y"].tolist(), strict=True)))
+
+
 def _criterion_numbers(criterion, capture, dark, leaders, trials, floors, grid) -> dict:
     parameters = capture.parameters
     passing = leaders[candidates(leaders, parameters, criterion)]
@@ -391,9 +400,9 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, floors, grid) 
     if parameters.excluded_classes:
         anywhere = candidates(leaders, parameters.model_copy(update={"excluded_classes": ()}), criterion)
         anywhere &= np.asarray(leaders["reference"] == parameters.reference)
-        known = leaders[anywhere & (np.asarray(leaders["dq"]) & PixelClass.KNOWN != 0)]
-        places = sorted(set(zip(known["x"].tolist(), known["y"].tolist(), strict=True)))
-        alarms["every_pixel"] = limits_of(int(anywhere.sum())) | {"known": places}
+        alarms["every_pixel"] = limits_of(int(anywhere.sum()))
+    if dark.classes.counts["known"]:
+        alarms["known"] = _known_that_flash(leaders, parameters, criterion)
     flux, recovered = np.asarray(trials["flux_true"]), np.asarray(trials[f"recovered_{criterion}"])
     frame, edges = np.asarray(trials["frame"]), completeness.flux_bins(parameters.injection_flux_range)
     curve = completeness.completeness_curve(flux, recovered, edges)

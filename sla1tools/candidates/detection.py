@@ -96,6 +96,8 @@ class FirstLook:
     ----------
     usable : (ny, nx) bool array
         Pixels that may enter a fit.
+    known : (ny, nx) bool array
+        Pixels of the list, which are looked at in any case: else none could be seen to have stopped, or to go on.
     matched : MatchedFilter
         With the noise that a pixel's level suggests.
     share : float
@@ -108,6 +110,7 @@ class FirstLook:
     """
 
     usable: np.ndarray
+    known: np.ndarray
     matched: MatchedFilter
     share: float
 
@@ -118,13 +121,14 @@ class FirstLook:
         share = min(NOISE_MARGIN * corner_share(psf), MOST_SHARE)
         # a fit may place its star on a pixel that it leaves out: the filter looks there too, at what is around it
         noise = np.where(usable, dark.level_sigma(reference) if sigma is None else sigma, BLIND)
-        return cls(usable, MatchedFilter(noise, np.ones_like(usable), psf.fwhm), share)
+        known = dark.classes.dq & PixelClass.KNOWN != 0
+        return cls(usable, known, MatchedFilter(noise, np.ones_like(usable), psf.fwhm), share)
 
     def near(self, residual: np.ndarray, snr_floor: float) -> np.ndarray:
         """Tell which pixels, or a neighbour of which, may belong to a fit above the floor, (ny, nx) bool."""
         y, x = np.divmod(np.flatnonzero(self.matched(residual) > self.share * snr_floor), residual.shape[1])
         ny, nx = residual.shape
-        near = np.zeros((ny, nx), bool)
+        near = self.known.copy()
         for dy in (-1, 0, 1):
             for dx in (-1, 0, 1):
                 near[np.clip(y + dy, 0, ny - 1), np.clip(x + dx, 0, nx - 1)] = True
@@ -245,12 +249,14 @@ def measured(columns: dict, stamps, promising, noise, valid, floors: Floors, psf
     promising : (m,) int array
         Which leaders may reach the floor in snr; no others are fitted.
     noise, valid : (m, 5, 5) arrays
-        Of these leaders, as `fit.fit_stamps` takes them.
+        Of these leaders, as `fit.fit_stamps` takes them. A leader that nothing flags but the list of known pixels is
+        fitted with its own pixel all the same: whether it would be a candidate tells whether it is rightly listed.
     floors : Floors
         What is kept.
     psf : PSF
         The star's image.
     """
+    valid[:, STAMP_RADIUS, STAMP_RADIUS] |= columns["dq"][promising] & BLOCKING == PixelClass.KNOWN
     bright = greatest_snr(stamps[promising], noise, valid, psf) > grid_share(psf) * floors.snr
     promising = promising[bright]
     places = columns["x"][promising], columns["y"][promising]

@@ -310,7 +310,7 @@ def follow_pixels(
         pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape or (0, 0))
         if pixels is None:
             record.verdict, record.reasons = UNREADABLE, (*record.reasons, unreadable("candidates.ecsv"))
-        found[record.night] = {*(pixels or ()), *record.seen_on_known}
+        found[record.night] = {*(pixels or ()), *(record.seen_on_known or ())}
     times = Counter(pixel for pixels in found.values() for pixel in pixels)
     earlier = read_list(outputs / KNOWN_PIXELS, latest.shape) if latest and latest.shape else {}
     asked = sorted({*earlier, *(pixel for pixel, nights in times.items() if nights >= LEAST_NIGHTS)})
@@ -334,7 +334,7 @@ def follow_pixels(
                     dq = _dq_of(listed, asked, shape)
                     told |= {asked[i] for i in np.flatnonzero(dq & int(PixelClass.KNOWN))}
                     of_latest = group[-1] is latest  # another exposure need not show what this one shows
-                    for i in np.flatnonzero(dq & _left_out(record.parameters)) if of_latest else range(len(asked)):
+                    for i in np.flatnonzero(dq & _left_out(record)) if of_latest else range(len(asked)):
                         blind.setdefault(asked[i], []).append(place[id(record)])
     recurrent = recurrent_pixels(found, blind, {pixel: row for pixel, row in earlier.items() if pixel in told})
     if latest is not None and history is not None and write:
@@ -353,13 +353,14 @@ def _dq_of(listed: np.ndarray, pixels: Sequence[Pixel], shape: tuple[int, int]) 
     return np.where(listed[at, 0] == flat, listed[at, 1], 0) if len(listed) else 0 * flat
 
 
-def _left_out(parameters: Mapping) -> int:
+def _left_out(record: NightRecord) -> int:
     """Bits of a pixel that makes no candidate of a night, so that the night cannot show it.
 
-    Candidates on known pixels that `excluded_classes` leaves out stand in the summary all the same.
+    A night that tells what its known pixels do shows them, though they make no candidate.
     """
-    excluded = parameters.get("excluded_classes")
-    names = set(excluded if isinstance(excluded, list) else ()) & set(get_args(Excludable)) - {"known"}
-    rule = CRITERIA.get(str(parameters.get("criterion")))
+    excluded = record.parameters.get("excluded_classes")
+    names = set(excluded if isinstance(excluded, list) else ()) & set(get_args(Excludable))
+    rule = CRITERIA.get(str(record.parameters.get("criterion")))
     terms = [int(term.bound) for term in rule.terms if term.column == "dq"] if rule else []
-    return reduce(or_, terms, bits_of(names))
+    bits = reduce(or_, terms, bits_of(names))
+    return bits if record.seen_on_known is None else bits & ~PixelClass.KNOWN

@@ -125,8 +125,8 @@ class NightRecord:
         Of its products, by name.
     star : StarImage or None
         The image of the stars that it injected.
-    seen_on_known : set
-        Known pixels (x, y) that would have made candidates, had they not been left out.
+    seen_on_known : set or None
+        Known pixels (x, y) that made candidates, or would have, were they not listed; None where it does not tell.
     expected : dict
         Criterion to the candidates a frame that Gaussian noise alone would make.
     changes : recurrence.Changes or None
@@ -149,7 +149,7 @@ class NightRecord:
     chip: tuple = ()
     sha256: Mapping[str, str] = field(default_factory=dict)
     star: StarImage | None = None
-    seen_on_known: set[tuple[int, int]] = field(default_factory=set)
+    seen_on_known: set[tuple[int, int]] | None = None
     expected: dict[str, float] = field(default_factory=dict)
     changes: Any = None
 
@@ -243,7 +243,7 @@ def _fill(record: NightRecord, summary: Summary, master: MasterCards) -> None:
     point = summary.operating_point.get(criterion)
     record.frames = len(summary.frames.used)
     ny, nx = record.shape or (0, 0)
-    record.seen_on_known = {(x, y) for x, y in alarms.every_pixel.known if x < nx and y < ny}
+    record.seen_on_known = None if alarms.known is None else {(x, y) for x, y in alarms.known if x < nx and y < ny}
     told = {name: limits.gaussian_expectation for name, limits in summary.false_alarms_per_frame.items()}
     record.expected = {name: expected for name, expected in told.items() if expected is not None}
     record.values = {

@@ -76,21 +76,18 @@ class Manifest(_Read):
     exit_status: int | None = None
 
 
-class EveryPixel(_Read):
-    """What `excluded_classes` left out: known pixels (x, y) that would have made candidates."""
-
-    known: list[tuple[Count, Count]] = []
-
-
 class Limits(_Read):
-    """A value with its interval; None where not tested."""
+    """A value with its interval; None where not tested.
+
+    `known` are listed pixels (x, y) that made candidates, or would have, were they not listed.
+    """
 
     rate: Finite | None = None
     flux: Finite | None = None
     low: Finite | None = None
     high: Finite | None = None
     gaussian_expectation: Finite | None = None
-    every_pixel: EveryPixel = EveryPixel()
+    known: list[tuple[Count, Count]] | None = None
 
 
 class Completeness(_Read):
