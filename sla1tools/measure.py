@@ -31,6 +31,7 @@ SELECTING = (
     "products_directory",
 )
 """Parameters that measuring does not depend on; any other, a new one too, makes a night another to be measured."""
+FACTS = ("night", "frames", "counts", "dark", "pixels")  # of the summary, which no cut moves
 SURROUNDINGS = 7  # pixels to either side
 
 
@@ -226,11 +227,13 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     return measured
 
 
-def _summed_up(capture, dark, leaders, injections, hits, floors, audit) -> Measurement:
+def _summed_up(capture, dark, leaders, injections, hits, floors, audit, facts=None, before=None) -> Measurement:
+    """Count, judge and sum up; `facts` and the counts `before` are taken over from other cuts, where they are known."""
     parameters, injections = capture.parameters, injections.judged(capture.parameters)
-    counts = count_settings(leaders, injections, capture.names, floors, parameters)
+    counts = count_settings(leaders, injections, capture.names, floors, parameters, before)
     grid = tradeoff(counts, parameters)
-    summary, doubts = summarize(capture, dark, leaders, injections.trials, floors, grid, audit)
+    facts = facts or _facts(capture, dark, audit)
+    summary, doubts = summarize(capture, dark, leaders, injections.trials, floors, grid, audit, facts)
     return Measurement(capture, dark, leaders, injections, hits, floors, counts, audit, summary, doubts)
 
 
@@ -258,32 +261,20 @@ def selected_again(measured: Measurement, parameters: Parameters) -> Measurement
     capture = replace(measured.capture, parameters=measured.parameters.model_copy(update=chosen))
     if capture.parameters == measured.parameters:
         return measured
-    if measured.floors != Floors.of(capture.parameters, measured.dark.median_noise):
+    facts = {name: measured.summary[name] for name in FACTS}
+    if measured.floors != Floors.of(capture.parameters, facts["dark"]["noise"]):
         return None
+    before = measured.counts if parameters.excluded_classes == measured.parameters.excluded_classes else None
     parts = (measured.dark, measured.leaders, measured.injections, measured.hits, measured.floors, measured.audit)
-    return _summed_up(capture, *parts)
+    return _summed_up(capture, *parts, facts, before)
 
 
-def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict, tuple[Doubt, ...]]:
-    """Put the night's numbers together in the shape of `summary.json`: plain types, None where not tested.
-
-    Beside them the doubts whose reasons the summary names.
-    """
-    parameters = capture.parameters
-    transfer = dark.noise_model.photon_transfer
+def _facts(capture, dark, audit) -> dict[str, Any]:
+    """Return what `summary.json` says of the night whatever its cuts are: `FACTS`."""
+    parameters, transfer = capture.parameters, dark.noise_model.photon_transfer
     rejected = dict.fromkeys(item.reason.value for item in capture.rejected)
-    per_criterion = {name: _criterion_numbers(name, capture, dark, leaders, trials, floors, grid) for name in CRITERIA}
-    opinion = _judge(capture, dark, leaders, floors, audit, per_criterion[parameters.criterion])
-    summary = {
+    return {
         "night": {key: getattr(parameters, key) for key in ("capture_date", "capture_time", "object_name")},
-        "verdict": "degraded" if opinion.doubts else "ok",
-        "reasons": [doubt.reason for doubt in opinion.doubts],
-        "notes": [
-            *opinion.notes,
-            *_floors_note(Floors.of(parameters, dark.median_noise), floors),
-            *verdict.name_telegraph(dark.classes.telegraph, telegraph_numbers(capture, dark, leaders)),
-        ],
-        "floors": asdict(floors),
         "frames": {
             "used": capture.names,
             "rejected": {
@@ -305,6 +296,29 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
             "pedestal": _finite(transfer.pedestal * parameters.scale),
         },
         "pixels": dict(dark.classes.counts),
+    }
+
+
+def summarize(capture, dark, leaders, trials, floors, grid, audit, facts) -> tuple[dict, tuple[Doubt, ...]]:
+    """Put the night's numbers together in the shape of `summary.json`: plain types, None where not tested.
+
+    Beside them the doubts whose reasons the summary names.
+    """
+    parameters, median_noise = capture.parameters, facts["dark"]["noise"]
+    noise = candidate_noise(dark, parameters)
+    per_criterion = {name: _criterion_numbers(name, capture, noise, leaders, trials, floors, grid) for name in CRITERIA}
+    opinion = _judge(capture, dark, leaders, floors, audit, median_noise, per_criterion[parameters.criterion])
+    summary = {
+        "night": facts["night"],
+        "verdict": "degraded" if opinion.doubts else "ok",
+        "reasons": [doubt.reason for doubt in opinion.doubts],
+        "notes": [
+            *opinion.notes,
+            *_floors_note(Floors.of(parameters, median_noise), floors),
+            *verdict.name_telegraph(dark.classes.telegraph, telegraph_numbers(capture, dark, leaders)),
+        ],
+        "floors": asdict(floors),
+        **facts,
         "candidates": {name: numbers["candidates"] for name, numbers in per_criterion.items()},
         "false_alarms_per_frame": {name: numbers["false_alarms"] for name, numbers in per_criterion.items()},
         "completeness": {name: numbers["completeness"] for name, numbers in per_criterion.items()},
@@ -313,7 +327,7 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit) -> tuple[dict
     return summary, opinion.doubts
 
 
-def _judge(capture, dark, leaders, floors, audit, numbers) -> Opinion:
+def _judge(capture, dark, leaders, floors, audit, median_noise, numbers) -> Opinion:
     """Everything that can be said against the night, the gravest first."""
     parameters = capture.parameters
     found = leaders[candidates(leaders, parameters) & (leaders["reference"] == parameters.reference)]
@@ -326,7 +340,7 @@ def _judge(capture, dark, leaders, floors, audit, numbers) -> Opinion:
     return (
         verdict.judge_crowd(floors.left_out, len(leaders))
         + verdict.judge_scale(capture, audit, dark.noise_model.photon_transfer)
-        + verdict.judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, dark.median_noise)
+        + verdict.judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, median_noise)
         + verdict.name_tracks(events, capture.shape[0] * capture.shape[1])
         + verdict.judge_completeness(chance, shares, numbers["completeness"]["flux_50"]["flux"])
         + verdict.judge_frames(capture)
@@ -381,7 +395,7 @@ def _known_that_flash(leaders: Table, parameters: Parameters, criterion: str) ->
     return sorted(set(zip(own["x"].tolist(), own["y"].tolist(), strict=True)))
 
 
-def _criterion_numbers(criterion, capture, dark, leaders, trials, floors, grid) -> dict:
+def _criterion_numbers(criterion, capture, noise, leaders, trials, floors, grid) -> dict:
     parameters = capture.parameters
     passing = leaders[candidates(leaders, parameters, criterion)]
     counts = {
@@ -420,7 +434,7 @@ def _criterion_numbers(criterion, capture, dark, leaders, trials, floors, grid) 
         "false_alarms": {
             **alarms,
             "confidence": CONFIDENCE,
-            "gaussian_expectation": CRITERIA[criterion].expected(candidate_noise(dark, parameters), parameters),
+            "gaussian_expectation": CRITERIA[criterion].expected(noise, parameters),
         },
         "completeness": {
             "flux_50": asdict(limits[0.5]),

@@ -241,14 +241,20 @@ def telegraph_expectation(dark, parameters) -> float:
     if parameters.combination_method == "median":
         share = (np.sign(share - 0.5) + 1) / 2
     above = height[:, None] * (states - share)
-    y, x = (np.asarray(found[name], int) + 1 for name in "yx")
-    noise = np.pad(dark.level_sigma(parameters.reference).astype(float), 1)  # 0 beyond the frame
-    mean, total = np.zeros_like(noise), 0.0
-    places = [(y + dy, x + dx) for dy, dx in OFFSETS[parameters.neighbors]]
+    y, x = (np.asarray(found[name], int) for name in "yx")
+    ny, nx = parameters.frame_shape
+    mean, total = np.zeros((ny + 2, nx + 2)), 0.0
+    places = [(y + dy, x + dx) for dy, dx in ((0, 0), *OFFSETS[parameters.neighbors])]
+    own, *noises = (
+        dark.level_sigma(parameters.reference, (np.clip(row, 0, ny - 1), np.clip(column, 0, nx - 1))).astype(float)
+        for row, column in places
+    )
+    there = [(row >= 0) & (row < ny) & (column >= 0) & (column < nx) for row, column in places]
     for k in range(n):
-        mean[y, x] = above[:, k]
-        beside = [(mean[place], np.maximum(noise[place], 1e-9), noise[place] > 0) for place in places]
-        chances = _leading_probability(noise[y, x], beside, parameters.threshold, parameters.ratio, above[:, k])
+        mean[y + 1, x + 1] = above[:, k]
+        means = (mean[row + 1, column + 1] for row, column in places[1:])
+        beside = list(zip(means, noises, there[1:], strict=True))
+        chances = _leading_probability(own, beside, parameters.threshold, parameters.ratio, above[:, k])
         total += float(chances.sum())
     return total / n
 

@@ -1,6 +1,6 @@
 """What a night's darks say about every pixel: reference, noise, classes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -63,6 +63,13 @@ class DarkModel:
         return float(np.median(self.noise))
 
     @property
+    def hollow(self) -> "DarkModel":
+        """The same without its maps: what a published night keeps beside `master_dark.fits`."""
+        none = np.zeros(0)
+        reference, classes = replace(self.reference, exact=none), replace(self.classes, dq=none)
+        return DarkModel(self.scale, reference, none, none, none, self.noise_model, classes)
+
+    @property
     def uncertainty_factor(self) -> float:
         """1-sigma of the master itself over `noise`."""
         frames, method = self.reference.frames, self.reference.method
@@ -72,10 +79,10 @@ class DarkModel:
         """Subtract the reference from a frame, in float64 electrons; parameters as for `DarkReference.residual`."""
         return self.reference.residual(counts, reference, where, self.scale, own)
 
-    def level_sigma(self, reference: Reference) -> np.ndarray:
-        """1-sigma of a residual that the pixel's level alone suggests, (ny, nx) float32 electrons."""
-        factor = residual_factor(self.reference.frames, self.reference.method, reference)
-        return np.sqrt(self.prior * np.float32(factor * self.scale**2))
+    def level_sigma(self, reference: Reference, where=np.s_[:, :]) -> np.ndarray:
+        """1-sigma of a residual that the pixel's level alone suggests, float32 electrons: (ny, nx), or at `where`."""
+        factor = residual_factor(self.noise_model.frames, self.noise_model.method, reference)
+        return np.sqrt(self.prior[where] * np.float32(factor * self.scale**2))
 
     def sigma(self, counts: np.ndarray, where, reference: Reference) -> np.ndarray:
         """1-sigma in electrons of the residual of a frame's pixels, judged by the other frames.
@@ -93,44 +100,66 @@ class DarkModel:
         return self.noise_model.held_out_sigma(counts, *maps, reference) * np.float32(self.scale)
 
 
-@dataclass(frozen=True)
 class PublishedDark(DarkModel):
     """What `master_dark.fits` says about every pixel: enough to judge any frame but the night's own.
 
-    Attributes
+    An image is decoded when it is first asked for. `mean` and `variance` are rounded, for looking at; the master, its
+    level, and `noise` are exact.
+
+    Parameters
     ----------
-    noise_image : (ny, nx) float32 array
-        `noise`, exactly. `mean` and `variance` are rounded, for looking at; the master and its level are exact.
+    hollow : DarkModel
+        The model without its maps.
+    image : callable
+        Gives an image of that file by its name, (ny, nx) electrons.
     """
 
-    noise_image: np.ndarray
-
-    @classmethod
-    def of(cls, kept: DarkModel, maps: Mapping[str, np.ndarray]) -> "PublishedDark":
-        """Put a model whose maps are empty together with the images of `master_dark.fits`, in electrons."""
-        own, scale = kept.reference, kept.scale
-        parts = np.rint(maps["MASTER"] / (scale / own.parts)).astype(np.int64)
-        if own.method == "average":
-            exact, prior = parts.astype(np.uint32)[None], maps["PRIOR"]
-        else:
-            low = parts // own.parts
-            exact = np.stack([low, parts - low] if own.parts == 2 else [low] * 3).astype(np.uint16)
-            prior = kept.noise_model.variance(np.rint(parts / own.parts))
-        return cls(
-            scale=scale,
-            reference=DarkReference(own.frames, own.method, exact),
-            mean=(maps["MEAN"] / scale).astype(np.float32),
-            variance=np.square(maps["STDDEV"] / scale).astype(np.float32),
-            prior=prior,
-            noise_model=kept.noise_model,
-            classes=replace(kept.classes, dq=maps["DQ"]),
-            noise_image=maps["NOISE"],
-        )
+    def __init__(self, hollow: DarkModel, image: Callable[[str], np.ndarray]):
+        self._hollow, self._image = hollow, image
+        vars(self).update(scale=hollow.scale, noise_model=hollow.noise_model)  # a frozen dataclass's own fields
 
     @property
+    def hollow(self) -> DarkModel:
+        """The same without its maps."""
+        return self._hollow
+
+    @cached_property
+    def classes(self) -> PixelClasses:  # type: ignore[override]
+        return replace(self._hollow.classes, dq=self._image("DQ"))
+
+    @cached_property
+    def _parts(self) -> np.ndarray:
+        """The master in whole parts of a count, (ny, nx) uint32."""
+        return np.rint(self._image("MASTER") / (self.scale / self._hollow.reference.parts)).astype(np.uint32)
+
+    @cached_property
+    def reference(self) -> DarkReference:  # type: ignore[override]
+        own = self._hollow.reference
+        if own.method == "average":
+            return replace(own, exact=self._parts[None])
+        low = self._parts // own.parts
+        return replace(own, exact=np.stack([low, self._parts - low] if own.parts == 2 else [low] * 3).astype(np.uint16))
+
+    @cached_property
+    def mean(self) -> np.ndarray:  # type: ignore[override]
+        return (self._image("MEAN") / self.scale).astype(np.float32)
+
+    @cached_property
+    def variance(self) -> np.ndarray:  # type: ignore[override]
+        return np.square(self._image("STDDEV") / self.scale).astype(np.float32)
+
+    @cached_property
+    def prior(self) -> np.ndarray:  # type: ignore[override]
+        own = self._hollow.reference
+        if own.method == "average":
+            return self._image("PRIOR")
+        level = np.rint(np.divide(self._parts, own.parts, dtype=np.float32))  # exact: halves of 16-bit numbers
+        return self.noise_model.variance(level.astype(np.uint16))
+
+    @cached_property
     def noise(self) -> np.ndarray:
         """1-sigma of a held-out residual, from all frames, (ny, nx) float32 electrons."""
-        return self.noise_image
+        return self._image("NOISE")
 
     def residual(self, counts, reference, where=np.s_[:, :], own=None) -> np.ndarray:
         """Subtract the master from a frame; `NightError` where the night's other frames are needed."""
@@ -142,7 +171,7 @@ class PublishedDark(DarkModel):
         self._refuse_held_out("leave_one_out" if reference == "all" else reference)
         n, method = self.reference.frames, self.reference.method
         ratio = residual_factor(n, method, reference) / residual_factor(n, method)
-        return self.noise_image[where] * np.float32(np.sqrt(ratio))
+        return self.noise[where] * np.float32(np.sqrt(ratio))
 
     def _refuse_held_out(self, reference) -> None:
         if reference == "leave_one_out":

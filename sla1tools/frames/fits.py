@@ -170,7 +170,14 @@ def read_plane(path: Path, name: str | int, shape: tuple[int, int]) -> np.ndarra
         None where there is none of that shape and name, whole and decodable.
     """
     try:
-        contents = read_bytes(path, shape)[0]
+        return plane_of(read_bytes(path, shape)[0], name, shape)
+    except FrameError:
+        return None
+
+
+def plane_of(contents: bytes, name: str | int, shape: tuple[int, int]) -> np.ndarray | None:
+    """Read an image of a file's contents, as `read_plane` does."""
+    try:
         with fits.open(io.BytesIO(contents), memmap=False, disable_image_compression=True) as hdus:
             hdu = hdus[name]
             if "ZIMAGE" in hdu.header:

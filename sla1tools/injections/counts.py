@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from astropy.table import Table, vstack
 
-from sla1tools.candidates.criteria import CUTS, criteria_of
+from sla1tools.candidates.criteria import CRITERIA, CUTS, criteria_of
 from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.selection import Criterion, column_of, one_per_star, same_star
 from sla1tools.injections.completeness import bin_of_flux, crossings
@@ -21,7 +21,14 @@ FLUX_CENTERS = np.sqrt(FLUX_EDGES[1:] * FLUX_EDGES[:-1])
 BELOW = -1  # counts that a night cannot tell: its leaders were not measured that deep
 
 
-def count_settings(leaders: Table, injections: Injections, frames: list[str], floors: Floors, parameters) -> np.ndarray:
+def count_settings(
+    leaders: Table,
+    injections: Injections,
+    frames: list[str],
+    floors: Floors,
+    parameters,
+    before: np.ndarray | None = None,
+) -> np.ndarray:
     """Count candidates and found stars at every setting.
 
     Parameters
@@ -36,6 +43,8 @@ def count_settings(leaders: Table, injections: Injections, frames: list[str], fl
         What the leaders exceed.
     parameters : Parameters
         `reference`, and the configured cuts.
+    before : array, optional
+        What this function returned of the same night at other cuts, whose fixed grids are then not counted again.
 
     Returns
     -------
@@ -49,7 +58,7 @@ def count_settings(leaders: Table, injections: Injections, frames: list[str], fl
     odd = np.array([half[name] for name in np.asarray(own["frame"]).tolist()], int)
     flux_bin = bin_of_flux(np.asarray(injections.trials["flux_true"]), FLUX_EDGES)
     parts = [np.append([(len(frames) + 1) // 2, len(frames) // 2], _binned(flux_bin))[None]]
-    for criterion, axes in _planes(parameters):
+    for criterion, axes in list(_planes(parameters))[: None if before is None else len(CRITERIA)]:
         lowest = {cut.name: getattr(floors, cut.floor) if cut.floor else -np.inf for cut in criterion.cuts}
         above = np.logical_and.reduce([values >= lowest[name] for name, values in _grid(axes).items()])
         above &= floors.left_out == 0
@@ -59,7 +68,8 @@ def count_settings(leaders: Table, injections: Injections, frames: list[str], fl
             part[above, :2] = list(_alarms(criterion, own, odd, measured))
             part[above, 2:] = list(_found(criterion, injections, flux_bin, measured))
         parts.append(part)
-    return np.concatenate(parts).astype(np.int32)
+    rest = [] if before is None else [before[1 + len(CRITERIA) :]]
+    return np.concatenate([*parts, *rest]).astype(np.int32)
 
 
 def settings(parameters) -> Table:

@@ -11,18 +11,18 @@ from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, UNITS
 from sla1tools.darks.model import PublishedDark
 from sla1tools.errors import NightError
 from sla1tools.frames.capture import Capture
-from sla1tools.frames.fits import read_plane
+from sla1tools.frames.fits import plane_of, read_bytes
 from sla1tools.measure import Measurement
 from sla1tools.published import read_manifest, sha256_of
 from sla1tools.published.formats import ARCHIVE, DAMAGE, from_half, read_archive, read_table
 
 FITS_FILES = ("master_dark.fits", "leaders.fits", "injections.fits")
+REFUSED = "is not as a run left it, run the night again"
 STAR_COLUMNS = ("frame", "x_true", "y_true", "flux_true", "fwhm_true")
-IMAGES = ("MASTER", "NOISE", "DQ", "MEAN", "STDDEV")
 
 
 def read_published(folder: Path) -> Measurement:
-    """Read a published night, whose `dark` is a `PublishedDark`.
+    """Read a published night, whose `dark` is a `PublishedDark`: its images are decoded once they are asked for.
 
     Raises
     ------
@@ -41,20 +41,20 @@ def read_published(folder: Path) -> Measurement:
         stars = _read_rows(folder / "injections.fits", kept.capture, STAR_COLUMNS)
         stamps = from_half(_stamps(kept.injections.stamps, kept.injections.leaders), noise)
         injections = replace(kept.injections, trials=stars, stamps=stamps).judged(kept.parameters)
-        names = (*IMAGES, *["PRIOR"] * (kept.dark.reference.method == "average"))
-        maps = {name: _read_map(folder / "master_dark.fits", name, kept.capture.shape) for name in names}
+        contents = read_bytes(folder / "master_dark.fits", kept.capture.shape)[0]
+
+        def image(name: str) -> np.ndarray:
+            """Decode an image of the file as it was when the night was opened."""
+            plane = plane_of(contents, name, kept.capture.shape)
+            if plane is None:
+                raise NightError(f"{folder}: {REFUSED}: master_dark.fits has no whole {name} of the frames' shape")
+            return plane
+
         ours = {field.name: getattr(kept, field.name) for field in fields(Measurement)}
-        ours |= {"dark": PublishedDark.of(kept.dark, maps), "leaders": leaders, "injections": injections}
+        ours |= {"dark": PublishedDark(kept.dark, image), "leaders": leaders, "injections": injections}
         return Measurement(**ours)
     except DAMAGE as error:
-        raise NightError(f"{folder}: is not as a run left it, run the night again: {error}") from None
-
-
-def _read_map(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
-    image = read_plane(path, name, shape)
-    if image is None:
-        raise ValueError(f"{path.name} has no whole {name} of the frames' shape")
-    return image
+        raise NightError(f"{folder}: {REFUSED}: {error}") from None
 
 
 def _read_rows(path: Path, capture: Capture, names: Iterable[str]) -> Table:

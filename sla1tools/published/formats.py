@@ -81,8 +81,10 @@ def read_table(path: Path, names: Iterable[str]) -> Table:
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may say anything
         with fits.open(file, memmap=False) as hdus:
+            raw = hdus[1].data.view(np.recarray)  # its texts are bytes, which numpy decodes at once
             for column in (hdus[1].columns[name] for name in names):
-                values = np.asarray(hdus[1].data[column.name])
+                text = raw.dtype[column.name].kind == "S"
+                values = np.asarray((raw if text else hdus[1].data)[column.name])
                 kind = {"i": np.int32, "f": np.float64, "b": bool}.get(values.dtype.kind, str)
                 plain = Column(values.astype(kind), unit=column.unit)
                 masked = column.null is not None

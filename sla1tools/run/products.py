@@ -141,19 +141,18 @@ def write_products(measurement: Measurement, directory: Path, published: Path | 
 
 def _beside_the_fits_files(measurement: Measurement) -> Measurement:
     """Leave out what the FITS files hold, and the place of raw counts."""
-    dark, none, noise = measurement.dark, np.zeros(0), measurement.summary["dark"]["noise"]
+    noise = measurement.summary["dark"]["noise"]
     capture = replace(
         measurement.capture,
         frames=tuple(replace(frame, stored=Stored()) for frame in measurement.capture.frames),
         known=None,
     )
-    classes, reference = replace(dark.classes, dq=none), replace(dark.reference, exact=none)
     injections = measurement.injections
     leaders, near = (to_half(np.asarray(stamps), noise) for stamps in (measurement.leaders["stamp"], injections.stamps))
     return replace(
         measurement,
         capture=capture,
-        dark=DarkModel(dark.scale, reference, none, none, none, dark.noise_model, classes),
+        dark=measurement.dark.hollow,
         leaders=Table({"stamp": leaders}),
         injections=replace(injections, trials=Table(), stamps=near),
     )

@@ -140,7 +140,7 @@ def test_master_dark_is_exact_and_its_mean_and_scatter_to_an_eighth_of_the_noise
     maps = {name: read_plane(path, name, SHAPE) for name in ("MASTER", "NOISE", "DQ", "MEAN", "STDDEV", "PRIOR")}
     prior = SimpleNamespace(variance=lambda level: level)
     hollow = DarkModel(made.scale, kept, None, None, None, prior, PixelClasses(None, {}, {}, {}, {}, Table()))
-    back = PublishedDark.of(hollow, maps)
+    back = PublishedDark(hollow, maps.__getitem__)
     np.testing.assert_array_equal(back.reference.master, own.master)
     level = np.rint(own.master)
     np.testing.assert_array_equal(back.prior, made.prior if own.method == "average" else level)
