@@ -62,6 +62,8 @@ class Measurement:
         The numbers, in the shape of `summary.json`.
     doubts : tuple of Doubt
         What keeps the night from being sound, the gravest first; their reasons are the summary's.
+    telegraph : dict
+        What its telegraph pixels come to (`telegraph_numbers`).
     """
 
     capture: Capture
@@ -74,6 +76,7 @@ class Measurement:
     audit: CountsAudit
     summary: dict = field(repr=False)
     doubts: tuple[Doubt, ...] = ()
+    telegraph: dict = field(default_factory=dict, repr=False)
 
     @property
     def parameters(self) -> Parameters:
@@ -233,8 +236,9 @@ def _summed_up(capture, dark, leaders, injections, hits, floors, audit, facts=No
     counts = count_settings(leaders, injections, capture.names, floors, parameters, before)
     grid = tradeoff(counts, parameters)
     facts = facts or _facts(capture, dark, audit)
-    summary, doubts = summarize(capture, dark, leaders, injections.trials, floors, grid, audit, facts)
-    return Measurement(capture, dark, leaders, injections, hits, floors, counts, audit, summary, doubts)
+    telegraph = telegraph_numbers(capture, dark, leaders)
+    summary, doubts = summarize(capture, dark, leaders, injections.trials, floors, grid, audit, facts, telegraph)
+    return Measurement(capture, dark, leaders, injections, hits, floors, counts, audit, summary, doubts, telegraph)
 
 
 def depends_on(parameters: Parameters) -> dict[str, Any]:
@@ -299,7 +303,7 @@ def _facts(capture, dark, audit) -> dict[str, Any]:
     }
 
 
-def summarize(capture, dark, leaders, trials, floors, grid, audit, facts) -> tuple[dict, tuple[Doubt, ...]]:
+def summarize(capture, dark, leaders, trials, floors, grid, audit, facts, telegraph) -> tuple[dict, tuple[Doubt, ...]]:
     """Put the night's numbers together in the shape of `summary.json`: plain types, None where not tested.
 
     Beside them the doubts whose reasons the summary names.
@@ -315,7 +319,7 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit, facts) -> tup
         "notes": [
             *opinion.notes,
             *_floors_note(Floors.of(parameters, median_noise), floors),
-            *verdict.name_telegraph(dark.classes.telegraph, telegraph_numbers(capture, dark, leaders)),
+            *verdict.name_telegraph(dark.classes.telegraph, telegraph),
         ],
         "floors": asdict(floors),
         **facts,

@@ -8,7 +8,6 @@ import zipfile
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import Table
 from small_nights import write_small_night
 
 from sla1tools import night as night_module
@@ -21,7 +20,7 @@ from sla1tools.measure import Measurement, depends_on, measure_night, selected_a
 from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.places import CHECKOUT
 from sla1tools.published import INDEX, store, write_manifest
-from sla1tools.published.formats import ARCHIVE, read_archive, write_archive
+from sla1tools.published.formats import ARCHIVE, STAMPS, Stamps, read_archive, write_archive
 from sla1tools.run.night import run_night
 from sla1tools.simulate.night import Star
 
@@ -275,15 +274,11 @@ def test_a_published_night_asks_its_own_frames_alone(published, parameters, tmp_
     assert opened.explore().payload["histories"] is None
 
 
-HOLLOW = Table({"stamp": np.zeros((0, 5, 5), np.float16)})
-
-
-def with_archive(change):
-    """Damage what is in the archive, and let the manifest name the damaged one."""
+def with_archive(change, kind=Measurement, name=ARCHIVE):
+    """Damage what is in an archive, and let the manifest name the damaged one."""
 
     def damage(folder):
-        kept = read_archive(Measurement, folder / ARCHIVE)
-        write_archive(change(kept), folder / ARCHIVE)
+        write_archive(change(read_archive(kind, folder / name)), folder / name)
 
     return damage
 
@@ -317,9 +312,9 @@ DAMAGES = {
     "objects in it": harmful_archive,
     "more than memory": huge_archive,
     "half of it": lambda folder: (folder / ARCHIVE).write_bytes((folder / ARCHIVE).read_bytes()[:20000]),
-    "fewer stamps": with_archive(lambda kept: dataclasses.replace(kept, leaders=HOLLOW)),
-    "another shape": with_archive(lambda kept: dataclasses.replace(kept, leaders=Table({"stamp": np.zeros(5)}))),
-    "no stamps": with_archive(lambda kept: dataclasses.replace(kept, leaders=Table({"x": np.zeros(5)}))),
+    "fewer stamps": with_archive(lambda kept: Stamps(kept.leaders[:-1], kept.near_stars), Stamps, STAMPS),
+    "another shape": with_archive(lambda kept: Stamps(kept.leaders, np.zeros(5)), Stamps, STAMPS),
+    "no stamps": lambda folder: shutil.copy(folder / ARCHIVE, folder / STAMPS),
     "no summary": with_archive(lambda kept: dataclasses.replace(kept, summary={})),
     "a text": with_archive(lambda kept: dataclasses.replace(kept, floors="low")),
     "no table": lambda folder: shutil.copy(folder / "master_dark.fits", folder / "leaders.fits"),
@@ -341,9 +336,13 @@ def test_a_damaged_product_is_refused_in_words(published, tmp_path, damage, noti
     damage(folder)
     if not noticed:
         write_manifest(folder, manifest)
-    with pytest.raises(NightError, match=r"is not as a run left it, run the night again") as error:
+
+    def look() -> None:
         dark = open_night(folder).dark  # its images are decoded when they are asked for
-        assert [len(image) for image in (dark.reference.master, dark.noise, dark.classes.dq)]
+        assert dark.reference.master.shape == dark.noise.shape == dark.classes.dq.shape
+
+    with pytest.raises(NightError, match=r"is not as a run left it, run the night again") as error:
+        look()
     assert ("was changed" in str(error.value)) is noticed
     assert not (folder / "pwned").exists()
 

@@ -102,7 +102,8 @@ def _serve() -> None:
                 np.save(answer, hdus[number].data, allow_pickle=False)
         except Exception as error:
             well, answer = False, io.BytesIO(f"cannot be decoded: {type(error).__name__}: {error}".encode())
-        sent.write(_HEAD.pack(well, len(answer.getvalue()), 0, 0) + answer.getvalue())
+        sent.write(_HEAD.pack(well, answer.getbuffer().nbytes, 0, 0))
+        sent.write(answer.getbuffer())
         sent.flush()
 
 

@@ -8,13 +8,14 @@ import numpy as np
 from astropy.table import MaskedColumn, Table
 
 from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, UNITS
+from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.darks.model import PublishedDark
 from sla1tools.errors import NightError
 from sla1tools.frames.capture import Capture
 from sla1tools.frames.fits import plane_of, read_bytes
 from sla1tools.measure import Measurement
 from sla1tools.published import read_manifest, sha256_of
-from sla1tools.published.formats import ARCHIVE, DAMAGE, from_half, read_archive, read_table
+from sla1tools.published.formats import ARCHIVE, DAMAGE, STAMPS, Stamps, from_half, read_archive, read_table
 
 FITS_FILES = ("master_dark.fits", "leaders.fits", "injections.fits")
 REFUSED = "is not as a run left it, run the night again"
@@ -31,15 +32,15 @@ def read_published(folder: Path) -> Measurement:
     """
     manifest = read_manifest(folder)
     try:
-        for name in (ARCHIVE, *FITS_FILES):
+        for name in (ARCHIVE, STAMPS, *FITS_FILES):
             if manifest is None or manifest.outputs.get(name) != sha256_of(folder / name):
                 raise ValueError(f"{name} was changed")
         kept = read_archive(Measurement, folder / ARCHIVE)
-        noise = float(kept.summary["dark"]["noise"])
+        halves, noise = read_archive(Stamps, folder / STAMPS), float(kept.summary["dark"]["noise"])
         leaders = _read_leaders(folder / "leaders.fits", kept.capture)
-        leaders["stamp"] = from_half(_stamps(kept.leaders["stamp"], leaders), noise)
+        leaders["stamp"] = from_half(_fitting(halves.leaders, leaders), noise)
         stars = _read_rows(folder / "injections.fits", kept.capture, STAR_COLUMNS)
-        stamps = from_half(_stamps(kept.injections.stamps, kept.injections.leaders), noise)
+        stamps = from_half(_fitting(halves.near_stars, kept.injections.leaders), noise)
         injections = replace(kept.injections, trials=stars, stamps=stamps).judged(kept.parameters)
         contents = read_bytes(folder / "master_dark.fits", kept.capture.shape)[0]
 
@@ -80,7 +81,7 @@ def _read_leaders(path: Path, capture: Capture) -> Table:
     return table
 
 
-def _stamps(halves: np.ndarray | None, rows: Table) -> np.ndarray:
-    if halves is None or halves.shape != (len(rows), 5, 5):
+def _fitting(halves: np.ndarray, rows: Table) -> np.ndarray:
+    if halves.shape != (len(rows), STAMP_SIZE, STAMP_SIZE):
         raise ValueError("leaders and their stamps do not fit together")
-    return np.asarray(halves)
+    return halves

@@ -10,7 +10,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -47,6 +47,7 @@ def store(value: Any, folder: Path) -> None:
 
 
 GALLERY = "gallery.npz"  # candidates of every criterion with their stamps, for the season's gallery
+STAMPS = "stamps.npz"  # of every leader, and of those near injected stars
 ARCHIVE = "night.npz"  # what else a published night is opened from, beside its FITS files
 MOST_ARCHIVED = 2**31  # bytes, unpacked
 DAMAGE: tuple[type[Exception], ...] = (
@@ -90,6 +91,14 @@ def read_table(path: Path, names: Iterable[str]) -> Table:
                 masked = column.null is not None
                 table[column.name] = MaskedColumn(plain, mask=values == column.null) if masked else plain
     return table
+
+
+@dataclass(frozen=True)
+class Stamps:
+    """Stamps of the rows of `leaders.fits`, and of the leaders near injected stars, (n, 5, 5) each, as `to_half`."""
+
+    leaders: np.ndarray
+    near_stars: np.ndarray
 
 
 def to_half(stamps: np.ndarray, noise: float) -> np.ndarray:

@@ -24,10 +24,10 @@ from sla1tools.darks.model import DarkModel
 from sla1tools.frames.capture import Capture
 from sla1tools.frames.codes import positive
 from sla1tools.frames.fits import Stored
-from sla1tools.measure import Measurement, telegraph_numbers
+from sla1tools.measure import Measurement
 from sla1tools.nights.gallery import write_gallery
 from sla1tools.published import TELEGRAPH
-from sla1tools.published.formats import ARCHIVE, GALLERY, to_half, write_archive
+from sla1tools.published.formats import ARCHIVE, GALLERY, STAMPS, Stamps, to_half, write_archive
 from sla1tools.text import json_text, printable
 
 # name: (type, unit, what it is)
@@ -65,7 +65,7 @@ SUMMARY_KEYS = (
 )
 PRODUCTS = (
     *("master_dark.fits", "leaders.fits", "candidates.ecsv", "candidates.reg", "injections.fits", "settings.npy"),
-    *(TELEGRAPH, "summary.json", ARCHIVE, GALLERY),
+    *(TELEGRAPH, "summary.json", ARCHIVE, STAMPS, GALLERY),
 )
 ROUNDED = 8  # parts of a frame's noise in which the mean and the scatter of a pixel are kept
 NULL = -1  # of masked integers, which are all places, counts or bit planes
@@ -119,12 +119,15 @@ def write_products(measurement: Measurement, directory: Path, published: Path | 
     """
     dark, cards = measurement.dark, provenance(measurement.capture)
     if published:
-        for name in ("master_dark.fits", "leaders.fits"):
+        for name in ("master_dark.fits", "leaders.fits", STAMPS):
             shutil.copyfile(published / name, directory / name)
     else:
         write_master(directory / "master_dark.fits", dark, cards)
         leaders = measurement.timed(measurement.leaders)
         write_table(directory / "leaders.fits", leaders, "LEADERS", LEADER_COLUMNS, cards)
+        stamps = measurement.leaders["stamp"], measurement.injections.stamps
+        halves = (to_half(np.asarray(some), measurement.summary["dark"]["noise"]) for some in stamps)
+        write_archive(Stamps(*halves), directory / STAMPS)
     trials = measurement.timed(measurement.trials)
     write_table(directory / "injections.fits", trials, "INJECTIONS", TRIAL_COLUMNS, cards)
     write_candidates(directory, measurement.candidates())
@@ -132,7 +135,7 @@ def write_products(measurement: Measurement, directory: Path, published: Path | 
     (directory / "settings.npy").write_bytes(kept.getvalue())
     telegraph = Table(dark.classes.telegraph, copy=False)
     telegraph.remove_column("states")
-    telegraph.meta = telegraph_numbers(measurement.capture, dark, measurement.leaders)
+    telegraph.meta = measurement.telegraph
     telegraph.write(directory / TELEGRAPH, format="ascii.ecsv")
     write_summary(directory / "summary.json", measurement.summary)
     write_archive(_beside_the_fits_files(measurement), directory / ARCHIVE)
@@ -141,20 +144,17 @@ def write_products(measurement: Measurement, directory: Path, published: Path | 
 
 def _beside_the_fits_files(measurement: Measurement) -> Measurement:
     """Leave out what the FITS files hold, and the place of raw counts."""
-    noise = measurement.summary["dark"]["noise"]
     capture = replace(
         measurement.capture,
         frames=tuple(replace(frame, stored=Stored()) for frame in measurement.capture.frames),
         known=None,
     )
-    injections = measurement.injections
-    leaders, near = (to_half(np.asarray(stamps), noise) for stamps in (measurement.leaders["stamp"], injections.stamps))
     return replace(
         measurement,
         capture=capture,
         dark=measurement.dark.hollow,
-        leaders=Table({"stamp": leaders}),
-        injections=replace(injections, trials=Table(), stamps=near),
+        leaders=Table(),
+        injections=replace(measurement.injections, trials=Table(), stamps=None),
     )
 
 
