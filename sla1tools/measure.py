@@ -310,7 +310,9 @@ def summarize(capture, dark, leaders, trials, floors, grid, audit, facts, telegr
     """
     parameters, median_noise = capture.parameters, facts["dark"]["noise"]
     noise = candidate_noise(dark, parameters)
-    per_criterion = {name: _criterion_numbers(name, capture, noise, leaders, trials, floors, grid) for name in CRITERIA}
+    per_criterion = {
+        name: _criterion_numbers(name, capture, dark, noise, leaders, trials, floors, grid) for name in CRITERIA
+    }
     opinion = _judge(capture, dark, leaders, floors, audit, median_noise, per_criterion[parameters.criterion])
     summary = {
         "night": facts["night"],
@@ -399,7 +401,7 @@ def _known_that_flash(leaders: Table, parameters: Parameters, criterion: str) ->
     return sorted(set(zip(own["x"].tolist(), own["y"].tolist(), strict=True)))
 
 
-def _criterion_numbers(criterion, capture, noise, leaders, trials, floors, grid) -> dict:
+def _criterion_numbers(criterion, capture, dark, noise, leaders, trials, floors, grid) -> dict:
     parameters = capture.parameters
     passing = leaders[candidates(leaders, parameters, criterion)]
     counts = {
