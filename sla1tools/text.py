@@ -20,7 +20,10 @@ def printable(text: Any) -> str:
     >>> printable("d\u00e4rk\n\x1b[31m.fits")
     'därk\\n\\x1b[31m.fits'
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def is_text(name: str) -> bool:

@@ -162,6 +162,8 @@ def cards(path: Path, keys: Iterable[str]) -> dict[str, str]:
         key = key.rstrip()
         if equals and key in wanted and key not in values:
             values[key] = card_text(value)
+            if len(values) == len(wanted):
+                break
     return values
 
 

@@ -5,10 +5,12 @@
 The mean level of ordinary pixels and the mean excess of hot ones share x; each capture's temperature is good to 0.05 K.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.io import fits
@@ -22,6 +24,7 @@ from sla1tools.darks.variance import variance_ratio_ppf
 from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, NightRecord
 from sla1tools.published import TRENDS, replace_file
+from sla1tools.published.formats import DAMAGE, read_archive, write_archive
 from sla1tools.text import shown
 
 LEAST, MOST = 3, 8  # captures
@@ -74,7 +77,7 @@ class DarkCurrent:
     hot : list of tuple
         x, y, rate and its error of the ten brightest pixels, electrons a second.
     maps : dict of str to array
-        `MAPS`: (ny, nx) float32; NaN where fewer than two captures tell.
+        `MAPS`: (ny, nx) float32; NaN where fewer than two captures tell. `follow_dark_current` gives none.
     """
 
     reason: str
@@ -82,7 +85,7 @@ class DarkCurrent:
     temperature: float = np.nan
     values: dict[str, Value] = field(default_factory=dict)
     hot: list[tuple] = field(default_factory=list)
-    maps: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    maps: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def numbers(self) -> dict:
         """Return the numbers in the shape of `season.json`: plain types, None where not tested."""
@@ -118,14 +121,7 @@ def measure_dark_current(records: Sequence[NightRecord], outputs: Path) -> DarkC
     and pedestal, three or more temperatures the doubling, too. Intervals hold the scatter about the fit, with few
     captures at a Student's quantile.
     """
-    ladders: dict[tuple, list[list[NightRecord]]] = {}
-    for record in reversed([record for record in records if record.published and record.frames and record.shape]):
-        slots = ladders.setdefault((record.shape, record.instrument, *record.chip), [])
-        slot = next((slot for slot in slots if _alike(slot[0], record)), None)
-        if slot is None:
-            slots.append(slot := [])
-        slot.append(record)
-    best = max(ladders.values(), key=len, default=[])
+    best = _ladder(records)
     if len(best) < LEAST:
         return _missing([slot[0] for slot in best])
     for first in range(len(best)):  # where another chip's capture comes first, nothing correlates with it
@@ -133,6 +129,18 @@ def measure_dark_current(records: Sequence[NightRecord], outputs: Path) -> DarkC
         if len(rungs) >= LEAST:
             return _fit(rungs, others)
     return _missing([rung.record for rung in rungs])
+
+
+def _ladder(records: Sequence[NightRecord]) -> list[list[NightRecord]]:
+    """Put captures of one camera and setting into slots of one exposure and temperature, the latest first."""
+    ladders: dict[tuple, list[list[NightRecord]]] = {}
+    for record in reversed([record for record in records if record.published and record.frames and record.shape]):
+        slots = ladders.setdefault((record.shape, record.instrument, *record.chip), [])
+        slot = next((slot for slot in slots if _alike(slot[0], record)), None)
+        if slot is None:
+            slots.append(slot := [])
+        slot.append(record)
+    return max(ladders.values(), key=len, default=[])
 
 
 def _state(record: NightRecord) -> tuple[float, float]:
@@ -339,6 +347,33 @@ def _maps(rungs: list[_Rung], signal: np.ndarray) -> dict[str, np.ndarray]:
         maps["RATE_ERR"][rows] = np.sqrt(((arm * error) ** 2).sum(axis=0))
         maps["PED_ERR"][rows] = np.sqrt((((weight / total - centre * arm) * error) ** 2).sum(axis=0))
     return maps
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What was found of captures, and a digest of them."""
+
+    captures: str
+    found: DarkCurrent
+
+
+def follow_dark_current(records: Sequence[NightRecord], outputs: Path) -> DarkCurrent:
+    """Measure as `measure_dark_current` and write `dark_current.fits`; of the same captures nothing is read again."""
+    masters = [(record.path, record.sha256.get(MASTER)) for slot in _ladder(records) for record in slot]
+    captures, kept = hashlib.sha256(repr(masters).encode()).hexdigest(), outputs / TRENDS / "dark_current.npz"
+    if (outputs / DARK_CURRENT).is_file():
+        with suppress(*DAMAGE):
+            before = read_archive(_Kept, kept)
+            if before.captures == captures:
+                return before.found
+    found = measure_dark_current(records, outputs)
+    write_dark_current(found, outputs)
+    without = replace(found, maps={})
+    if found.maps:
+        with suppress(OSError):  # a full or foreign disk: it is measured again next time
+            write_archive(_Kept(captures, without), unfinished := kept.with_suffix(".part"))
+            replace_file(unfinished, kept)
+    return without
 
 
 def write_dark_current(found: DarkCurrent, outputs: Path) -> None:

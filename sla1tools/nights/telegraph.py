@@ -26,15 +26,17 @@ def follow_telegraph(records: Sequence[NightRecord], outputs: Path) -> Table:
         listed on so many. The most frequent first. A night on which it was up once is none that lists it.
     """
     published = [record for record in records if record.published and TELEGRAPH in record.sha256 and record.shape]
-    lists, looked = [np.zeros((0, len(COLUMNS) + 1))], 0
+    none = np.zeros((0, len(COLUMNS)))
+    lists, looked = [np.insert(none, len(COLUMNS), 0, axis=1)], 0
     ny, nx = published[-1].shape or (1, 1) if published else (1, 1)
     for record in published:
         if (record.instrument, record.shape) == (published[-1].instrument, (ny, nx)):
             with suppress(OSError, ValueError):
-                lines = read_regular(outputs / record.path / TELEGRAPH).decode("utf-8").splitlines()
-                names, *texts = [line.split()[: len(COLUMNS)] for line in lines if not line.startswith("#")]
-                rows = np.array(texts, float).reshape(-1, len(COLUMNS))
-                if names == list(COLUMNS) and ((rows[:, :2] >= 0) & (rows[:, :2] < (nx, ny))).all():
+                text = read_regular(outputs / record.path / TELEGRAPH).decode("utf-8")
+                names, *lines = [line for line in text.splitlines() if not line.startswith("#")]
+                rows = np.loadtxt(lines, usecols=range(len(COLUMNS)), ndmin=2) if lines else none
+                inside = ((rows[:, :2] >= 0) & (rows[:, :2] < (nx, ny))).all()
+                if inside and names.split()[: len(COLUMNS)] == list(COLUMNS):
                     lists.append(np.insert(rows, len(COLUMNS), record.frames, axis=1))
                     looked += 1
     x, y, *values = np.concatenate(lists).T

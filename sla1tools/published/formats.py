@@ -161,6 +161,8 @@ def _packed(value: Any, arrays: list[np.ndarray]) -> Any:
         return len(arrays) - 1
     if is_dataclass(value):
         return {field.name: _packed(getattr(value, field.name), arrays) for field in fields(value)}
+    if isinstance(value, dict):
+        return {name: _packed(item, arrays) for name, item in value.items()}
     if isinstance(value, tuple | list):
         return [_packed(item, arrays) for item in value]
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

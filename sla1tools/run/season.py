@@ -9,7 +9,7 @@ import matplotlib
 from filelock import FileLock
 
 from sla1tools.errors import ParametersError
-from sla1tools.nights.dark_current import DarkCurrent, measure_dark_current, write_dark_current
+from sla1tools.nights.dark_current import DarkCurrent, follow_dark_current
 from sla1tools.nights.gallery import season_candidates
 from sla1tools.nights.recurrence import follow_pixels
 from sla1tools.nights.season import Season, sum_season
@@ -56,8 +56,7 @@ def write_trends(outputs: str | Path) -> Path:
         with FileLock(lock):  # of two commands the later one knows more
             records = read_nights(outputs)
             recurrent, latest = follow_pixels(records, outputs, write=True)
-            season, dark = sum_season(records, outputs), measure_dark_current(records, outputs)
-            write_dark_current(dark, outputs)
+            season, dark = sum_season(records, outputs), follow_dark_current(records, outputs)
             telegraph = follow_telegraph(records, outputs)
             with matplotlib.rc_context():
                 matplotlib.rcdefaults()  # the page is the same whoever draws it

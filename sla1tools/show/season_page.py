@@ -24,6 +24,7 @@ from sla1tools.show.pages import TEMPLATES, explorer_module, gallery_html, page_
 from sla1tools.show.tables import remarks
 from sla1tools.text import counted, flux_text, printable, shown
 
+CHART_PLACE = (0.155, 0.17, 0.83, 0.8)  # left, bottom, width, height: with room for numbers of seven figures
 LONG_GAP = 90  # days without a night that are named
 FEW_NIGHTS = 60  # from which the limits bound a night eleven times worse that comes once in ten
 
@@ -200,6 +201,7 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Drawing | N
     if sum(map(len, series.values())) < 2:
         return None
     figure, ax = blank_axes(WIDTH, 2.7, caption(records, metric))
+    ax.set_position(CHART_PLACE)  # a layout would measure every label twice: half of the time of drawing
     for nights in series.values():
         when = [night.when for night in nights]
         values = np.array([night.values[metric.name] for night in nights])
@@ -208,7 +210,8 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Drawing | N
         limits = np.array([night.limits.get(metric.name, (np.nan, np.nan)) for night in nights])
         outside = np.array([night.outside(metric) for night in nights])
         ax.fill_between(when, *limits.T, step="mid", color=NEUTRAL, alpha=0.15, linewidth=0)
-        ax.vlines(when, *spans.T, color=HELD_OUT, alpha=0.12 if crowded else 0.5, linewidth=1)
+        if np.isfinite(spans).any():
+            ax.vlines(when, *spans.T, color=HELD_OUT, alpha=0.12 if crowded else 0.5, linewidth=1)
         ax.plot(when, values, "-o", color=HELD_OUT, markersize=1.5 if crowded else 3, linewidth=0.6)
         ax.plot(np.array(when)[outside], values[outside], "D", color=IN_SAMPLE, markersize=6)
     everything = [value for night in records for value in _drawn(night, metric)]

@@ -12,7 +12,7 @@ from simulated import simulate_counts
 from sla1tools.candidates.search import Stack
 from sla1tools.darks.model import characterize
 from sla1tools.nights import dark_current
-from sla1tools.nights.dark_current import MAPS, measure_dark_current, write_dark_current
+from sla1tools.nights.dark_current import MAPS, follow_dark_current, measure_dark_current, write_dark_current
 from sla1tools.nights.trends import NightRecord
 from sla1tools.parameters import Parameters
 from sla1tools.published import TRENDS
@@ -217,3 +217,25 @@ def test_file_holds_maps_and_captures_and_goes_with_the_ladder(publish, tmp_path
     write_dark_current(measured([], tmp_path), tmp_path)
     assert not (tmp_path / "dark_current.fits").exists()
     assert dark_current_chart(found) is not None
+
+
+def test_of_the_same_captures_nothing_is_read_again(publish, tmp_path, monkeypatch):
+    (tmp_path / TRENDS).mkdir()
+    first = follow_dark_current(records := publish([(1, *state) for state in LADDER]), tmp_path)
+    planes = []
+    read = dark_current.read_plane
+    monkeypatch.setattr(dark_current, "read_plane", lambda *place: planes.append(place) or read(*place))
+    again = follow_dark_current(records, tmp_path)
+    assert planes == []
+    assert (again.numbers(), again.hot, again.maps) == (first.numbers(), first.hot, {})
+    assert dark_current_chart(again) is not None
+    for column in first.captures.colnames:
+        np.testing.assert_array_equal(again.captures[column], first.captures[column])
+    changed = [*records[:-1], replace(records[-1], sha256={"master_dark.fits": "other"})]
+    follow_dark_current(changed, tmp_path)
+    assert len(planes) > 0
+    (tmp_path / TRENDS / "dark_current.npz").write_bytes(b"no archive")
+    assert follow_dark_current(changed, tmp_path).numbers() == first.numbers()
+    (tmp_path / "dark_current.fits").unlink()
+    follow_dark_current(changed, tmp_path)
+    assert (tmp_path / "dark_current.fits").is_file()
