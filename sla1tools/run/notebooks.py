@@ -1,10 +1,7 @@
 """Run a notebook with papermill, and judge for ourselves whether it ran."""
 
 import base64
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +9,15 @@ from typing import Any
 
 import nbformat
 import papermill
-from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
 from papermill.engines import NBClientEngine, papermill_engines
-from traitlets import Unicode, default
 from traitlets.config import Config
 
 from sla1tools.errors import Sla1Error
-from sla1tools.places import HOME, working_folder
+from sla1tools.run.kernels import QuietKernelManager
 
 NIGHT_PAGE = "night-page"  # tag of the cells whose figures the night's page shows
 OPENS_NIGHT = "opens-night"  # tag of the cell that needs the measurement
-INLINE = "module://matplotlib_inline.backend_inline"
 SILENCE = 60  # seconds for a cell's outputs to arrive once it has ended
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 INJECTED = "injected-parameters"  # tag of the cell that papermill adds
@@ -31,35 +25,6 @@ INJECTED = "injected-parameters"  # tag of the cell that papermill adds
 
 class NotebookError(Sla1Error):
     """A notebook did not run to its end."""
-
-
-class QuietKernelManager(AsyncKernelManager):
-    """Start kernels that know the working folder, over an encrypted channel; nothing else of their caller's moves them.
-
-    Their current folder is that of the executed notebook. `private` is a folder of their own in it.
-    """
-
-    private = Unicode(config=True)
-
-    @default("transport_encryption")
-    def _encrypted(self) -> str:
-        return "required"  # else every kernel warns that its channel can be read
-
-    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-        """Run this environment's interpreter, whatever kernels are registered, and import nothing from its folder."""
-        where = ["-f", os.path.realpath(self.connection_file), "--IPKernelApp.ignore_cwd=True"]
-        return [sys.executable, "-P", "-m", "ipykernel_launcher", *where, *(extra_arguments or [])]
-
-    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # as its parent: awaited
-        private = Path(self.private)
-        (private / "matplotlibrc").touch()  # the user's own would change the figures
-        own = {"IPYTHONDIR": private, "MATPLOTLIBRC": private, "MPLBACKEND": INLINE, "PYTHONSAFEPATH": 1}
-        own |= {HOME: working_folder(), "PYTHONSTARTUP": "", "PYTHONOPTIMIZE": ""}  # ccdproc needs its docstrings
-        environment = {**(options.pop("env", None) or os.environ), **own}
-        self.connection_file = str(private / "connection.json")
-        options |= {"env": {key: str(value) for key, value in environment.items()}, "cwd": str(private.parent)}
-        # A caller's output may be closed, or be a file that is none of the kernel's business.
-        await super().start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
 
 
 class SavedAtItsEnd(NBClientEngine):

@@ -3,16 +3,22 @@
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
+from processes import NURSERY, kernels_of
 
-from sla1tools.run import notebooks
+from sla1tools.run import kernels, notebooks
 from sla1tools.run.notebooks import NotebookError, execute, tagged_figures
 
+FORKED = pytest.mark.skipif(not kernels.FORKS, reason="kernels are programs of their own here")
 NOTEBOOKS = Path(__file__).parents[1] / "support" / "notebooks"
 FAULTS = {
     "raises": r"raises.ipynb: cell 3 \(raise ValueError.*\): ValueError: <b>\$x\$</b>",
@@ -138,7 +144,16 @@ def meddle(folder, told):
     startup.write_text(f"open({str(told)!r}, 'a').write('startup')\n")
 
 
+@pytest.fixture(params=["forked", "programs"])
+def kernels_begun(request, monkeypatch):
+    """Either way in which kernels begin; forked of a nursery that is begun anew, too."""
+    monkeypatch.setattr(kernels, "FORKS", request.param == "forked")
+    kernels._end()
+    return request.param
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernels_begun")
 def test_a_kernel_is_moved_by_nothing_of_its_callers(tmp_path, monkeypatch):
     told, caller = tmp_path / "told", tmp_path / "caller"
     cells = [
@@ -160,6 +175,7 @@ def test_a_kernel_is_moved_by_nothing_of_its_callers(tmp_path, monkeypatch):
                 "PYTHONSTARTUP": caller / "startup.py"}  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setenv(name, str(value))
+    kernels._end()  # a nursery that begins now is moved by nothing either
     execute(tmp_path / "imports.ipynb", tmp_path / "after" / "executed.ipynb", {})
     assert not told.exists(), told.read_text()
     before, after = ((tmp_path / name / "executed.ipynb").read_text() for name in ("before", "after"))
@@ -168,6 +184,7 @@ def test_a_kernel_is_moved_by_nothing_of_its_callers(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernels_begun")
 def test_a_kernel_leaves_no_file_behind(tmp_path, monkeypatch):
     """Nor does one that is killed: what it needs lies in the folder that its run deletes."""
     elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
@@ -187,3 +204,62 @@ def test_a_kernel_leaves_no_file_behind(tmp_path, monkeypatch):
         assert not os.listdir(elsewhere)
     assert "connection.json" in seen
     assert sorted(os.listdir(here)) == ["dies.ipynb", "good.ipynb"]
+
+
+def executed(folder, *cells, **values):
+    """Text of each cell's result."""
+    nodes = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=nodes), folder / "source.ipynb")
+    execute(folder / "source.ipynb", folder / "executed.ipynb", {}, **values)
+    given = nbformat.read(folder / "executed.ipynb", as_version=4).cells[-len(cells) :]
+    return [cell.outputs[-1].data["text/plain"] if cell.outputs else None for cell in given]
+
+
+@FORKED
+@pytest.mark.slow
+def test_a_forked_kernel_is_as_one_of_its_own(tmp_path, monkeypatch):
+    """It has the environment of the moment, and chance, signals and programs of its own."""
+    asked = (
+        "import os, signal, subprocess, sys, numpy as np",
+        "os.environ['TOLD'], os.environ['MPLBACKEND'], 'GONE' in os.environ",
+        "subprocess.run([sys.executable, '-c', 'raise SystemExit(3)']).returncode, signal.getsignal(signal.SIGCHLD)",
+        "os.getsid(0) == os.getpid(), os.path.realpath(os.getcwd())",
+        "np.random.random()",
+    )
+    seen = []
+    for told in ("first", "second"):
+        monkeypatch.setenv("TOLD", told)
+        monkeypatch.setenv("GONE", "") if told == "first" else monkeypatch.delenv("GONE")
+        (tmp_path / told).mkdir()
+        seen.append(executed(tmp_path / told, *asked))
+        assert seen[-1][1] == f"('{told}', '{kernels.INLINE}', {told == 'first'})"
+        assert seen[-1][2].startswith("(3, <Handlers.SIG_DFL")
+        assert seen[-1][3] == f"(True, '{os.path.realpath(tmp_path / told)}')"
+    assert seen[0][4] != seen[1][4]
+
+
+@FORKED
+@pytest.mark.slow
+def test_a_nursery_that_is_killed_takes_its_kernels_along_and_is_followed_by_another(tmp_path):
+    def kill(_):
+        if running := kernels_of():
+            nursery = running[0].parent()
+            assert nursery.net_connections() == [], "it has nothing that could be talked to"
+            nursery.kill()
+
+    with pytest.raises(NotebookError, match="Kernel died"):
+        execute(NOTEBOOKS / "hangs.ipynb", tmp_path / "executed.ipynb", {}, before_cell=kill)
+    assert executed(tmp_path, "1 + 1") == ["2"]
+    assert not kernels_of()
+
+
+@FORKED
+def test_a_nursery_ends_with_the_program_that_began_it():
+    program = (
+        "from sla1tools.run import kernels; import os; print(kernels._begin().pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(pid := int(done.stdout)) and NURSERY in " ".join(psutil.Process(pid).cmdline()):
+        assert time.monotonic() < deadline, "a nursery outlives its program"
+        time.sleep(0.05)

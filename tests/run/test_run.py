@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
+from processes import kernels_of
 
 from sla1tools.errors import BusyError, NightError, ParametersError, Reason
 from sla1tools.frames.capture import Rejected
@@ -131,7 +130,7 @@ def test_kernels_that_wait_for_a_measurement_end_where_it_fails(tmp_path, made_u
     assert result.reasons[0].endswith(os.strerror(errno.EIO))
     partial = (result.directory / "good.ipynb").read_bytes()
     assert not [word for word in (b"measurement found: True", b"measurement found: False") if word in partial]
-    assert not kernels_of(os.getpid())
+    assert not kernels_of()
 
 
 def test_an_unusable_night_starts_no_kernel(tmp_path, monkeypatch):
@@ -149,15 +148,6 @@ def test_a_mistyped_night_is_no_failed_night(tmp_path):
     with pytest.raises(ParametersError, match=r"there is no dark30s in .*; there is: Dark30s$"):
         run_night(parameters, tmp_path / "outputs")
     assert not (tmp_path / "outputs").exists()
-
-
-def kernels_of(pid):
-    found = []
-    for child in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.Error):  # it ended while it was asked
-            if child.status() != psutil.STATUS_ZOMBIE and "ipykernel" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
 
 
 @pytest.mark.parametrize("step", ["write_products", "publish"])

@@ -12,10 +12,10 @@ import itertools
 import os
 import signal
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from processes import kernels_of
 
 import sla1tools
 from sla1tools.measure import measure_night
@@ -38,15 +38,6 @@ def with_light_notebooks(parameters, outputs, notebooks, **options):
     return night.run_night(parameters, outputs, [NOTEBOOKS / f"{name}.ipynb" for name in names], **options)
 
 
-def kernels():
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # it ended while it was asked
-            if child.status() != psutil.STATUS_ZOMBIE and "ipykernel" in " ".join(child.cmdline()):
-                found.append(child.pid)
-    return found
-
-
 def kill(moment):
     if moment != WHEN:
         return
@@ -55,7 +46,11 @@ def kill(moment):
     except FileExistsError:
         return
     # The batch that began a worker names itself: a parent's number could be another program's by now.
-    victims = {"worker": lambda: [os.getpid()], "client": lambda: [client()], "kernel": kernels}[WHOM]()
+    victims = {
+        "worker": lambda: [os.getpid()],
+        "client": lambda: [client()],
+        "kernel": lambda: [kernel.pid for kernel in kernels_of()],
+    }[WHOM]()
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
 
