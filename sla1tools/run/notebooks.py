@@ -103,7 +103,7 @@ def execute(
         silent = "IOPub" in str(error)
         problem = "its outputs did not arrive: the kernel fell silent" if silent else f"took longer than {timeout} s"
     except Exception as error:
-        problem = str(error) or type(error).__name__
+        problem = (str(error) or type(error).__name__).replace("Kernel died", "Kernel died; out of memory, or killed?")
     finally:
         loop.close()
         private.cleanup()
