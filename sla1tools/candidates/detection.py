@@ -5,6 +5,7 @@ if its peak is above the electron floor (the observers' rule needs it) or its ma
 (the PSF criterion needs it): no criterion loses leaders to another's floor.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from sla1tools.candidates.psf import PSF, psf_of
 from sla1tools.candidates.shapes import rival_templates
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import DarkModel
+from sla1tools.darks.noise import residual_factor
 from sla1tools.darks.reference import Reference
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import Parameters
@@ -123,6 +125,12 @@ class FirstLook:
         noise = np.where(usable, dark.level_sigma(reference) if sigma is None else sigma, BLIND)
         known = dark.classes.dq & PixelClass.KNOWN != 0
         return cls(usable, known, MatchedFilter(noise, np.ones_like(usable), psf.fwhm), share)
+
+    def over(self, dark: DarkModel, reference: Reference) -> "FirstLook":
+        """Return the same look, of held-out residuals, for those over a reference with another share of the noise."""
+        frames, method = dark.reference.frames, dark.reference.method
+        louder = residual_factor(frames, method, reference) / residual_factor(frames, method)
+        return replace(self, share=self.share * math.sqrt(louder))
 
     def near(self, residual: np.ndarray, snr_floor: float) -> np.ndarray:
         """Tell which pixels, or a neighbour of which, may belong to a fit above the floor, (ny, nx) bool."""
@@ -338,7 +346,8 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     most = max(MOST_IN_FRAME, share)
     parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
     hits, sigma = [], dark.level_sigma("leave_one_out")
-    looks = {reference: FirstLook.of(dark, reference, psf_of(parameters)) for reference in parts}
+    look = FirstLook.of(dark, "leave_one_out", psf_of(parameters))
+    looks = {reference: look.over(dark, reference) for reference in parts}
     for k, name in enumerate(capture.names):
         counts = capture.rows(k, 0, capture.shape[0])
         hits.append(find_hits(dark, name, counts, "leave_one_out", sigma))

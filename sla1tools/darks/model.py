@@ -9,6 +9,7 @@ import numpy as np
 from sla1tools.darks.classes import Evidence, PixelClasses, classify
 from sla1tools.darks.noise import (
     NoiseModel,
+    PixelStatistics,
     combined_variance,
     fit_noise_model,
     join_statistics,
@@ -189,8 +190,19 @@ def characterize(capture, step: int = 1) -> DarkModel:
         Greatest common step of the codes.
     """
     parameters = capture.parameters
-    n, (ny, _) = len(capture.frames), capture.shape
-    method = parameters.combination_method
+    statistics, reference, level = _combine(capture)
+    model = fit_noise_model(level, statistics.variance, reference.frames, reference.method, parameters.scale)
+    prior = model.variance(level)
+    classes = classify(capture, Evidence(statistics, level, model, prior, step))
+    return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)
+
+
+def _combine(capture) -> tuple[PixelStatistics, DarkReference, np.ndarray]:
+    """Combine the frames band by band; the level is their median, in whole counts.
+
+    The median for the average too: a bright star must not raise its own noise.
+    """
+    n, (ny, _), method = len(capture.frames), capture.shape, capture.parameters.combination_method
     parts, exact, levels = [], [], []
     for top in range(0, ny, BAND_ROWS):
         band = capture.band(top, min(top + BAND_ROWS, ny))
@@ -198,10 +210,5 @@ def characterize(capture, step: int = 1) -> DarkModel:
         middle = middle_counts(band)
         exact.append(middle if method == "median" else band.sum(axis=0, dtype=np.uint32)[None])
         levels.append(np.rint(DarkReference(n, "median", middle).master).astype(np.uint16))
-    statistics = join_statistics(parts)
     reference = DarkReference(n, method, np.concatenate(exact, axis=1))
-    level = np.concatenate(levels)  # the median, for the average too: a bright star must not raise its own noise
-    model = fit_noise_model(level, statistics.variance, n, method, parameters.scale)
-    prior = model.variance(level)
-    classes = classify(capture, Evidence(statistics, level, model, prior, step))
-    return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)
+    return join_statistics(parts), reference, np.concatenate(levels)

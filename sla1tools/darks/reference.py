@@ -10,7 +10,7 @@ So a tie between pixels stays a tie, in counts and in electrons, and what is une
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -129,7 +129,7 @@ class DarkReference:
         """Parts of a count that the master is a whole number of."""
         return self.frames if self.method == "average" else 2 - self.frames % 2
 
-    @cached_property
+    @property
     def master(self) -> np.ndarray:
         """Master dark of all frames in counts, (ny, nx) float64."""
         if self.method == "average":

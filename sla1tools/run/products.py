@@ -198,7 +198,8 @@ def write_master(path: Path, dark: DarkModel, cards: Mapping[str, Any]) -> None:
 
 def _image(name: str, image: np.ndarray, meaning="", step: float | None = None, cards: Mapping | None = None):
     """Pack an image in tiles, rounded to whole numbers of so many electrons where a step is given."""
-    values = image if step is None else np.rint(image).astype(np.int32)
+    whole = np.empty(image.shape, np.int32)
+    values = image if step is None else np.rint(image, out=whole, casting="unsafe")
     kind, packed = "GZIP_1" if values.dtype.kind == "f" else "RICE_1", io.BytesIO()
     tiled = fits.CompImageHDU(values, name=name, compression_type=kind, quantize_level=0)
     fits.HDUList([fits.PrimaryHDU(), tiled]).writeto(packed)
