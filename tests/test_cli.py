@@ -297,8 +297,10 @@ def test_demo_simulates_once_and_runs(monkeypatch, fake_run, tmp_path):
     result = sla1("demo")
     assert result.exit_code == 0
     assert f"ok: {tmp_path / 'there' / 'index.html'}" in result.stdout
-    assert simulated == [Parameters(threshold=150.0, ratio=0.25)]
-    assert calls[0][0] == Parameters(threshold=150.0, ratio=0.25, psf="its own")
+    assert simulated == [
+        demo_night := read_parameters([CHECKOUT / "params" / name for name in ("qhy42pro.yaml", "demo.yaml")])
+    ]
+    assert calls[0][0] == demo_night.model_copy(update={"psf": "its own"})
 
 
 def test_lab_is_for_this_machine_and_keeps_its_token(monkeypatch):

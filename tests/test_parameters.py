@@ -365,7 +365,7 @@ def test_camera_file_is_the_defaults_with_unit_and_meaning():
 
 def test_demo_file_is_the_default_night():
     demo = read_parameters([PARAMS / "qhy42pro.yaml", PARAMS / "demo.yaml"])
-    assert demo == Parameters(threshold=150.0, ratio=0.25), "a dozen candidates to look at"
+    assert demo == Parameters(threshold=180.0, ratio=0.15), "a dozen candidates to look at"
 
 
 def test_the_observers_night():

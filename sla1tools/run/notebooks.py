@@ -145,13 +145,12 @@ def _failure(notebook, problem: str) -> str | None:
 def _tidy(notebook) -> None:
     """Forget the run's folder and times: the notebook can be run again by hand, and is the same after each run.
 
-    Its widgets are dead without their kernel: whatever reads it shows the picture that lies beside each.
+    Its widgets are dead without their kernel: whatever reads it shows the picture that stands above each.
     """
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
-            if data.pop(WIDGET_MIME, None) and not data.get("image/png"):
-                data.pop("image/png", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET_MIME not in output.get("data", {})]
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if INJECTED in cell.metadata.get("tags", []):
@@ -172,7 +171,8 @@ def keep_pictures(path: Path) -> None:
 
     notebook = nbformat.read(path, as_version=4)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        output.get("data", {}).pop(GALLERY_MIME, None)
+        if output.get("data", {}).pop(GALLERY_MIME, None):
+            output.data.pop("text/html", None)
     nbformat.write(notebook, path)
 
 

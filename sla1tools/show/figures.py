@@ -257,7 +257,7 @@ def montage(
     columns = min(columns, shown)
     rows = math.ceil(shown / columns)
     cell = STAMP_SIZE + 3  # with the caption
-    height = 2.5 * rows + 0.6
+    height = 2.9 * rows + 0.6  # as wide as high: the longest caption fills its cell
     figure, ax = blank_axes(2.9 * columns + 1, height, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
     norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.05))

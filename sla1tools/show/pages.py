@@ -218,13 +218,18 @@ def gallery_html(payload: Mapping[str, Any]) -> str:
     ValueError
         If the payload holds a NaN or an infinity.
     """
-    montage, caption = (html.escape(payload.get(name, "")) for name in ("montage", "caption"))
-    picture = f'<img src="data:image/png;base64,{montage}" alt="{caption}">' if montage else ""
-    fallback = f'<figure class="sla1-static">{picture}<figcaption>{caption}</figcaption></figure>'
+    fallback = sheet_html(payload.get("montage", ""), payload.get("caption", ""))
     if not payload.get("interactive", True):
         return fallback
     text = json.dumps({**payload, "montage": ""}, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return f'<div class="sla1-gallery">{fallback}<script type="application/json">{text}</script></div>'
+
+
+def sheet_html(montage: str, caption: str) -> str:
+    """Return an explorer's picture, a PNG as base64 or "", with the sentence below it."""
+    text = html.escape(caption)
+    picture = f'<img src="data:image/png;base64,{html.escape(montage)}" alt="{text}">' if montage else ""
+    return f'<figure class="sla1-static">{picture}<figcaption>{text}</figcaption></figure>'
 
 
 def clean_html(text: str) -> str:

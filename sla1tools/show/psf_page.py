@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from sla1tools.candidates.psf import PSF
 from sla1tools.candidates.psf_measuring import BAD_FIT, MeasuredPSF, elongation, fine_image
@@ -83,13 +84,17 @@ def fit_against_flux(measured: MeasuredPSF) -> Drawing:
     ax.scatter(stars["flux"], stars["chi2"] / stars["dof"], s=12, color=HELD_OUT)
     ax.axhline(1, color=NEUTRAL, lw=1)
     ax.set(xscale="log", yscale="log", xlabel="flux [e-]", ylabel="χ² / degrees of freedom")
+    for axis in (ax.xaxis, ax.yaxis):  # neither spans a decade
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(NullLocator())
     return figure
 
 
 def star_map(measured: MeasuredPSF) -> Drawing:
     """Draw where the bright stars are, and which were chosen."""
     stars, (ny, nx) = measured.stars, measured.psf.frame_shape
-    figure, ax = blank_axes(WIDTH, 1 + 5.0 * min(ny / nx, 1.5), "Where the bright stars are: chosen, and not")
+    figure, ax = blank_axes(WIDTH, 0.6 + 4.8 * min(ny / nx, 1.5), "Where the bright stars are: chosen, and not")
     for chosen, color, label in ((False, NEUTRAL, "not chosen"), (True, GOOD, "chosen")):
         some = stars[(stars["reason"] == "") == chosen]
         ax.scatter(some["x"], some["y"], s=14, color=color, marker="o" if chosen else "x", label=label)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from astropy.io import fits
+from browser import browser, offline, read_by_everybody  # noqa: F401
 from click.testing import CliRunner
 from small_nights import write_small_night
 from star_fields import scattered
@@ -102,7 +103,7 @@ def sla1_psf(camera, *frames, to):
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_psf_that_a_night_can_use(camera, tmp_path):
+def test_the_command_writes_a_psf_that_a_night_can_use(camera, tmp_path, offline):  # noqa: F811
     to = tmp_path / "psf.json"
     result = sla1_psf(camera, *camera.frames, to=to)
     assert result.exit_code == 0, result.output
@@ -118,6 +119,7 @@ def test_the_command_writes_a_psf_that_a_night_can_use(camera, tmp_path):
     assert np.abs(ours / ours.sum() - true / true.sum()).max() < 0.01
     page = to.with_suffix(".html").read_text(encoding="utf-8")
     assert all(path.name in page for path in camera.frames)
+    read_by_everybody(offline, to.with_suffix(".html"))
 
 
 @pytest.mark.parametrize("there", ["psf.json", "psf.html"])

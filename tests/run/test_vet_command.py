@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from browser import browser, faults_of_access, offline  # noqa: F401
+from browser import browser, offline, read_by_everybody  # noqa: F401
 from click.testing import CliRunner
 from star_fields import scattered
 from vetted import SHAPE, darks, sky_counts
@@ -137,7 +137,6 @@ def test_the_page_sorts_filters_and_asks_nothing_of_the_network(folder, tmp_path
     page = watched.open(tmp_path / "v.html")
     assert len(page.query_selector_all(".flash")) == 13
     assert not page.query_selector_all(".flash b"), "what is given is text"
-    assert faults_of_access(page) == []
     page.select_option("#sort", "snr")
     snr = [card.get_attribute("data-snr") for card in page.query_selector_all(".flash")]
     assert snr[-1] == "", "what was not measured comes last"
@@ -147,3 +146,4 @@ def test_the_page_sorts_filters_and_asks_nothing_of_the_network(folder, tmp_path
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert not watched.requests
     assert not watched.complaints
+    read_by_everybody(offline, tmp_path / "v.html")

@@ -6,8 +6,9 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from browser import browser, lab  # noqa: F401
+from browser import browser, faults_of_access, lab, offline, wait_for  # noqa: F401
 from live_numbers import live_numbers
+from nbconvert import HTMLExporter
 from nbformat import v4
 from night_tables import make_injections, make_leaders, parameters
 
@@ -186,6 +187,36 @@ def test_controls_stay_on_screen_while_the_gallery_scrolls(shown):
     shown.locator(".sla1-saving").scroll_into_view_if_needed()
     handle, cell = (shown.locator(place).bounding_box() for place in (".sla1-slider-threshold", ".jp-Notebook"))
     assert cell["y"] <= handle["y"] < cell["y"] + 200
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_it_can_be_read_in_either_theme(shown, scheme):
+    shown.emulate_media(color_scheme=scheme)  # the theme follows
+    shown.locator(f"body[data-jp-theme-light='{str(scheme == 'light').lower()}']").wait_for(state="attached")
+    shown.locator(".sla1-cutout").first.click()
+    shown.locator(".sla1-history").wait_for()
+    assert faults_of_access(shown, ".sla1-explorer", [scheme]) == []
+    shown.keyboard.press("Escape")
+    shown.locator(".sla1-history").wait_for(state="hidden")
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_a_notebook_saved_by_hand_shows_its_picture_in_other_converters(shown, lab, offline, tmp_path, with_state):  # noqa: F811
+    """In JupyterLab the picture is hidden; nbconvert's own template shows it where the widget is dead."""
+    assert shown.locator(".sla1-static").count() == 1
+    assert not shown.locator(".sla1-static").is_visible()
+    saved = lab.root / "explorer.ipynb"
+    shown.keyboard.press("Control+s")
+    wait_for(lambda: "widget-view" in saved.read_text(), 20, lambda: shown.wait_for_timeout(200))
+    notebook = nbformat.read(saved, as_version=4)
+    assert "widgets" in notebook.metadata
+    if not with_state:
+        del notebook.metadata["widgets"]
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    (tmp_path / "saved.html").write_text(page, encoding="utf-8")
+    sheet = offline().open(tmp_path / "saved.html").locator(".sla1-static img")
+    assert sheet.is_visible()
+    assert sheet.evaluate("image => image.naturalWidth") > 300
 
 
 def test_latency_in_lab(shown):

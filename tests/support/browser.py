@@ -73,14 +73,35 @@ class Watched:
         return self.page
 
 
-def faults_of_access(page) -> list[str]:
-    """What axe-core has against a page, each with the elements that it names."""
+def faults_of_access(page, within="html", schemes=("light", "dark")) -> list[str]:
+    """What axe-core has against a page in each colour scheme, with the elements that it names."""
     import axe_playwright_python
 
-    source = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
-    page.evaluate(source)
-    found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
-    return [f"{item['id']}: {node['html'][:200]}" for item in found for node in item["nodes"]]
+    page.evaluate(Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
+    faults = []
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        found = page.evaluate("within => axe.run(within, {resultTypes: ['violations']})", within)["violations"]
+        faults += [f"{scheme}, {item['id']}: {node['html'][:200]}" for item in found for node in item["nodes"]]
+    return faults
+
+
+REACHABLE = "[...document.querySelectorAll('.wide, figure')].every(\
+box => box.scrollWidth <= box.clientWidth + 1 || box.tabIndex === 0)"
+
+
+def read_by_everybody(offline, path) -> None:
+    """Hold a page to it, light and dark, on a desk and on a telephone, the words opened; on paper nothing is cut."""
+    for width in (1400, 390):
+        watched = offline(width=width)
+        page = watched.open(path.resolve())
+        page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+        page.wait_for_timeout(300)  # for the sliders to come alive
+        page.wait_for_function(REACHABLE)
+        assert faults_of_access(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert cut_on_paper(page) == []
+        assert (watched.requests, watched.complaints) == ([], [])
 
 
 def cut_on_paper(page) -> list[str]:
@@ -120,6 +141,8 @@ SETTINGS = {
         "windowingMode": "none",
         "autoStartDefaultKernel": True,
     },
+    "@jupyterlab/apputils-extension/themes.jupyterlab-settings": {"adaptive-theme": True},
+    "@jupyter-widgets/jupyterlab-manager/plugin.jupyterlab-settings": {"saveState": True},
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from browser import browser, offline, read_by_everybody  # noqa: F401
 
 from sla1tools.places import CHECKOUT, HOME
 from sla1tools.run.notebooks import execute
@@ -49,7 +50,7 @@ def test_the_truth_of_science_frames_names_what_flashes_in_them(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_runs_on_the_demo_and_its_report_names_each_verdict(tmp_path, monkeypatch):
+def test_it_runs_on_the_demo_and_its_report_names_each_verdict(tmp_path, monkeypatch, request):
     monkeypatch.setenv(HOME, str(tmp_path))
     out = tmp_path / "05.ipynb"
     execute(NOTEBOOK, out, {"injections": 0}, timeout=600)
@@ -63,3 +64,5 @@ def test_it_runs_on_the_demo_and_its_report_names_each_verdict(tmp_path, monkeyp
     ]
     assert report.count("<img") >= 2
     assert "would bring that to 0.05" in report
+    # Only now: no notebook can be executed in a thread in which a browser has been started.
+    read_by_everybody(request.getfixturevalue("offline"), tmp_path / "05.html")

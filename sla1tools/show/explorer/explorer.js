@@ -24,7 +24,7 @@ function livePanel(night) {
   return [[list, ends], (now, s) => {
     ends.textContent = endWords(night, s);
     cells.Setting.textContent = `${night.criteria[s.criterion].name}: ${cutWords(night, s)}`;
-    cells.Candidates.textContent = `${number(now.heldOut)} held out · ${number(now.inSample)} in sample`;
+    cells.Candidates.textContent = `${number(now.heldOut)} held out${night.leaders.nights.length ? "" : ` · ${number(now.inSample)} in sample`}`;
     const tested = now.limit !== null;
     const keeps = now.limit <= night.budget ? "within" : "over";
     cells["False alarms a frame"].textContent = tested ? `${number(now.rate)}, at most ${number(now.limit)} (95 %): ${keeps} the budget of ${number(night.budget)}` : "not tested";

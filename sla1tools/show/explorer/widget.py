@@ -10,13 +10,14 @@ import functools
 from typing import Any
 
 import numpy as np
+from IPython.display import display
 
 from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.parameters import Parameters, save_parameters, validate
 from sla1tools.show import contact_sheet
 from sla1tools.show.explorer import payload as gallery
 from sla1tools.show.explorer.payload import SLIDERS, Exhibit
-from sla1tools.show.pages import GALLERY_MIME, explorer_css, explorer_module
+from sla1tools.show.pages import GALLERY_MIME, explorer_css, explorer_module, sheet_html
 
 
 class Explorer:
@@ -52,17 +53,22 @@ class Explorer:
         wide = gallery.shades(self.exhibit.closer(rows), self.payload["cutouts"])
         view.send(content, [wide.tobytes(), self.exhibit.history(rows).astype("<f8").tobytes()])
 
+    def _ipython_display_(self) -> None:
+        """Show the picture, and below it the live widget, whose style sheet hides the picture.
+
+        In one output other converters would take the widget, and show nothing where it is dead.
+        """
+        display(self._repr_mimebundle_(), raw=True)
+        if self.parameters.interactive:
+            alive = self.widget._repr_mimebundle_() | {"text/plain": "Sliders live in JupyterLab, and in the report."}
+            display(alive, raw=True)
+
     def _repr_mimebundle_(self, include=None, exclude=None):
-        """Offer a live widget, the report's payload, a picture, and text; the reader takes the first it knows."""
-        picture = base64.b64encode(self._picture).decode()
-        bundle = {
-            GALLERY_MIME: {**self.payload, "montage": picture, "caption": self.caption},
-            "image/png": picture,
-            "text/plain": self.caption,
-        }
-        if not self.parameters.interactive:
-            return bundle
-        return {**self.widget._repr_mimebundle_(), **bundle}
+        """Offer the report's payload, the picture, and text; the reader takes the first it knows."""
+        montage = base64.b64encode(self._picture).decode()
+        payload = {**self.payload, "montage": montage, "caption": self.caption}
+        shown = {"text/html": sheet_html(montage, self.caption)} | ({"image/png": montage} if montage else {})
+        return {GALLERY_MIME: payload, "text/plain": self.caption} | shown
 
 
 @functools.cache
