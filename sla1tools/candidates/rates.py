@@ -259,21 +259,21 @@ def telegraph_expectation(dark, parameters) -> float:
     return total / n
 
 
-def gaussian_peaks(shape: tuple[int, int], snr_min: float, psf) -> float:
+def gaussian_peaks(shape: tuple[int, int], snr_min, psf):
     """Peaks of the fitted matched filter above `snr_min` expected in one frame from Gaussian noise alone.
 
     Parameters
     ----------
     shape : (int, int)
         Rows and columns.
-    snr_min : float
+    snr_min : float or (n,) array
         Cut; the formula holds for cuts of about 4 and more.
     psf : PSF or float
         The star's image; a number is the FWHM of a Gaussian, in pixels. Where it varies, that of the frame's middle.
 
     Returns
     -------
-    expected : float
+    expected : float, or (n,) array for n cuts
         Pixels times ``(2 pi)**-1.5 * u * exp(-u**2 / 2) * A``, with u the cut and A the area that the image, normalised
         to a sum of squares of 1, covers while its star moves over one pixel (Adler 1981, The Geometry of Random Fields,
         6.9; for a Gaussian sampled finely A is 1 / (2 sigma**2)).
@@ -290,5 +290,6 @@ def gaussian_peaks(shape: tuple[int, int], snr_min: float, psf) -> float:
     image, *slopes = images.swapaxes(0, 1) / np.linalg.norm(images[:, 0], axis=1)[:, None]
     by_x, by_y = (slope - (slope * image).sum(1)[:, None] * image for slope in slopes)
     squares = (by_x**2).sum(1) * (by_y**2).sum(1) - (by_x * by_y).sum(1) ** 2
-    density = snr_min * math.exp(-(snr_min**2) / 2) / (2 * math.pi) ** 1.5 * np.sqrt(squares).mean()
-    return float(shape[0] * shape[1] * density)
+    density = snr_min * np.exp(-(np.asarray(snr_min) ** 2) / 2) / (2 * math.pi) ** 1.5 * np.sqrt(squares).mean()
+    expected = shape[0] * shape[1] * density
+    return float(expected) if np.ndim(snr_min) == 0 else expected

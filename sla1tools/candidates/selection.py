@@ -7,7 +7,7 @@ list and evaluates it again, so that a rule is written down once, in `criteria.p
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from astropy.table import Table
@@ -141,7 +141,8 @@ class Criterion:
         All of them must hold; the first that does not is why a star is missed.
     expected : callable
         ``expected(noise, parameters)``: candidates of one frame from Gaussian noise alone, given the 1-sigma noise of
-        its residual, (ny, nx) electrons, masked where a pixel makes none; None where no formula is known.
+        its residual, (ny, nx) electrons, masked where a pixel makes none; None where no formula is known. Where the
+        parameters' first cut is an (n,) array, for each of them.
     best : str, optional
         Of leaders within 2 px of one another in one frame only the highest in this column counts; by default all do.
 
@@ -157,7 +158,7 @@ class Criterion:
     color: str
     cuts: tuple[Cut, ...]
     terms: tuple[Term, ...]
-    expected: Callable[[np.ndarray, Parameters], float | None]
+    expected: Callable[[np.ndarray, Parameters], Any]
     best: str | None = None
 
     def __post_init__(self):

@@ -14,6 +14,7 @@ import sys
 IMPORTED = (  # what a kernel imports when it starts, and the notebooks of a night; another's own imports come on top
     *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "IPython.core.completer"),
     *("sla1tools.night", "sla1tools.show.characterization", "sla1tools.show.explorer.widget"),
+    *("astropy.io.misc.yaml", "ccdproc"),
 )
 
 

@@ -39,10 +39,11 @@ MAP_PIXELS = 512  # a map is drawn with at most so many pixels a side: more only
 
 WIDTH = 5.5  # inches of a figure, whose text of 10 pt a telephone then shows at 9 px
 DPI, SHARP = 110, 2  # pixels of a page to an inch, and dots to such a pixel
+BROADEST = 1900  # dots of a figure: a page is 944 pixels wide, and shows broader ones scaled
 
 
 def png(figure: Figure) -> bytes:
-    """Render a figure for a page, at twice the density of its pixels, in the 256 colours that come nearest to its own.
+    """Render a figure for a page, at twice the density of its pixels or less, in the 256 colours nearest to its own.
 
     Notes
     -----
@@ -59,7 +60,8 @@ def png(figure: Figure) -> bytes:
 
 def width_of(image: bytes) -> int:
     """Return how many pixels of a page wide a picture of `png` is to be shown."""
-    return int.from_bytes(image[16:20], "big") // SHARP
+    picture = Image.open(io.BytesIO(image))
+    return round(picture.width * DPI / picture.info["dpi"][0])
 
 
 class Drawing(Figure):
@@ -86,7 +88,7 @@ def blank_axes(width: float, height: float, alt: str, **kwargs):
 
     `alt` says what it shows to those who cannot see it. Further arguments go to `Figure.subplots`.
     """
-    figure = Drawing(figsize=(width, height), dpi=SHARP * DPI, layout="constrained")
+    figure = Drawing(figsize=(width, height), dpi=min(SHARP * DPI, BROADEST / width), layout="constrained")
     figure.alt = alt
     axes = figure.subplots(**kwargs)
     for ax in np.atleast_1d(axes).flat:

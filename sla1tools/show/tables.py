@@ -299,8 +299,8 @@ def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:
         counts[label] = (settings, [np.count_nonzero(criterion.select(rows, cuts | {cut.name: v})) for v in settings])
     noise = candidate_noise(night.dark, parameters)
     settings = np.geomspace(low, 1.2 * max(low, getattr(parameters, cut.name)), 8)
-    expected = [criterion.expected(noise, parameters.model_copy(update={cut.name: float(v)})) for v in settings]
-    return counts, (settings, np.array(expected, float))
+    expected = criterion.expected(noise, parameters.model_copy(update={cut.name: settings}))
+    return counts, (settings, np.broadcast_to(np.array(expected, float), len(settings)))
 
 
 def tradeoff_points(night: Measurement) -> tuple[dict, dict, float | None]:
