@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sla1tools.errors import ParametersError
-from sla1tools.frames.capture import read_known_pixels
+from sla1tools.frames.known_pixels import read_known_pixels
 from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, read_yaml, to_yaml, validate
 from sla1tools.places import CHECKOUT, from_working_folder
 

@@ -13,23 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import Table
 
 from sla1tools.errors import FrameError, NightError, ParametersError, Reason
 from sla1tools.frames.codes import CODES, code_histogram, positive
-from sla1tools.frames.fits import HEADER_KEYS, Image, Stored, decode, read_bytes
-from sla1tools.frames.headers import Facts, read_facts
+from sla1tools.frames.fits import Image, Stored, decode, read_bytes
+from sla1tools.frames.headers import HEADER_KEYS, Facts, read_facts
+from sla1tools.frames.known_pixels import read_known_pixels
+from sla1tools.frames.sampling import Sample, clip_code, sample_frame
 from sla1tools.frames.sessions import is_in_part
-from sla1tools.frames.together import Sample, judge_together, sample_frame
+from sla1tools.frames.together import judge_together
 from sla1tools.parameters import Parameters, require_capture
-from sla1tools.places import MOST_NAMES, from_working_folder, missing
-from sla1tools.text import is_text, printable, read_regular
+from sla1tools.places import MOST_NAMES
+from sla1tools.text import is_text, printable
 
 LEAST_FRAMES = 3
 SATURATED_SHARE = 0.05
 FROZEN_DECIMALS = 4  # a thermometer that repeats more digits than these in every frame is not read at all
-LEAST_CLIPPED = 3  # pixels of every frame at the highest code, that are no chance
-CLIPPED_PILE = 5  # times as many as at the codes below
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ def judge_capture(parameters: Parameters) -> Capture:
     ignored = [name for name in names if name not in wanted]
     frames: list[Frame] = []
     rejected: list[Rejected] = []
-    seen: dict[str, _Seen] = {}
+    seen: dict[str, Sample] = {}
     first_with: dict[bytes, str] = {}
     present = set(names)
     for name in sorted((name for name in names if name in wanted), key=lambda name: _is_copy(name, present)):
@@ -218,7 +217,7 @@ def judge_capture(parameters: Parameters) -> Capture:
     frames = _thaw([frame for frame in frames if frame.name not in unlike])
     agreement = judge_together(
         [frame.name for frame in frames],
-        [seen[frame.name].sample for frame in frames],
+        [seen[frame.name] for frame in frames],
         [frame.temperature for frame in frames],
         parameters,
     )
@@ -227,14 +226,14 @@ def judge_capture(parameters: Parameters) -> Capture:
     rejected = sorted([*rejected, *unlike.values(), *misfits], key=lambda item: _numbers_by_value(item.name))
     frames = _note_exposure_changes(frames, rejected)
     used = [seen[frame.name] for frame in frames]
-    clipped_at = _clip_code(used, parameters.top_code)
+    clipped_at = clip_code(used, parameters.top_code)
     notes = [*_night_notes(frames), *agreement.notes]
     if clipped_at is not None:
         notes.append(f"pixels are clipped at {clipped_at:,} counts, below top_code {parameters.top_code:,}: saturated")
         parameters = parameters.model_copy(update={"top_code": clipped_at})
     histogram = np.zeros(CODES, np.int64)
     for frame in used:
-        histogram[frame.codes] += frame.pixels
+        histogram[frame.codes] += frame.numbers
     return Capture(
         parameters,
         tuple(frames),
@@ -247,38 +246,6 @@ def judge_capture(parameters: Parameters) -> Capture:
         noise=agreement.noise,
         highest=max((frame.highest for frame in used), default=CODES - 1),
     )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is kept of a frame's pixels while its night is judged.
-
-    `codes` are the used ones and `pixels` their numbers; `highest` is the highest code but for the first and last row,
-    which hold metadata, `pile` the pixels there, and `below` their mean number at the 16 used codes below.
-    """
-
-    codes: np.ndarray
-    pixels: np.ndarray
-    highest: int
-    pile: int
-    below: float
-    sample: Sample
-
-
-def _see(counts: np.ndarray, histogram: np.ndarray) -> _Seen:
-    codes = np.flatnonzero(histogram)
-    inner = histogram - code_histogram(counts[[0, -1]]) if len(counts) > 2 else histogram
-    last = np.flatnonzero(inner)[-17:]
-    below = float(inner[last[:-1]].mean()) if len(last) > 1 else np.inf
-    pile = int(inner[last[-1]])
-    return _Seen(codes, histogram[codes], int(last[-1]), pile, below, sample_frame(counts, histogram))
-
-
-def _clip_code(frames: list[_Seen], top_code: int) -> int | None:
-    """Return the code at which pixels of every frame pile up and that none exceeds, where it is below `top_code`."""
-    piled = all(frame.pile >= LEAST_CLIPPED and frame.pile > CLIPPED_PILE * frame.below for frame in frames)
-    highest = {frame.highest for frame in frames}
-    return highest.pop() if piled and len(highest) == 1 and max(highest) < top_code else None
 
 
 def _is_copy(name: str, present: set[str]) -> bool:
@@ -307,7 +274,7 @@ def readable(name: str) -> str:
 
 
 def _judge_file(
-    path: Path, parameters: Parameters, first_with: dict[bytes, str], seen: dict[str, _Seen]
+    path: Path, parameters: Parameters, first_with: dict[bytes, str], seen: dict[str, Sample]
 ) -> Frame | Rejected:
     """Judge one file by itself, and keep what was seen of a good one. The one place that catches `FrameError`."""
     sha256 = None
@@ -326,7 +293,7 @@ def _judge_file(
             error = _with_its_header(error, parameters)
         return Rejected(readable(path.name), error.reason, error.detail, sha256)
     first_with[pixels] = frame.name
-    seen[frame.name] = _see(image.counts, histogram)
+    seen[frame.name] = sample_frame(image.counts, histogram)
     return frame
 
 
@@ -403,44 +370,6 @@ def _night_notes(frames: list[Frame]) -> list[str]:
     if any("DATE-END minus" in note for note in notes):
         lines.append("a time from DATE-END alone may be off by one exposure if the program stamped the frame's start")
     return lines
-
-
-def read_known_pixels(parameters: Parameters) -> np.ndarray | None:
-    """Read the mask of pixels known to be bad: a FITS image of the frames' shape, or an ECSV list of `x` and `y`.
-
-    Returns
-    -------
-    known : (ny, nx) bool array or None
-        Bad where the image is not 0, or the pixel is listed; None where `known_pixels` is not set.
-
-    Raises
-    ------
-    ParametersError
-        If the file cannot be read, is of another shape, or lists a pixel outside the frame.
-    """
-    if parameters.known_pixels is None:
-        return None
-    path, shape = from_working_folder(parameters.known_pixels), parameters.frame_shape
-    if not os.path.lexists(path):
-        raise ParametersError(f"known_pixels: {path}: {missing(path)}")
-    try:
-        if path.suffix == ".ecsv":
-            return _listed_pixels(path, shape)
-        return decode(read_bytes(path, shape)[0], shape).counts != 0
-    except FrameError as error:
-        raise ParametersError(f"known_pixels: {path} is not a FITS mask of the frames' shape: {error.detail}") from None
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ParametersError(f"known_pixels: {path} is not an ECSV table with columns x and y: {error}") from None
-
-
-def _listed_pixels(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    listed = Table.read(read_regular(path).decode("utf-8"), format="ascii.ecsv")
-    x, y = (np.asarray(listed[name], int) for name in ("x", "y"))
-    if len(x) and (min(x.min(), y.min()) < 0 or x.max() >= shape[1] or y.max() >= shape[0]):
-        raise ParametersError(f"known_pixels: {path} lists pixels outside a frame of {shape[0]} x {shape[1]}")
-    known = np.zeros(shape, bool)
-    known[y, x] = True
-    return known
 
 
 def judged_files(capture) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ import errno
 import io
 import math
 import os
-import re
 import stat
 import warnings
 import zlib
@@ -19,17 +18,14 @@ import numpy as np
 from astropy.io import fits
 
 from sla1tools.errors import FrameError, NightError, Reason
+from sla1tools.frames.headers import read_values, with_primary
 from sla1tools.frames.tiles import unpack
 
 BLOCK = 2880
 MOST_AXES = 999  # and table columns, says the standard
 MOST_CARDS, MOST_UNITS, MOST_MEMBERS = 10_000, 1_000, 10_000  # of a header, a file, a gzip stream: more take too long
 FIRST_CARD = b"SIMPLE  ="
-UNIQUE_KEYS = ("EXPTIME", "EXPOSURE", "EXP_TIME", "CCD-TEMP", "CCDTEMP", "CAMTEMP", "GAIN")  # no two values of one
-READ_KEYS = (*UNIQUE_KEYS, "FILTER", "BUNIT", "DATE-OBS", "DATE-END", "XBINNING", "YBINNING", "BAYERPAT")
 ASK = "was the frame already subtracted or scaled?"
-SCALE_KEYS = ("OFFSET", "EGAIN", "EGAINSAV", "ADCBITS", "XPIXSZ")
-HEADER_KEYS = ("OBJECT", "IMAGETYP", "INSTRUME", *SCALE_KEYS, "SET-TEMP", "SWCREATE")
 
 
 @dataclass(frozen=True)
@@ -225,9 +221,10 @@ def _decode_first_image(contents: bytes, shape: tuple[int, int]):
     """Return header values, counts, the offset of their words in the file (None: stored otherwise) and notes."""
     part, number = _find_image(contents)
     more: list[str] = []
-    values = _values(part)
+    values = read_values(part.text, part.header)
     if number:
-        values, more = _with_primary(values, _values(_part_at(contents, 0)))
+        first = _part_at(contents, 0)
+        values, more = with_primary(values, read_values(first.text, first.header))
     try:
         counts, offset, notes = _decode_part(contents, part, number, shape)
     except FrameError as error:
@@ -374,45 +371,3 @@ def _whole_counts(pixels: np.ndarray) -> np.ndarray:
     if not np.array_equal(counts, pixels):
         raise FrameError(Reason.RANGE, f"pixels are not whole raw counts; {ASK}")
     return counts
-
-
-def _values(part: _Part) -> dict:
-    for key in UNIQUE_KEYS:
-        cards = [card for card in _cards(part.text) if card[:10] == f"{key:8}= "]
-        if len(cards) > 1 and len({str(fits.Card.fromstring(card).value) for card in cards}) > 1:
-            raise FrameError(Reason.KEYWORD, f"{key} is given {len(cards)} times, with different values")
-    return {key: _value(part, key) for key in (*READ_KEYS, *HEADER_KEYS) if key in part.header}
-
-
-def _cards(header: str) -> list[str]:
-    return [header[at : at + 80] for at in range(0, len(header), 80)]
-
-
-def _with_primary(values: dict, primary: dict) -> tuple[dict, list[str]]:
-    """Take keys that an image's own header lacks from the file's primary header."""
-    for key in UNIQUE_KEYS:
-        if key in values and primary.get(key, values[key]) != values[key]:
-            raise FrameError(Reason.KEYWORD, f"{key} is {primary[key]!r} in the primary header, then {values[key]!r}")
-    more = [] if primary.keys() <= values.keys() else ["header keys read from the primary header"]
-    return primary | values, more
-
-
-def _value(part: _Part, key: str):
-    """Return a header value as plain bool, int, float or text; None where the card has no value."""
-    try:
-        value = part.header[key]
-    except fits.VerifyError:
-        return _unruly_text(part.text, key)
-    return value.strip() if isinstance(value, str) else value if isinstance(value, bool | int | float) else None
-
-
-def _unruly_text(header: str, key: str) -> str:
-    """Return the text of a card that breaks the standard: control or non-ASCII characters, no quotes."""
-    card = next((card for card in _cards(header) if card[:8].rstrip() == key), "")
-    return card_text(card[9:].encode("latin-1").decode("utf-8", "replace"))
-
-
-def card_text(value: str) -> str:
-    """Return what stands after a card's ``=``, without quotes and comment."""
-    quoted = re.match(r"\s*'((?:[^']|'')*)'", value)
-    return (quoted[1].replace("''", "'") if quoted else value.partition("/")[0]).strip()

@@ -1,4 +1,6 @@
-"""What a frame's header says, under the names that different capture programs give it."""
+"""What a frame's header says, under the names that different capture programs give it, and despite cards that break
+the standard.
+"""
 
 import math
 import re
@@ -6,10 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from astropy.io import fits
+
 from sla1tools.errors import FrameError, Reason
 from sla1tools.parameters import Parameters
 from sla1tools.text import printable
 
+UNIQUE_KEYS = ("EXPTIME", "EXPOSURE", "EXP_TIME", "CCD-TEMP", "CCDTEMP", "CAMTEMP", "GAIN")  # no two values of one
+READ_KEYS = (*UNIQUE_KEYS, "FILTER", "BUNIT", "DATE-OBS", "DATE-END", "XBINNING", "YBINNING", "BAYERPAT")
+SCALE_KEYS = ("OFFSET", "EGAIN", "EGAINSAV", "ADCBITS", "XPIXSZ")
+HEADER_KEYS = ("OBJECT", "IMAGETYP", "INSTRUME", *SCALE_KEYS, "SET-TEMP", "SWCREATE")
 COUNT_UNITS = ("", "adu", "count", "counts", "ct", "dn")
 EXPOSURE_NAMES = ("EXPTIME", "EXPOSURE", "EXP_TIME")
 TEMPERATURE_NAMES = ("CCD-TEMP", "CCDTEMP", "CAMTEMP")
@@ -181,3 +189,59 @@ JUDGES = {
     "unit": _judge_unit,
     "temperature": chip_temperature,
 }
+
+
+def read_values(text: str, header: fits.Header) -> dict:
+    """Return the values that are read of a header, as plain bool, int, float, text or None, by their keys.
+
+    Parameters
+    ----------
+    text : str
+        The header's cards, 80 characters each.
+    header : Header
+        The same, parsed.
+
+    Raises
+    ------
+    FrameError
+        `keyword`, where one of a kind is given twice with different values.
+    """
+    for key in UNIQUE_KEYS:
+        cards = [card for card in _cards(text) if card[:10] == f"{key:8}= "]
+        if len(cards) > 1 and len({str(fits.Card.fromstring(card).value) for card in cards}) > 1:
+            raise FrameError(Reason.KEYWORD, f"{key} is given {len(cards)} times, with different values")
+    return {key: _value(text, header, key) for key in (*READ_KEYS, *HEADER_KEYS) if key in header}
+
+
+def _cards(header: str) -> list[str]:
+    return [header[at : at + 80] for at in range(0, len(header), 80)]
+
+
+def with_primary(values: dict, primary: dict) -> tuple[dict, list[str]]:
+    """Take keys that an image's own header lacks from the file's primary header."""
+    for key in UNIQUE_KEYS:
+        if key in values and primary.get(key, values[key]) != values[key]:
+            raise FrameError(Reason.KEYWORD, f"{key} is {primary[key]!r} in the primary header, then {values[key]!r}")
+    more = [] if primary.keys() <= values.keys() else ["header keys read from the primary header"]
+    return primary | values, more
+
+
+def _value(text: str, header: fits.Header, key: str):
+    """Return a header value as plain bool, int, float or text; None where the card has no value."""
+    try:
+        value = header[key]
+    except fits.VerifyError:
+        return _unruly_text(text, key)
+    return value.strip() if isinstance(value, str) else value if isinstance(value, bool | int | float) else None
+
+
+def _unruly_text(header: str, key: str) -> str:
+    """Return the text of a card that breaks the standard: control or non-ASCII characters, no quotes."""
+    card = next((card for card in _cards(header) if card[:8].rstrip() == key), "")
+    return card_text(card[9:].encode("latin-1").decode("utf-8", "replace"))
+
+
+def card_text(value: str) -> str:
+    """Return what stands after a card's ``=``, without quotes and comment."""
+    quoted = re.match(r"\s*'((?:[^']|'')*)'", value)
+    return (quoted[1].replace("''", "'") if quoted else value.partition("/")[0]).strip()

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sla1tools.errors import FrameError
-from sla1tools.frames.fits import card_text
-from sla1tools.frames.headers import EXPOSURE_NAMES, SET_POINT, TEMPERATURE_NAMES, chip_temperature
+from sla1tools.frames.headers import EXPOSURE_NAMES, SET_POINT, TEMPERATURE_NAMES, card_text, chip_temperature
 from sla1tools.parameters import COLDEST, NIGHT_KEYS, WARMEST, Parameters, validate
 from sla1tools.published import MANIFEST
 from sla1tools.text import printable

@@ -7,20 +7,18 @@ that change noise or candidates by some 5 %; a frame's statistical errors are fa
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
 from itertools import product
 
 import numpy as np
 
 from sla1tools.errors import Reason
+from sla1tools.frames.sampling import Sample, sampled_places
 from sla1tools.parameters import Parameters
 
 LEAST_AGREEING = 3
 FEW = 5  # frames, of which none is left out unless three agree
-SAMPLED = 32_768  # pixels of a frame that are compared
-LINE_SAMPLED = 64  # pixels of every row and column
 REFERENCES = 9  # frames that all are compared with, at most
 LEVEL_LIMIT = 3.0  # of a pixel's noise in one frame
 LEVEL_NOTED = 0.5
@@ -31,39 +29,13 @@ SCALE_LIMIT = 0.07
 SCALE_ERRORS = 5.0
 SCALE_WORST_ERROR = 0.06
 IN_PLACE = 0.3  # hot pixels below this share are somewhere else
-CANDIDATE_SHARE, MOST_CANDIDATES = 1 / 64, 16_384  # brightest pixels of a frame, among which hot ones are looked for
-MOST_HOT, COMPARED_HOT, LEAST_HOT = 4096, 512, 10
+COMPARED_HOT, LEAST_HOT = 512, 10
 HOT_SIGMA = 10.0
 GARBAGE_SIGMA = 5.0
 GARBAGE_SHARE = 0.25
 LEAST_IN_LINE = 16
 METADATA_REACH = 32  # pixels at either end of the first and last row, where cameras write what is no picture
 EIGHT_BIT, DEEPER = 256, 300  # codes below one while the others' median is above the other
-LEAST_FOR_STEP = 1024  # pixels: fewer have a common step by chance
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is kept of a frame's pixels to compare it with others, 0.6 MB for 2048 x 2048.
-
-    Attributes
-    ----------
-    pixels : (n,) uint16 array
-        At random places, the same in every frame; none in the first and last row, where cameras write metadata.
-    in_rows, in_columns : (ny, m) and (nx, m) uint16 arrays
-        Pixels of every row and every column, at the same places in every frame.
-    hot, excess : (h,) int64 and float32 arrays
-        Flat indices, rising, of pixels that stand out, and by how many counts over the median of four pixels two away.
-    step : int
-        Greatest common step of the codes; 0 where too few codes tell.
-    """
-
-    pixels: np.ndarray = field(repr=False)
-    in_rows: np.ndarray = field(repr=False)
-    in_columns: np.ndarray = field(repr=False)
-    hot: np.ndarray = field(repr=False)
-    excess: np.ndarray = field(repr=False)
-    step: int
 
 
 @dataclass(frozen=True)
@@ -86,57 +58,6 @@ class Agreement:
     notes: list[str]
     doubts: list[str]
     noise: float = math.nan
-
-
-def sample_frame(counts: np.ndarray, histogram: np.ndarray) -> Sample:
-    """Take from a frame what `judge_together` compares.
-
-    Parameters
-    ----------
-    counts : (ny, nx) uint16 array
-        Raw counts; not changed.
-    histogram : (65536,) integer array
-        Pixels of the frame at each code.
-    """
-    places, rows, columns = _sampled_places(counts.shape)
-    pixels = counts.ravel()[places]
-    hot, excess = _standing_out(counts, histogram)
-    return Sample(pixels, counts.take(columns, axis=1), counts[rows].T.copy(), hot, excess, _step(pixels))
-
-
-@cache
-def _sampled_places(shape: tuple[int, int]):
-    ny, nx = shape
-    rng = np.random.default_rng(0)
-    first, last = (nx, (ny - 1) * nx) if ny > 2 else (0, ny * nx)
-    places = np.arange(first, last) if last - first <= SAMPLED else np.sort(rng.integers(first, last, SAMPLED))
-    rows, columns = (np.sort(rng.permutation(size)[:LINE_SAMPLED]) for size in shape)
-    return places, rows, columns
-
-
-def _standing_out(counts, histogram):
-    """Indices and excesses of the highest pixels among the brightest, those at the frame's highest code left out."""
-    (ny, nx), pixels = counts.shape, counts.ravel()
-    highest = int(np.flatnonzero(histogram)[-1])
-    most = min(CANDIDATE_SHARE * counts.size, MOST_CANDIDATES)  # above the code sought, those at the highest apart
-    code = int(np.searchsorted(np.cumsum(histogram), counts.size - histogram[highest] - most))
-    bright = np.flatnonzero(pixels > code)
-    y, x = np.divmod(bright, nx)
-    bright = bright[(pixels[bright] < highest) & (y >= 2) & (y < ny - 2) & (x >= 2) & (x < nx - 2)]
-    around = pixels[bright + np.array([[-2], [2], [-2 * nx], [2 * nx]])].astype(np.float32)
-    excess = pixels[bright] - (around.sum(axis=0) - around.max(axis=0) - around.min(axis=0)) / 2
-    least = np.partition(excess, -MOST_HOT)[-MOST_HOT] if len(excess) > MOST_HOT else 0
-    best = (excess > 0) & (excess >= least)
-    return bright[best], excess[best].astype(np.float32)
-
-
-def _step(pixels) -> int:
-    """Greatest common step of the codes between the central 98 % of the pixels; metadata or a rail may be off it."""
-    if len(pixels) < LEAST_FOR_STEP:
-        return 0
-    low, high = np.percentile(pixels, [1, 99], method="nearest")
-    used = np.flatnonzero(np.bincount(pixels[(pixels >= low) & (pixels <= high)]))
-    return int(np.gcd.reduce(np.diff(used))) if len(used) > 1 else 0
 
 
 def judge_together(
@@ -309,7 +230,7 @@ class _States:
         if scale < IN_PLACE and (move := against.where_hot(self.samples[k], self.shape)):
             return Reason.GEOMETRY, f"{move}: so its hot pixels are the group's, in place they are at {scale:.2f}"
         if abs(level) > level_limit:
-            text = f"level {level:+.1f} sigma of a frame from the group's {median:.0f} counts (limit {level_limit:.3g})"
+            text = f"{level:+.1f} sigma of a frame from the group's {median:.0f} counts (limit {level_limit:.3g})"
             cure = "" if self.level_correction else "; level_correction would take it off"
             return Reason.LEVEL, text + (f", and {hot}" if scale_out else cure)
         if abs(math.log(noise)) > against.noise_limit:
@@ -424,7 +345,7 @@ def _garbage_lines(samples, used, against, parameters) -> dict[int, tuple[Reason
     five = _evenly(used, 5)
     offset = (against.level * against.unit).astype(np.float32)
     for word, name, axis in (("rows", "in_rows", 0), ("columns", "in_columns", 1)):
-        across = _sampled_places(parameters.frame_shape)[2 - axis]
+        across = sampled_places(parameters.frame_shape)[2 - axis]
         if len(across) < LEAST_IN_LINE:
             continue
         lines = {k: getattr(samples[k], name) for k in used}

@@ -12,7 +12,8 @@ from typing import Any
 from sla1tools.candidates.psf import psf_of
 from sla1tools.darks.model import characterize
 from sla1tools.errors import NightError, ParametersError, Sla1Error
-from sla1tools.frames.capture import judge_capture, judged_files, read_known_pixels
+from sla1tools.frames.capture import judge_capture, judged_files
+from sla1tools.frames.known_pixels import read_known_pixels
 from sla1tools.measure import measure_night
 from sla1tools.nights.pooling import identity
 from sla1tools.parameters import Parameters, require_capture

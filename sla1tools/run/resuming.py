@@ -12,8 +12,9 @@ from sla1tools import __version__
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.darks.classes import PixelClass
 from sla1tools.errors import FrameError, Sla1Error
-from sla1tools.frames.capture import read_known_pixels, readable
+from sla1tools.frames.capture import readable
 from sla1tools.frames.fits import read_bytes, read_plane
+from sla1tools.frames.known_pixels import read_known_pixels
 from sla1tools.measure import Measurement, depends_on, selected_again
 from sla1tools.night.reading import read_published
 from sla1tools.parameters import Parameters

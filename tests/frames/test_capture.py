@@ -15,8 +15,9 @@ from conftest import SHARED
 from small_nights import parameters_of, with_parameters, write_small_night
 
 from sla1tools.errors import FrameError, NightError, ParametersError, Reason
-from sla1tools.frames.capture import judge_capture, read_known_pixels
+from sla1tools.frames.capture import judge_capture
 from sla1tools.frames.fits import decode
+from sla1tools.frames.known_pixels import read_known_pixels
 
 SHAPE = (48, 64)
 HEADERS = SHARED / "data" / "headers"

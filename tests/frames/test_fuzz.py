@@ -18,7 +18,8 @@ from small_nights import parameters_of
 from sla1tools.errors import FrameError, Reason
 from sla1tools.frames import tiles
 from sla1tools.frames.capture import judge_capture
-from sla1tools.frames.fits import HEADER_KEYS, READ_KEYS, decode
+from sla1tools.frames.fits import decode
+from sla1tools.frames.headers import HEADER_KEYS, READ_KEYS
 
 SHAPE = (24, 20)
 MOST_MEMORY = 80e6  # bytes; an unpacked file may have 17 MB at this shape

@@ -12,7 +12,8 @@ from small_nights import parameters_of
 from sla1tools.errors import NightError
 from sla1tools.frames.capture import judge_capture
 from sla1tools.frames.codes import code_histogram
-from sla1tools.frames.together import judge_together, sample_frame
+from sla1tools.frames.sampling import sample_frame
+from sla1tools.frames.together import judge_together
 from sla1tools.parameters import Parameters
 
 SHAPE = (256, 320)

@@ -20,7 +20,7 @@ from made_up_nights import SHAPE, fail, night_keys, publish, publish_many
 from made_up_seasons import Nights
 
 from sla1tools.errors import ParametersError
-from sla1tools.frames.capture import read_known_pixels
+from sla1tools.frames.known_pixels import read_known_pixels
 from sla1tools.nights.recurrence import PixelHistory, candidate_pixels, follow_pixels, recurrent_pixels
 from sla1tools.nights.trends import LEAST_NIGHTS, METRICS, WINDOW, control_limits, read_nights
 from sla1tools.parameters import Parameters

@@ -17,7 +17,7 @@ from small_nights import parameters_of
 
 from sla1tools import __version__
 from sla1tools.frames.capture import readable
-from sla1tools.frames.fits import HEADER_KEYS, READ_KEYS
+from sla1tools.frames.headers import HEADER_KEYS, READ_KEYS
 from sla1tools.parameters import to_yaml
 from sla1tools.published import LOCKS, MARK, PAGES, night_path
 from sla1tools.run.products import LEADER_COLUMNS
