@@ -69,6 +69,7 @@ def assert_same(night, measured):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_other_cuts_of_a_measured_night_are_those_of_another_measuring(measured, parameters, changes):
     before = measured.trials.copy()
     again = selected_again(measured, parameters.model_copy(update=changes))
@@ -218,6 +219,7 @@ def test_a_published_night_is_the_night_that_was_measured(without_frames):
     assert np.abs(np.sqrt(opened.dark.variance) - spread).max() < np.median(spread) / 15
 
 
+@pytest.mark.slow
 def test_every_selection_on_a_published_night_is_that_on_the_measured_one(without_frames):
     measured, opened = without_frames
     np.testing.assert_array_equal(opened.counts, measured.counts)

@@ -68,6 +68,7 @@ def test_two_settings_take_one_measuring(tmp_path, parameters, measured):
 @pytest.mark.parametrize(
     "changes", [{"injections": 61}, {"threshold": 60.0}, {"neighbors": 8}, {"reference": "all"}], ids=str
 )
+@pytest.mark.slow
 def test_what_measuring_depends_on_is_measured(parameters, measured, changes):
     open_night(parameters)
     other = parameters.model_copy(update=changes)
@@ -91,6 +92,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("change", FILES.values(), ids=FILES)
+@pytest.mark.slow
 def test_other_files_are_measured(parameters, measured, change):
     open_night(parameters)
     change(parameters.capture_directory)
@@ -112,6 +114,7 @@ def test_a_psf_of_the_same_name_and_other_contents_is_measured(tmp_path, paramet
 
 
 @pytest.mark.parametrize("damage", ["byte", "index", "pickle", "half"])
+@pytest.mark.slow
 def test_a_damaged_entry_is_measured_again_and_replaced(tmp_path, parameters, measured, damage):
     open_night(parameters)
     (place,) = entries(tmp_path)

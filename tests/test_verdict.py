@@ -289,6 +289,7 @@ def with_levels(directory, simulated, electrons, **changes):
     return measure_night(parameters)
 
 
+@pytest.mark.slow
 def test_frames_at_two_levels_within_the_limits_degrade_the_night_by_their_completeness(tmp_path, alike):
     """Levels 1.2 sigma apart are kept; the same threshold then cuts at two depths, and the interval says so."""
     uneven = with_levels(tmp_path / "uneven", alike, [0, 45] * 4)
@@ -302,6 +303,7 @@ def test_frames_at_two_levels_within_the_limits_degrade_the_night_by_their_compl
     assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
 
 
+@pytest.mark.slow
 def test_stars_in_frames_alike_are_found_alike(tmp_path, alike):
     """Twelve draws of stars into a sound night: none is doubted, and chances below 0.05 are rare."""
     night, chances = with_levels(tmp_path, alike, [0] * 8, injections=0), []

@@ -81,6 +81,7 @@ def one_row(**changes):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3), st.sampled_from([6.0, 7.0, 8.0, 9.0])), max_size=12))
+@pytest.mark.slow
 def test_a_crowd_of_good_rows_is_thinned_greedily(places):
     listed = [GOOD | {"x": x, "y": y, "snr": snr} for x, y, snr in places]
     assert np.flatnonzero(psf_chi2(as_table(listed), 6.0, 1e-3)).tolist() == slow_psf_chi2(listed, 6.0, 1e-3)

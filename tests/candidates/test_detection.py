@@ -177,6 +177,7 @@ def test_floors_are_in_units_of_the_nights_noise(tmp_path):
     assert detect_night(with_parameters(night, threshold=20.0), measured.dark)[2].peak == 20.0
 
 
+@pytest.mark.slow
 def test_too_many_rows_raise_the_floors_aloud_and_lose_nothing_above_the_cuts(defective, monkeypatch):
     night = with_parameters(defective, injections=0)
     usual = measure_night(night.parameters)
@@ -206,6 +207,7 @@ def test_too_many_rows_raise_the_floors_aloud_and_lose_nothing_above_the_cuts(de
 
 
 @pytest.mark.parametrize("limit", ["MOST_IN_FRAME", "MOST_KEPT"])
+@pytest.mark.slow
 def test_more_leaders_than_can_be_measured_are_counted_and_the_highest_kept(defective, monkeypatch, limit):
     """At thresholds of half a sigma noise alone leads at every fifth pixel."""
     night = with_parameters(defective, injections=50, threshold=20.0)

@@ -474,6 +474,7 @@ def test_what_else_passes_for_a_star():
     assert (rates == again).all()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_stamps():
     stamps = np.random.default_rng(23).normal(0, 40, (20000, 5, 5)).astype(np.float32)
     noise, valid = np.full(stamps.shape, np.float32(40)), np.ones(stamps.shape, bool)

@@ -36,6 +36,7 @@ def test_the_measured_image_is_that_of_the_stars(measured):
     assert np.abs(gaussian - true).max() > 0.05 * true.max()
 
 
+@pytest.mark.slow
 def test_stars_of_another_frame_are_as_likely_as_they_should_be(measured):
     frame, places, _ = star_frame(seed=3)
     x, y = np.rint(places).astype(int).T
@@ -48,6 +49,7 @@ def test_stars_of_another_frame_are_as_likely_as_they_should_be(measured):
     assert shares["Gaussian"] < 0.5, "10,000 to 150,000 e- show that they are no Gaussians"
 
 
+@pytest.mark.slow
 def test_held_out_fit_and_elongation(measured):
     assert 0.6 < measured.chi2_per_dof < 1.1, "errors and light that are forgiven lower it"
     assert elongation(measured.psf) == pytest.approx(1.07, abs=0.05)
@@ -102,6 +104,7 @@ def test_frames_that_cannot_show_it_are_refused_with_what_to_do(changes, message
         measure_psf([star_frame(**changes)[0]], 2.0)
 
 
+@pytest.mark.slow
 def test_the_file_gives_the_same_image_and_its_errors_can_be_overridden(measured, tmp_path):
     path = tmp_path / "psf.json"
     path.write_text(json.dumps(measured.as_json() | {"sources": []}), encoding="utf-8")

@@ -465,6 +465,7 @@ def test_limits_of_a_season_are_poissons_where_its_nights_could_not_be_more_alik
 
 
 @pytest.mark.parametrize(("nights", "rate"), [(6, 0.02), (20, 0.05), (20, 1.0), (250, 0.02)])
+@pytest.mark.slow
 def test_nights_that_are_alike_are_seldom_said_to_differ(nights, rate):
     counts, frames = drawn_seasons(np.random.default_rng(nights), rate, 1, nights, 400)
     chance = [season_rate(c, f).dispersion_p for c, f in zip(counts, frames, strict=True)]

@@ -163,6 +163,7 @@ def test_pairs_of_the_simulated_camera_are_recovered(pairs, words):
 
 @pytest.mark.parametrize("reference", ["leave_one_out", "all"])
 @pytest.mark.parametrize("method", ["median", "average"])
+@pytest.mark.slow
 def test_candidates_on_telegraph_pixels_are_as_many_as_predicted(reference, method):
     """At cuts that noise beside the pixel passes often: 2 of the 4 neighbours switch, too."""
     cuts = {"threshold": 120.0, "ratio": 0.02, "reference": reference, "combination_method": method}

@@ -358,6 +358,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("key", ["OBJECT", "INSTRUME"])
+@pytest.mark.slow
 def test_hostile_header_text_is_kept_as_text(night_of, name, key):
     value, expected = HOSTILE[name]
     parameters = night_of()
@@ -370,6 +371,7 @@ def test_hostile_header_text_is_kept_as_text(night_of, name, key):
 
 @pytest.mark.parametrize("key", ["EXPTIME", "GAIN", "CCD-TEMP", "DATE-OBS", "DATE-END", "XBINNING", "EGAIN"])
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.slow
 def test_hostile_text_in_cards_that_are_read(night_of, name, key):
     parameters = night_of()
     raw_card(key, HOSTILE[name][0])(parameters.capture_directory / SPOILED)

@@ -71,6 +71,7 @@ def measured(records, tmp_path):
 @pytest.mark.parametrize(
     ("states", "doubling"), [(LADDER, None), (COOLING, DOUBLING), (BOTH, DOUBLING), (COOLING, 7.5)]
 )
+@pytest.mark.slow
 def test_numbers_are_the_chips_and_their_intervals_cover(publish, tmp_path, states, doubling):
     """Twelve chips: dark current within 2 %, doubling temperature within 5 %."""
     truth = {"pedestal": PEDESTAL, "gain": GAIN}

@@ -97,6 +97,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.slow
 def test_a_damaged_list_leaves_its_night_out_of_the_gallery_and_is_named(tmp_path, kind):
     counts = Nights(Parameters(**OWN))
     for number in range(2):
@@ -124,6 +125,7 @@ def test_the_page_counts_what_python_counts_and_filters_by_night(season, offline
     assert (watched.requests, watched.complaints) == ([], [])
 
 
+@pytest.mark.slow
 def test_fifty_thousand_rows_of_a_thousand_nights_fit_into_ten_megabytes(tmp_path):
     from sla1tools.show.season_page import gallery_text
 

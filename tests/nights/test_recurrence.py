@@ -74,6 +74,7 @@ def test_pixels_that_go_on_stay_and_pixels_that_heal_leave(share, healed_within)
     assert off[1] > 0.9
 
 
+@pytest.mark.slow
 def test_a_silent_pixel_leaves_the_mask_and_comes_back(tmp_path):
     for number in range(2):
         publish(tmp_path, number, candidates=[(5, 6)])

@@ -175,6 +175,7 @@ SIGNED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.slow
 def test_a_damaged_grid_leaves_its_night_out_and_is_named(tmp_path, kind):
     publish_season(tmp_path, [1.0] * 3)
     folder = tmp_path / "2024-01-02/03_38_48/Dark30s"
@@ -257,6 +258,7 @@ def test_two_nights_do_not_tell_how_nights_differ(tmp_path):
     assert own.lacking == "every other one of 2 nights cannot show a budget of 0.5 false alarms a frame kept"
 
 
+@pytest.mark.slow
 def test_a_gap_of_a_year_is_named_and_nights_on_both_sides_count(tmp_path):
     publish_season(tmp_path, [1.0] * 2)
     publish_season(tmp_path, [1.0] * 2, start=400)
@@ -280,6 +282,7 @@ def test_season_json_has_the_keys_that_others_read(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_seasons_setting_is_adopted_or_the_reason_is_given(tmp_path, monkeypatch):
     monkeypatch.setenv("SLA1_HOME", str(tmp_path))
     outputs = tmp_path / "outputs"

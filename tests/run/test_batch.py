@@ -200,6 +200,7 @@ def test_other_cuts_of_a_published_night_are_a_selection(job, tmp_path, measured
     assert run_one(other).verdict == "current"
 
 
+@pytest.mark.slow
 def test_what_is_handed_to_notebooks_of_a_selection_has_its_frames(job, measured_again, monkeypatch):
     run_one(job)
     handed = []
@@ -232,6 +233,7 @@ def test_what_is_handed_to_notebooks_of_a_selection_has_its_frames(job, measured
     ],
     ids=["what measuring depends on", "a deeper floor", "a frame less", "a changed product", "the same run"],
 )
+@pytest.mark.slow
 def test_anything_else_is_measured(job, measured_again, change):
     run_one(job)
     again = replace(change(job), force=True, since="2999")
@@ -747,6 +749,7 @@ def test_a_worker_that_does_not_see_the_outputs_is_refused(tmp_path):
         workers.refuse_unfit(Client(lambda *_: lost), tmp_path, sign)
 
 
+@pytest.mark.slow
 def test_nobody_without_the_credentials_reaches_our_own_workers():
     """A scheduler runs what it is sent, as the user who started it: it must not listen to another user's client."""
 

@@ -93,6 +93,7 @@ def test_outputs_among_the_raw_files_are_refused(night, tmp_path, inside, link, 
     assert sources(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_outputs_beside_the_raw_files_leave_them_alone(night, tmp_path):
     before = sources(tmp_path / "sessions")
     outputs = tmp_path / "sessions" / "outputs"

@@ -13,6 +13,8 @@ from sla1tools.run.workers import CURRENT, Job, run_one
 from sla1tools.simulate.night import simulate_night
 from sla1tools.text import moment
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (128, 160)
 STATES = ((0, -20), (10, -20), (30, -20), (60, -20))
 COOLING = (-25, -20, -15)

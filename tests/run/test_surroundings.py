@@ -54,10 +54,11 @@ def test_check_works_wherever_it_is_begun(folder, script, said):
         ("simulate other/2024-05-09/1/Dark --frames 3 --shape 48 56", "other/2024-05-09/1/Dark/00003.fits"),
         ("params sessions/*/*/* --to own.yaml", "own.yaml"),
         ("trends --outputs outputs", "outputs/index.html"),
-        pytest.param("run night.yaml --outputs outputs", "outputs/*/*/*/index.html", marks=pytest.mark.slow),
-        pytest.param("batch night.yaml --outputs outputs", "outputs/*/*/*/index.html", marks=pytest.mark.slow),
+        ("run night.yaml --outputs outputs", "outputs/*/*/*/index.html"),
+        ("batch night.yaml --outputs outputs", "outputs/*/*/*/index.html"),
     ],
 )
+@pytest.mark.slow
 def test_every_command_works_optimized_and_without_streams(folder, command, made):
     (folder / "outputs").mkdir()
     run = in_shell(f"PYTHONOPTIMIZE=2 $SLA1 {command} <&- >&- 2>&-", cwd=folder)
@@ -70,6 +71,7 @@ def test_every_command_works_optimized_and_without_streams(folder, command, made
     ("command", "status", "said"),
     [("forget 2024-05-08/03_38_48/Dark30s", 1, "Aborted!"), ("psf no.fits -f night.yaml", 3, "no.fits: cannot")],
 )
+@pytest.mark.slow
 def test_what_cannot_be_done_is_told_without_an_open_stdin(folder, command, status, said):
     run = in_shell(f"PYTHONOPTIMIZE=2 $SLA1 {command} <&- >&-", cwd=folder)
     assert run.returncode == status

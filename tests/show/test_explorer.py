@@ -697,6 +697,7 @@ def test_sliders_setting_becomes_parameters(leaders, injections):
     )
 
 
+@pytest.mark.slow
 def test_tables_are_left_alone(leaders, injections):
     tables = leaders, injections.trials, injections.leaders
     before = [table.copy() for table in tables]

@@ -108,6 +108,7 @@ def some_figures():
     yield curves.tradeoff(grid, 10, {"psf_chi2": (900.0, 0.1)}, {"psf_chi2": (800.0, 0.2)})
 
 
+@pytest.mark.slow
 def test_few_colours_show_what_all_of_them_do():
     """Gradients, colour bars, thin lines and letters: no pixel is off by what an eye could see beside another."""
     every = [figure for figure in some_figures() if "Maps" in figure.alt or "False alarms" in figure.alt]

@@ -42,6 +42,7 @@ def second(tmp_path_factory):
     return sorted(parameters.capture_directory.glob("*.fits"))
 
 
+@pytest.mark.slow
 def test_darks_of_a_second_night_give_flashes_at_the_expected_rate(night, second):
     """In every bin of S/N within counting error of both nights; many more or fewer if the sky's ring were not in it."""
     night, _ = night
@@ -196,6 +197,7 @@ def test_real_hits_in_real_star_frames_are_camera_like(real_night):
     assert camera_like >= 0.97 * total
 
 
+@pytest.mark.slow
 def test_flashes_are_found_at_the_expected_rate(night, second):
     """Of the second night's frames: each leader of S/N 5 is in one frame alone, or is a pixel that comes again."""
     night, _ = night

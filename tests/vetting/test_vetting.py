@@ -276,6 +276,7 @@ def test_what_is_no_table_of_flashes_is_refused(tmp_path, text, message):
         read_flashes(tmp_path / "g.csv")
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_take_seconds(night, quiet):
     import time
 
