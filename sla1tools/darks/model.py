@@ -197,6 +197,15 @@ def characterize(capture, step: int = 1) -> DarkModel:
     return DarkModel(parameters.scale, reference, statistics.mean, statistics.variance, prior, model, classes)
 
 
+def combine_again(capture, dark: DarkModel) -> DarkModel:
+    """Give a published model the exact statistics of its frames; noise model and classes are taken over."""
+    statistics, reference, level = _combine(capture)
+    own = dark.noise_model
+    return DarkModel(
+        dark.scale, reference, statistics.mean, statistics.variance, own.variance(level), own, dark.classes
+    )
+
+
 def _combine(capture) -> tuple[PixelStatistics, DarkReference, np.ndarray]:
     """Combine the frames band by band; the level is their median, in whole counts.
 

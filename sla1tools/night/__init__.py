@@ -12,15 +12,13 @@ from astropy.table import Table
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
 from sla1tools.candidates.psf import psf_of
-from sla1tools.darks.model import characterize
 from sla1tools.errors import NightError, ParametersError
-from sla1tools.frames.capture import judge_capture
 from sla1tools.injections.injection import inject
 from sla1tools.measure import Measurement, measure_night, selected_again
 from sla1tools.night import cache
-from sla1tools.night.reading import read_published
+from sla1tools.night.reading import read_published, with_raw_frames
 from sla1tools.parameters import Parameters, read_parameters, validate
-from sla1tools.places import MOST_NAMES, from_working_folder
+from sla1tools.places import from_working_folder
 from sla1tools.published import MANIFEST, read_manifest
 from sla1tools.published.formats import ARCHIVE, stored
 from sla1tools.simulate.night import ensure_demo_night
@@ -141,7 +139,7 @@ class Night(Measurement):
 class PublishedNight(Night):
     """A night opened from its published folder: the same tables and numbers, without its raw frames.
 
-    `dark.mean` and `dark.variance` are rounded. Raw frames are asked for, and judged and combined again, by
+    `dark.mean` and `dark.variance` are rounded. Raw frames are asked for, and combined again, by
     `residual`, `inject`, `histories`, `history` and `surroundings` alone; `NightError` says which are gone or changed.
     """
 
@@ -150,20 +148,11 @@ class PublishedNight(Night):
     @cached_property
     def with_frames(self) -> Night:
         """The night with its raw frames and what only they tell."""
-        parameters = _published_parameters(self.folder)
-        then = {frame.name: frame.sha256 for frame in self.capture.frames}
-        directory = parameters.capture_directory
-        gone = [frame.name for frame in self.capture.frames if not (directory / frame.path.name).is_file()]
-        if gone:
-            names = ", ".join(gone[:MOST_NAMES]) + ", …" * (len(gone) > MOST_NAMES)
-            raise NightError(f"{self.folder}: this takes the raw frames; gone from {directory} are {names}")
-        capture = judge_capture(parameters)
-        if then != {frame.name: frame.sha256 for frame in capture.frames}:
-            raise NightError(
-                f"{self.folder}: made from other raw frames than are in {directory} now; "
-                "to measure these, open the capture folder"
-            )
-        return Night(**_parts(self) | {"capture": capture, "dark": characterize(capture, self.audit.step)})
+        try:
+            whole = with_raw_frames(self, _published_parameters(self.folder).capture_directory)
+        except NightError as error:
+            raise NightError(f"{self.folder}: {error}") from None
+        return Night(**_parts(whole))
 
     @cached_property
     def has_frames(self) -> bool:

@@ -9,11 +9,12 @@ from astropy.table import MaskedColumn, Table
 
 from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, UNITS
 from sla1tools.candidates.leaders import STAMP_SIZE
-from sla1tools.darks.model import PublishedDark
-from sla1tools.errors import NightError
+from sla1tools.darks.model import PublishedDark, combine_again
+from sla1tools.errors import FrameError, NightError
 from sla1tools.frames.capture import Capture
 from sla1tools.frames.fits import plane_of, read_bytes
 from sla1tools.measure import Measurement
+from sla1tools.places import MOST_NAMES
 from sla1tools.published import read_manifest, sha256_of
 from sla1tools.published.formats import ARCHIVE, DAMAGE, STAMPS, Stamps, from_half, read_archive, read_table
 
@@ -56,6 +57,28 @@ def read_published(folder: Path) -> Measurement:
         return Measurement(**ours)
     except DAMAGE as error:
         raise NightError(f"{folder}: {REFUSED}: {error}") from None
+
+
+def with_raw_frames(night: Measurement, directory: Path) -> Measurement:
+    """Give a published night the raw frames that it was measured from, and what only they tell.
+
+    Raises
+    ------
+    NightError
+        Where one is gone from the folder, or is another file now.
+    """
+    capture = night.capture
+    gone = [frame.name for frame in capture.frames if not (directory / frame.path.name).is_file()]
+    if gone:
+        names = ", ".join(gone[:MOST_NAMES]) + ", …" * (len(gone) > MOST_NAMES)
+        raise NightError(f"this takes the raw frames; gone from {directory} are {names}")
+    try:
+        capture = replace(capture, frames=tuple(frame.found_in(directory) for frame in capture.frames))
+    except FrameError:
+        raise NightError(
+            f"made from other raw frames than are in {directory} now; to measure these, open the capture folder"
+        ) from None
+    return replace(night, capture=capture, dark=combine_again(capture, night.dark))
 
 
 def _read_rows(path: Path, capture: Capture, names: Iterable[str]) -> Table:

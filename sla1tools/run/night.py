@@ -5,16 +5,16 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sla1tools.candidates.psf import psf_of
-from sla1tools.darks.model import characterize
 from sla1tools.errors import NightError, ParametersError, Sla1Error
 from sla1tools.frames.capture import judge_capture, judged_files
 from sla1tools.frames.known_pixels import read_known_pixels
 from sla1tools.measure import measure_night
+from sla1tools.night.reading import with_raw_frames
 from sla1tools.nights.pooling import identity
 from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import own_or_shipped
@@ -161,9 +161,8 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
         measurement = measured_before(parameters, claimed.outputs, notebooks=bool(run.opened))
         published = claimed.outputs / claimed.night if measurement else None
         if measurement and run.opened:  # notebooks ask the frames
-            capture = judge_capture(parameters)
+            measurement = with_raw_frames(measurement, parameters.capture_directory)
             step("frames judged")
-            measurement = replace(measurement, capture=capture, dark=characterize(capture, measurement.audit.step))
         measurement = measurement or measure_night(parameters, step)
         capture = measurement.capture
         star = psf_of(parameters)
