@@ -241,6 +241,16 @@ def test_every_selection_on_a_published_night_is_that_on_the_measured_one(withou
         assert ours == theirs
 
 
+def test_a_published_night_opens_at_other_cuts_without_its_frames(without_frames):
+    measured, opened = without_frames
+    cuts = {"criterion": "psf_chi2", "snr_min": 5.0, "threshold": 180.0}
+    again = open_night(opened.folder, **cuts)
+    assert again.parameters.model_dump() == opened.parameters.model_dump() | cuts
+    assert_same(again, selected_again(measured, measured.parameters.model_copy(update=cuts)))
+    with pytest.raises(ParametersError, match="there is no"):
+        open_night(opened.folder, injections=50)  # a deeper floor, or other stars, are in the frames alone
+
+
 def test_a_frame_from_outside_is_judged_by_a_published_night_as_by_its_frames(without_frames):
     measured, opened = without_frames
     counts = np.random.default_rng(5).integers(14000, 16000, SHAPE).astype(np.uint16)

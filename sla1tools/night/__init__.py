@@ -14,7 +14,7 @@ from sla1tools.candidates.criteria import CRITERIA, in_words
 from sla1tools.candidates.psf import psf_of
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.injections.injection import inject
-from sla1tools.measure import Measurement, measure_night, selected_again
+from sla1tools.measure import Measurement, depends_on, measure_night, selected_again
 from sla1tools.night import cache
 from sla1tools.night.reading import read_published, with_raw_frames
 from sla1tools.parameters import Parameters, read_parameters, validate
@@ -189,9 +189,9 @@ def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
     *sources : paths or Parameters
         Parameter files, layered left to right; among them may be a capture folder, whose last three parts name the
         night. Or one published night's folder, which is opened as it was measured, whether or not its raw frames are
-        still there; with changes, or where an older version published it, these are measured by its parameters. Or one
-        `Parameters`. Without a source, the demo night, which is simulated on first use. A relative path is looked
-        up from the current folder, then from the working folder.
+        still there; other cuts are a selection. With other changes, or where an older version published it, its raw
+        frames are measured by its parameters. Or one `Parameters`. Without a source, the demo night, which is simulated
+        on first use. A relative path is looked up from the current folder, then from the working folder.
     **changes
         Parameters that replace those of the sources: ``threshold=150``.
 
@@ -206,6 +206,7 @@ def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
     NightError
         Where the night is unusable, or a file of a published night's folder is not the one that was published.
     """
+    published = None
     if len(sources) == 1 and isinstance(sources[0], Parameters):
         parameters = sources[0]
     elif sources:
@@ -214,14 +215,15 @@ def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:
         if published and len(paths) > 1:
             raise ParametersError(f"{published}: a published night has its own parameters; open it alone")
         parameters = _published_parameters(published) if published else read_parameters(paths)
-        if published and not changes and (published / ARCHIVE).is_file():
-            return PublishedNight(**_parts(read_published(published)), folder=published)
     else:
         parameters = Parameters()
-    if changes:
-        parameters = validate(parameters.model_dump() | changes, "open_night")
-    ensure_demo_night(parameters)
-    return Night(**_parts(handed_over(parameters) or _measured(parameters)))
+    asked = validate(parameters.model_dump() | changes, "open_night") if changes else parameters
+    if published and (published / ARCHIVE).is_file() and depends_on(asked) == depends_on(parameters):
+        night = selected_again(read_published(published), asked)
+        if night is not None:
+            return PublishedNight(**_parts(night), folder=published)
+    ensure_demo_night(asked)
+    return Night(**_parts(handed_over(asked) or _measured(asked)))
 
 
 def _parts(measured: Measurement) -> dict[str, Any]:

@@ -295,7 +295,7 @@ def test_whatever_a_run_depends_on_makes_it_run_again(job, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_other_known_pixels_make_it_run_again(job, tmp_path):
+def test_other_known_pixels_make_it_run_again(job, tmp_path, measured_again):
     from astropy.table import Table
 
     listed = tmp_path / "known.ecsv"
@@ -315,10 +315,19 @@ def test_other_known_pixels_make_it_run_again(job, tmp_path):
     far, near = (np.argwhere(found)[0] for found in (~beside, beside & (np.indices(beside.shape).min(axis=0) > 6)))
     for added, verdict in ((far, "current"), (near, "ok")):
         Table({"x": [3, added[1]], "y": [4, added[0]]}).write(listed, overwrite=True)
-        assert run_one(marked).verdict == verdict
+        measured_again.clear()
+        later = with_changes(job, known_pixels=str(listed))  # not the job that the first run has done
+        assert run_one(later).verdict == verdict
+        assert len(measured_again) == (verdict == "ok")
+    for places, ratio, measured in (([3, added[1]], 0.2, 0), ([3], 0.25, 1), ([3], 0.2, 0)):
+        Table({"x": places, "y": [4, added[0]][: len(places)]}).write(listed, overwrite=True)
+        measured_again.clear()
+        other = with_changes(job, known_pixels=str(listed), ratio=ratio)
+        assert run_one(other).verdict == "ok"
+        assert len(measured_again) == measured, "the same list is a selection"
 
 
-def test_another_psf_makes_it_run_again(job, tmp_path):
+def test_another_psf_makes_it_run_again(job, tmp_path, measured_again):
     path, shape = tmp_path / "psf.json", job.parameters.frame_shape
     values = {"fwhm": 2.0, "coefficients": [[[1.0]], [[0.0]], [[0.0]]], "frame_shape": shape}
     path.write_text(json.dumps(values | {"errors": {"size": 0.05, "shape": 0.1, "light": 0.05}}))
@@ -326,7 +335,9 @@ def test_another_psf_makes_it_run_again(job, tmp_path):
     assert run_one(with_psf).verdict == "ok"
     assert run_one(with_psf).verdict == "current"
     path.write_text(json.dumps(values | {"errors": {"size": 0.03, "shape": 0.1, "light": 0.05}}))
-    assert run_one(with_psf).verdict == "ok"
+    for changes in ({"ratio": 0.2}, {"excluded_classes": ("hot",)}):
+        assert run_one(with_changes(job, psf=str(path), **changes)).verdict == "ok"
+    assert len(measured_again) == 2, "by the first file, and once by the second, whatever the cuts"
 
 
 def test_what_someone_else_did_meanwhile_counts(job):
