@@ -379,7 +379,7 @@ def vet(flashes, search, files, overrides, frames, searched, known_places, outpu
     if search:
         listed, notes = find_flashes(flashes, witness)
         paths, number = {str(path): path for path in flashes}, searched or len(flashes)
-        click.echo(printable("\n".join(notes)), err=True)
+        click.echo("\n".join(map(printable, notes)), err=True)
         what = number, f"{number} whole frames for what one of them shows and no other"
     elif known_places:
         what = 0, "places fixed before looking, of each flash its own 5 x 5 pixels of one frame"

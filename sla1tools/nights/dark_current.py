@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from sla1tools.darks.structure import line_medians, smooth_level
 from sla1tools.darks.variance import variance_ratio_ppf
 from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, NightRecord
-from sla1tools.published import TRENDS, replace_file
+from sla1tools.published import TRENDS, write_whole
 from sla1tools.published.formats import DAMAGE, read_archive, write_archive
 from sla1tools.text import shown
 
@@ -43,7 +44,7 @@ UNKNOWN = 1e9  # 1 sigma of what nothing tells
 Z_95 = 1.959964
 UNUSABLE = PixelClass.METADATA | PixelClass.ZERO_VARIANCE | PixelClass.SATURATED
 STEADY = ~np.uint16(PixelClass.EDGE | PixelClass.WARM | PixelClass.HOT)
-DARK_CURRENT = "dark_current.fits"
+DARK_CURRENT, KEPT = "dark_current.fits", f"{TRENDS}/dark_current.npz"
 MAPS = {"RATE": "electron/s", "RATE_ERR": "electron/s", "PEDESTAL": "electron", "PED_ERR": "electron"}
 
 
@@ -360,10 +361,10 @@ class _Kept:
 def follow_dark_current(records: Sequence[NightRecord], outputs: Path) -> DarkCurrent:
     """Measure as `measure_dark_current` and write `dark_current.fits`; of the same captures nothing is read again."""
     masters = [(record.path, record.sha256.get(MASTER)) for slot in _ladder(records) for record in slot]
-    captures, kept = hashlib.sha256(repr(masters).encode()).hexdigest(), outputs / TRENDS / "dark_current.npz"
+    captures = hashlib.sha256(repr(masters).encode()).hexdigest()
     if (outputs / DARK_CURRENT).is_file():
         with suppress(*DAMAGE):
-            before = read_archive(_Kept, kept)
+            before = read_archive(_Kept, outputs / KEPT)
             if before.captures == captures:
                 return before.found
     found = measure_dark_current(records, outputs)
@@ -371,16 +372,14 @@ def follow_dark_current(records: Sequence[NightRecord], outputs: Path) -> DarkCu
     without = replace(found, maps={})
     if found.maps:
         with suppress(OSError):  # a full or foreign disk: it is measured again next time
-            write_archive(_Kept(captures, without), unfinished := kept.with_suffix(".part"))
-            replace_file(unfinished, kept)
+            write_whole(outputs, KEPT, partial(write_archive, _Kept(captures, without)))
     return without
 
 
 def write_dark_current(found: DarkCurrent, outputs: Path) -> None:
     """Write `dark_current.fits`: the maps, and the captures as a table; take an old one away where there is none."""
-    path, unfinished = outputs / DARK_CURRENT, outputs / TRENDS / f"{DARK_CURRENT}.part"
     if not found.maps:
-        path.unlink(missing_ok=True)
+        (outputs / DARK_CURRENT).unlink(missing_ok=True)
         return
     captures = found.captures.copy()
     captures["night"] = [text.encode("ascii", "backslashreplace") for text in captures["night"]]
@@ -393,5 +392,4 @@ def write_dark_current(found: DarkCurrent, outputs: Path) -> None:
         whole[0].header["CCD-TEMP"] = (found.temperature, "degree Celsius that RATE holds for")
     for hdu in whole:
         hdu.add_checksum(when="")
-    whole.writeto(unfinished, overwrite=True)
-    replace_file(unfinished, path)
+    write_whole(outputs, DARK_CURRENT, partial(whole.writeto, overwrite=True))

@@ -4,13 +4,14 @@ One night's DQ image is in memory at a time; of the others there are lists of ba
 """
 
 import csv
+import io
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 from tokenize import TokenError
@@ -26,13 +27,11 @@ from sla1tools.darks.classes import BLOCKING, PixelClass, bits_of
 from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, METRICS, UNREADABLE, NightRecord, unreadable
 from sla1tools.parameters import Excludable
-from sla1tools.published import TRENDS, replace_file
+from sla1tools.published import TRENDS, write_whole
 from sla1tools.text import open_regular, read_regular
 
 BAD = BLOCKING & ~(PixelClass.METADATA | PixelClass.KNOWN)
-"""Classes that make a pixel bad here: those that leave a PSF fit. Warm pixels and columns come and go by chance at
-their cuts, and only add a constant.
-"""
+# Those that leave a PSF fit: warm pixels and columns come and go by chance at their cuts, and only add a constant.
 LISTED = int(BAD | PixelClass.KNOWN)
 KNOWN_PIXELS = "known_pixels.fits"
 LEAST_NIGHTS = 2  # with candidates, for a pixel to be called recurrent
@@ -54,51 +53,45 @@ class Changes:
     vanished: np.ndarray
 
 
-def bad_pixels(directory: Path, shape: tuple[int, int], sha256: str | None, cache: Path | None) -> np.ndarray | None:
+def bad_pixels(record: NightRecord, outputs: Path, keep: bool) -> np.ndarray | None:
     """List a published night's bad and known pixels.
 
     Parameters
     ----------
-    directory : Path
-        The night's folder, with `master_dark.fits`.
-    shape : (ny, nx)
-        Of its frames.
-    sha256 : str or None
-        Of `master_dark.fits`, under which the list is kept in the cache.
-    cache : Path or None
-        Folder for lists already made; what is there is named by content, and never stale.
+    record : NightRecord
+    outputs : Path
+        Its folder.
+    keep : bool
+        Read the list as it was made before, else keep it for the next time: by what it was made of, so never stale.
 
     Returns
     -------
     listed : (n, 2) int32 array or None
         Flat index and DQ value, by index; None where there is no DQ image of that shape.
     """
-    stored = cache / _kept_as(sha256) if cache and sha256 else None
-    if stored:
-        with suppress(OSError, ValueError, EOFError, MemoryError, TokenError), open_regular(stored) as file:
+    shape, kept = record.shape or (0, 0), _kept_as(record) if keep else None
+    if kept:
+        with suppress(OSError, ValueError, EOFError, MemoryError, TokenError), open_regular(outputs / kept) as file:
             listed = np.lib.format.read_array(file, allow_pickle=False)
-            if listed.dtype == np.int32 and listed.shape[1:] == (2,):
-                index = listed[:, 0]
-                if np.all((index >= 0) & (index < math.prod(shape))):
-                    return listed
-    dq = read_plane(directory / "master_dark.fits", "DQ", shape)
+            inside = (listed[:, :1] >= 0) & (listed[:, :1] < math.prod(shape))
+            if listed.dtype == np.int32 and listed.shape[1:] == (2,) and inside.all():
+                return listed
+    dq = read_plane(outputs / record.path / MASTER, "DQ", shape)
     if dq is None or dq.dtype.kind not in "iu":
         return None
     dq = dq.astype(np.uint16)
     index = np.flatnonzero(dq & LISTED)
     listed = np.stack([index, dq.ravel()[index]], axis=1).astype(np.int32)
-    if stored:
+    if kept:
+        np.save(data := io.BytesIO(), listed)
         with suppress(OSError):  # a full or foreign disk: the list is made again next time
-            unfinished = stored.with_suffix(".part")
-            with open(unfinished, "wb") as file:
-                np.save(file, listed)
-            replace_file(unfinished, stored)
+            write_whole(outputs, kept, partial(Path.write_bytes, data=data.getvalue()))
     return listed
 
 
-def _kept_as(sha256: str) -> str:
-    """Name a list by what it was made of, and by which classes were listed."""
-    return f"{sha256}-{LISTED}.npy"
+def _kept_as(record: NightRecord) -> str | None:
+    """Name a night's list by what it was made of, and by which classes were listed; None where that is unknown."""
+    return f"{TRENDS}/{record.sha256[MASTER]}-{LISTED}.npy" if MASTER in record.sha256 else None
 
 
 class PixelHistory:
@@ -260,9 +253,7 @@ def write_known_pixels(path: Path, recurrent: Table, bad: Table, shape: tuple[in
     whole = fits.HDUList([first, *(fits.table_to_hdu(_ascii(table), name=name) for name, table in tables.items())])
     for hdu in whole:
         hdu.add_checksum(when="")
-    unfinished = path.parent / TRENDS / f"{path.name}.part"
-    whole.writeto(unfinished, overwrite=True)
-    replace_file(unfinished, path)
+    write_whole(path.parent, path.name, partial(whole.writeto, overwrite=True))
 
 
 def _plain(name: str) -> str:
@@ -301,7 +292,6 @@ def follow_pixels(
     latest : NightRecord or None
         The latest published night.
     """
-    cache = outputs / TRENDS
     published = [record for record in records if record.published and record.shape]
     latest = published[-1] if published else None
     mine = [r for r in published if latest and (r.instrument, r.shape) == (latest.instrument, latest.shape)]
@@ -325,7 +315,7 @@ def follow_pixels(
         history = None
         names: list[str] = []
         for record in group:
-            listed = bad_pixels(outputs / record.path, shape, record.sha256.get(MASTER), cache if write else None)
+            listed = bad_pixels(record, outputs, keep=write)
             if listed is not None:
                 history = history or PixelHistory(shape)  # not before a file has that many pixels
                 record.changes = history.add(listed)
@@ -339,10 +329,10 @@ def follow_pixels(
     recurrent = recurrent_pixels(found, blind, {pixel: row for pixel, row in earlier.items() if pixel in told})
     if latest is not None and history is not None and write:
         write_known_pixels(outputs / KNOWN_PIXELS, recurrent, history.table(names), history.shape)
-        used = {_kept_as(record.sha256[MASTER]) for record in published if MASTER in record.sha256}
-        ours = (path for path in cache.iterdir() if re.fullmatch(r"[0-9a-f]{64}-\d+\.npy", path.name))
-        for stale in [path for path in ours if path.name not in used]:
-            stale.unlink(missing_ok=True)
+        used = {outputs / kept for record in published if (kept := _kept_as(record))}
+        for path in set((outputs / TRENDS).iterdir()) - used:
+            if re.fullmatch(r"[0-9a-f]{64}-\d+\.npy", path.name):
+                path.unlink(missing_ok=True)
     return recurrent, latest
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from astropy.table import Table
 from scipy import special
 
 from sla1tools.nights.trends import NightRecord
-from sla1tools.published import TELEGRAPH, TRENDS, replace_file
+from sla1tools.published import TELEGRAPH, write_whole
 from sla1tools.text import read_regular
 
 COLUMNS = ("x", "y", "low", "high", "up")  # of a night's list, in order, at its start
@@ -50,7 +51,5 @@ def follow_telegraph(records: Sequence[NightRecord], outputs: Path) -> Table:
     joined["nights"], joined["looked"] = nights, looked
     joined["chance"] = special.bdtrc(nights - 1.0, looked, 1 / (nx * ny))
     joined = joined[np.argsort(-nights, kind="stable")]
-    unfinished = outputs / TRENDS / f"{TELEGRAPH}.part"
-    joined.write(unfinished, format="ascii.ecsv", overwrite=True)
-    replace_file(unfinished, outputs / TELEGRAPH)
+    write_whole(outputs, TELEGRAPH, partial(joined.write, format="ascii.ecsv", overwrite=True))
     return joined

@@ -6,6 +6,7 @@ a model of what they may say.
 
 import os
 import stat
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -184,11 +185,13 @@ def read_json(path: Path, model: type[Model]) -> Model | None:
         return None
 
 
-def replace_file(source: Path, target: Path) -> None:
-    """Put a finished file in the place of another, on the disk too."""
-    with open(source, "rb+") as file:
+def write_whole(outputs: Path, name: str, write: Callable[[Path], Any]) -> None:
+    """Write a file of the outputs folder by `write(path)` in `TRENDS`, and move it to its place, on the disk too."""
+    unfinished, target = outputs / TRENDS / f"{Path(name).name}.part", outputs / name
+    write(unfinished)
+    with open(unfinished, "rb+") as file:
         os.fsync(file.fileno())
-    os.replace(source, target)
+    os.replace(unfinished, target)
     sync_folder(target.parent)
 
 

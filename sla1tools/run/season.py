@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from sla1tools.published import (
     SeasonCriterion,
     SeasonFile,
     read_json,
-    replace_file,
+    write_whole,
 )
 from sla1tools.run.publishing import recover, refuse_links, take_outputs
 from sla1tools.show.season_page import gallery_text, page_text
@@ -65,9 +66,8 @@ def write_trends(outputs: str | Path) -> Path:
             if season:
                 pages[CANDIDATES_PAGE] = gallery_text(season, *season_candidates(season, outputs))
             for name, content in pages.items():
-                unfinished = outputs / TRENDS / f"{name}.part"
-                unfinished.write_text(content, encoding="utf-8", errors="backslashreplace")
-                replace_file(unfinished, outputs / name)
+                data = content.encode("utf-8", "backslashreplace")
+                write_whole(outputs, name, partial(Path.write_bytes, data=data))
     except OSError as error:
         where, reason = error.filename2 or error.filename or outputs, error.strerror or error
         raise ParametersError(f"{where}: the page of all nights cannot be written: {reason}") from None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table
-from IPython.display import HTML, Markdown
+from IPython.display import HTML
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 from sla1tools.candidates.criteria import CUTS, in_words
@@ -22,7 +22,7 @@ from sla1tools.show.explorer.payload import Exhibit, payload
 from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, png
 from sla1tools.show.pages import TEMPLATES, explorer_module, gallery_html, page_css, page_script, page_template, policy
 from sla1tools.show.tables import remarks
-from sla1tools.text import counted, flux_text, printable, shown
+from sla1tools.text import counted, flux_text, shown
 
 CHART_PLACE = (0.155, 0.17, 0.83, 0.8)  # left, bottom, width, height: with room for numbers of seven figures
 LONG_GAP = 90  # days without a night that are named
@@ -202,27 +202,27 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Drawing | N
         return None
     figure, ax = blank_axes(WIDTH, 2.7, caption(records, metric))
     ax.set_position(CHART_PLACE)  # a layout would measure every label twice: half of the time of drawing
+    unknown, drawn = (np.nan, np.nan), []
     for nights in series.values():
-        when = [night.when for night in nights]
+        when = np.array([night.when for night in nights])
         values = np.array([night.values[metric.name] for night in nights])
-        spans = np.array([night.intervals.get(metric.name, (np.nan, np.nan)) for night in nights])
-        crowded = len(nights) > 100
-        limits = np.array([night.limits.get(metric.name, (np.nan, np.nan)) for night in nights])
-        outside = np.array([night.outside(metric) for night in nights])
+        spans = np.array([night.intervals.get(metric.name, unknown) for night in nights])
+        limits = np.array([night.limits.get(metric.name, unknown) for night in nights])
+        outside, crowded = np.array([night.outside(metric) for night in nights]), len(nights) > 100
         ax.fill_between(when, *limits.T, step="mid", color=NEUTRAL, alpha=0.15, linewidth=0)
         if np.isfinite(spans).any():
             ax.vlines(when, *spans.T, color=HELD_OUT, alpha=0.12 if crowded else 0.5, linewidth=1)
         ax.plot(when, values, "-o", color=HELD_OUT, markersize=1.5 if crowded else 3, linewidth=0.6)
-        ax.plot(np.array(when)[outside], values[outside], "D", color=IN_SAMPLE, markersize=6)
-    everything = [value for night in records for value in _drawn(night, metric)]
-    margin = 0.5 * (max(everything) - min(everything)) or 0.1 * abs(everything[0]) or 1.0
-    lowest = -0.05 * margin if min(everything) >= 0 else -np.inf  # no room for what cannot be
-    # the first limits are far wider than the values
-    ax.set_ylim(max(min(everything) - margin, lowest), max(everything) + margin)
+        ax.plot(when[outside], values[outside], "D", color=IN_SAMPLE, markersize=6)
+        drawn += [values, *spans.T]
+    least, most = (float(end(np.concatenate(drawn))) for end in (np.nanmin, np.nanmax))
+    margin = 0.5 * (most - least) or 0.1 * abs(least) or 1.0
+    lowest = -0.05 * margin if least >= 0 else -np.inf  # no room for what cannot be
+    ax.set_ylim(max(least - margin, lowest), most + margin)  # the first limits are far wider than the values
     locator = AutoDateLocator()
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    ax.set_ylabel(f"{metric.label} [{metric.unit}]" if metric.unit else metric.label)
+    ax.set_ylabel(_labelled(metric))
     return figure
 
 
@@ -235,43 +235,31 @@ def caption(records: Sequence[NightRecord], metric: Metric) -> str:
     return f"{metric.label}: {counted(len(tested), 'night')}, {outside} outside; latest {latest}"
 
 
-def _drawn(night: NightRecord, metric: Metric) -> tuple[float, ...]:
-    value = night.values.get(metric.name)
-    return () if value is None or not night.when else (value, *night.intervals.get(metric.name, ()))
+def _labelled(metric: Metric) -> str:
+    return f"{metric.label} [{metric.unit}]" if metric.unit else metric.label
 
 
 def nights_table(records: Sequence[NightRecord]) -> Table:
     """Tabulate the nights for reading, the latest first; a dash for what was not tested."""
-    labels = [f"{metric.label} [{metric.unit}]" if metric.unit else metric.label for metric in METRICS]
     rows = [
         (night.night, night.verdict, *(shown(night.values.get(metric.name)) for metric in METRICS))
         for night in reversed(records)
     ]
-    names = ["night", "verdict", *labels]
-    width = max((len(text) for row in rows for text in row), default=1)
-    return Table(rows=rows or None, names=names, dtype=[f"U{width}"] * len(names))
+    names = ["night", "verdict", *map(_labelled, METRICS)]
+    return Table(rows=rows or None, names=names, dtype=None if rows else ["U1"] * len(names))
 
 
-def summed_up(records: Sequence[NightRecord], recurrent: Table, latest: NightRecord | None) -> Markdown:
+def summed_up(records: Sequence[NightRecord], recurrent: Table, latest: NightRecord | None) -> HTML:
     """Say how many nights there are, which differ from those before, and what became of the pixels."""
     if latest is None:
-        return Markdown("**There is no night yet**: `sla1 run` or `sla1 batch` makes one.")
+        return remarks(["there is no night yet: sla1 run or sla1 batch makes one"])
     failed = sum(night.verdict == "failed" for night in records)
-    differing = [night for night in records if night.differs]
-    lines = [
-        f"**{counted(len(records), 'night')}**, {failed} failed, {len(differing)} that "
-        f"differ{'s' * (len(differing) == 1)} from the nights before."
-    ]
-    lines += [f"- `{_code(night.night)}`: {'; '.join(night.differs)}" for night in differing[-10:]]
+    differing = [f"{night.night}: {'; '.join(night.differs)}" for night in records if night.differs]
+    differ = f"{len(differing)} that differ{'s' * (len(differing) == 1)} from the nights before"
+    told = [f"{counted(len(records), 'night')}, {failed} failed, {differ}", *differing[-10:]]
     if latest.changes:
-        new, returned, vanished = (len(getattr(latest.changes, name)) for name in ("new", "returned", "vanished"))
-        lines.append(
-            f"\n{counted(latest.changes.bad, 'bad pixel')} on the latest night: {new:,} new, {returned:,} returned, "
-            f"{vanished:,} vanished since the night before. {counted(len(recurrent), 'pixel')} made candidates on two "
-            "or more nights."
-        )
-    return Markdown("\n".join(lines))
-
-
-def _code(text: str) -> str:
-    return printable(text).replace("`", "'")
+        names = ("new", "returned", "vanished")
+        changes = ", ".join(f"{len(getattr(latest.changes, name)):,} {name}" for name in names)
+        told.append(f"{counted(latest.changes.bad, 'bad pixel')} on the latest night: {changes} since the night before")
+        told.append(f"{counted(len(recurrent), 'pixel')} made candidates on two or more nights")
+    return remarks(told)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.candidates.criteria import CRITERIA
+from sla1tools.candidates.criteria import criteria_of
 from sla1tools.candidates.rates import upper_limit
 from sla1tools.candidates.selection import column_of
 from sla1tools.parameters import Parameters
@@ -32,7 +32,7 @@ class CameraFlashes:
     @classmethod
     def of(cls, held: Table, frames: int, parameters: Parameters) -> "CameraFlashes":
         """Select by `psf_chi2`, at any S/N above the floor, from the leaders of a night's held-out frames."""
-        starlike = held[CRITERIA["psf_chi2"].select(held, {"snr_min": 0.0, "p_min": parameters.p_min})]
+        starlike = held[criteria_of(parameters)["psf_chi2"].select(held, {"snr_min": 0.0, "p_min": parameters.p_min})]
         return cls(np.sort(column_of(starlike, "snr")), frames)
 
     @property

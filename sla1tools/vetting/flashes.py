@@ -8,7 +8,7 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.errors import ParametersError
-from sla1tools.places import MOST_NAMES, missing
+from sla1tools.places import missing
 from sla1tools.text import counted, read_regular
 
 NEEDED = ("file", "x", "y")
@@ -106,7 +106,4 @@ def _number(value) -> float:
 
 def _refuse(path: Path, mistakes: list[str]) -> None:
     if mistakes:
-        more = [f"and {len(mistakes) - MOST_NAMES} more"] if len(mistakes) > MOST_NAMES else []
-        raise ParametersError(
-            "\n".join([f"{path}: {counted(len(mistakes), 'mistake')}", *mistakes[:MOST_NAMES], *more])
-        )
+        raise ParametersError("\n".join([f"{path}: {counted(len(mistakes), 'mistake')}", *mistakes]))

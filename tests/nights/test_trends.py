@@ -202,7 +202,7 @@ def one_night(outputs):
 def test_nothing_there_and_nothing_writable(tmp_path):
     page = write_trends(tmp_path / "new")
     assert "There is no night here yet" in page.read_text(encoding="utf-8")
-    assert "**1 night**, 0 failed, 0 that differ from" in summed_up(*one_night(tmp_path / "one")).data
+    assert "1 night, 0 failed, 0 that differ from" in summed_up(*one_night(tmp_path / "one")).data
     assert "no night yet" in summed_up([], recurrent_pixels({}), None).data
     assert len(nights_table([])) == 0
     (tmp_path / "file").touch()
