@@ -187,7 +187,7 @@ def detect(
     psf = psf_of(parameters)
 
     def around(y, x) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        places = _stamp_places(y, x, counts.shape)
+        places = stamp_places(y, x, counts.shape)
         valid = cut_stamps(first_look.usable, y, x, False) & (counts[places] < parameters.top_code)
         return cut_stamps(residual, y, x), dark.sigma(counts[places], places, reference), valid
 
@@ -237,7 +237,7 @@ def _count(table: Table, parameters: Parameters) -> dict[str, int]:
     return own | counted
 
 
-def _stamp_places(y, x, shape):
+def stamp_places(y, x, shape):
     """Rows and columns of stamps, (n, 5, 5) each, cut to the frame: what lies beyond is masked by its caller."""
     reach = np.arange(-STAMP_RADIUS, STAMP_RADIUS + 1)
     rows = np.clip(y[:, None, None] + reach[:, None], 0, shape[0] - 1)

@@ -20,6 +20,7 @@ from typing import get_args
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from numpy.typing import ArrayLike
 from scipy import special
 
 from sla1tools.candidates.criteria import CRITERIA
@@ -73,8 +74,8 @@ def bad_pixels(record: NightRecord, outputs: Path, keep: bool) -> np.ndarray | N
     if kept:
         with suppress(OSError, ValueError, EOFError, MemoryError, TokenError), open_regular(outputs / kept) as file:
             listed = np.lib.format.read_array(file, allow_pickle=False)
-            inside = (listed[:, :1] >= 0) & (listed[:, :1] < math.prod(shape))
-            if listed.dtype == np.int32 and listed.shape[1:] == (2,) and inside.all():
+            ours = listed.dtype == np.int32 and listed.shape[1:] == (2,)
+            if ours and ((listed[:, 0] >= 0) & (listed[:, 0] < math.prod(shape))).all():
                 return listed
     dq = read_plane(outputs / record.path / MASTER, "DQ", shape)
     if dq is None or dq.dtype.kind not in "iu":
@@ -151,9 +152,10 @@ def candidate_pixels(path: Path, shape: tuple[int, int]) -> list[tuple[int, int]
     try:
         # Not by astropy, which takes twenty times as long: a thousand nights are read for one page.
         lines = read_regular(path).decode("utf-8").splitlines()
-        rows = csv.DictReader((line for line in lines if not line.startswith("#")), delimiter=" ")
-        pixels = [(int(row["x"]), int(row["y"])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        rows = csv.reader((line for line in lines if not line.startswith("#")), delimiter=" ")
+        x, y = map(next(rows, []).index, "xy")
+        pixels = [(int(row[x]), int(row[y])) for row in rows if row]
+    except (OSError, ValueError, IndexError, csv.Error):
         return None
     return pixels if all(0 <= x < shape[1] and 0 <= y < shape[0] for x, y in pixels) else None
 
@@ -205,7 +207,7 @@ def recurrent_pixels(
         for pixel in pixels:
             nights, first, _ = found.get(pixel, (0, k, k))
             found[pixel] = nights + 1, first, k
-    place = {_plain(name): k for k, name in enumerate(names)}
+    place = {name.decode(): k for k, name in enumerate(_ascii(names).tolist())}
     for pixel, (nights, *ends) in (earlier or {}).items():
         first, last = (place.get(end, 0) for end in ends)
         now = found.get(pixel, (0, first, last))
@@ -249,23 +251,18 @@ def write_known_pixels(path: Path, recurrent: Table, bad: Table, shape: tuple[in
     mask[np.asarray(listed["y"], int), np.asarray(listed["x"], int)] = 1
     first = fits.PrimaryHDU(mask)
     first.header["CONTENT"] = ("recurrent pixels", "candidates on two or more nights")
-    tables = {"RECURRENT": recurrent, "BAD_PIXELS": bad}
-    whole = fits.HDUList([first, *(fits.table_to_hdu(_ascii(table), name=name) for name, table in tables.items())])
+    whole = fits.HDUList([first])
+    for name, table in (("RECURRENT", recurrent), ("BAD_PIXELS", bad)):
+        plain = Table(table, copy=False)
+        plain["first"], plain["last"] = _ascii(table["first"]), _ascii(table["last"])
+        whole.append(fits.table_to_hdu(plain, name=name))
     for hdu in whole:
         hdu.add_checksum(when="")
     write_whole(path.parent, path.name, partial(whole.writeto, overwrite=True))
 
 
-def _plain(name: str) -> str:
-    return name.encode("ascii", "backslashreplace").decode()
-
-
-def _ascii(table: Table) -> Table:
-    plain = table.copy()
-    for name in ("first", "last"):
-        texts = [_plain(text).encode() for text in np.asarray(table[name], str)]
-        plain[name] = np.array(texts, dtype=f"S{max(map(len, texts), default=1) or 1}")
-    return plain
+def _ascii(names: ArrayLike) -> np.ndarray:
+    return np.char.encode(np.asarray(names, str), "ascii", "backslashreplace")
 
 
 def follow_pixels(

@@ -211,7 +211,7 @@ def _record(outputs: Path, path: Path) -> NightRecord:
     record = NightRecord(
         path=path.as_posix(),
         night=f"{date} {time} {name}",
-        when=master.when or _moment(f"{date}T{time.replace('_', ':')}"),
+        when=master.when or (_checked({"DATE-BEG": f"{date}T{time.replace('_', ':')}"}) or NO_CARDS).when,
         verdict=UNREADABLE if damaged else "failed" if failed else manifest.verdict,
         reasons=(*(unreadable(name) for name in damaged), *(text.rpartition(here)[2] for text in manifest.reasons)),
         parameters=manifest.parameters,
@@ -231,9 +231,14 @@ def unreadable(name: str) -> str:
 
 
 def _read_cards(path: Path) -> MasterCards | None:
-    found = cards(path, ("DATE-BEG", "INSTRUME", "CCD-TEMP", "GAIN", "OFFSET"))
+    return _checked(cards(path, ("DATE-BEG", "INSTRUME", "CCD-TEMP", "GAIN", "OFFSET")))
+
+
+def _checked(values: Mapping[str, str]) -> MasterCards | None:
     with suppress(ValueError):
-        return MasterCards.model_validate(found | {key: found[key][:19] for key in found.keys() & {"DATE-BEG"}})
+        return MasterCards.model_validate(
+            {key: text[:19] if key == "DATE-BEG" else text for key, text in values.items()}
+        )
     return None
 
 
@@ -261,12 +266,6 @@ def _fill(record: NightRecord, summary: Summary, master: MasterCards) -> None:
             record.intervals[name] = block.low, block.high
     if point:
         record.recommended = tuple(f"{name} {shown(value)}" for name, value in point.cuts.items())
-
-
-def _moment(text: str) -> datetime | None:
-    with suppress(ValueError):
-        return MasterCards.model_validate({"DATE-BEG": text[:19]}).when
-    return None
 
 
 def control_limits(values: Sequence[float]) -> tuple[float, float] | None:

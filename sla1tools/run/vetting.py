@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
-from astropy.table import Table
+from astropy.table import Table, hstack
 
 from sla1tools.errors import ParametersError
 from sla1tools.night import Night, open_night
@@ -105,9 +105,7 @@ def _with_given(flashes: Table, judged: Table) -> Table:
         while kept in judged.colnames or kept in table.colnames:
             kept += "_given"
         table[kept] = flashes[name]
-    for name in judged.colnames:
-        table[name] = judged[name]
-    return table
+    return hstack([table, judged], metadata_conflicts="silent")
 
 
 def _regions(flashes: Table, judged: Table) -> str:

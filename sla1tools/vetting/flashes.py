@@ -1,7 +1,6 @@
 """The flashes that are to be judged, read from a table or from DS9 regions; every mistake is named at once."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +69,8 @@ def _table(path: Path, text: str) -> Table:
 
 
 def _regions(path: Path, text: str) -> Table:
-    mistakes: list[str] = []
-    table = Table(rows=list(_rows(text, mistakes)) or None, names=NEEDED, dtype=("O", "f8", "f8"))
-    _refuse(path, mistakes)
-    return table
-
-
-def _rows(text: str, mistakes: list[str]) -> Iterator[tuple[str, float, float]]:
-    image = False
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip()
+    rows, mistakes, image = [], [], False
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if not line or line.startswith(("#", "global ")):
             continue
         if line == "image":
@@ -94,7 +85,9 @@ def _rows(text: str, mistakes: list[str]) -> Iterator[tuple[str, float, float]]:
         elif not label:
             mistakes.append(f"line {number}: name the frame, as # text={{00001.fits}}")
         else:
-            yield label[1], x - 1, y - 1
+            rows.append((label[1], x - 1, y - 1))
+    _refuse(path, mistakes)
+    return Table(rows=rows or None, names=NEEDED, dtype=("O", "f8", "f8"))
 
 
 def _number(value) -> float:

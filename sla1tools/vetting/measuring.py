@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.candidates.detection import PATCH_SIZE, Floors, Patches, detect_patches
+from sla1tools.candidates.detection import PATCH_SIZE, Floors, Patches, detect_patches, stamp_places
 from sla1tools.candidates.leaders import cut_stamps
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.search import raw_frame
@@ -178,10 +178,7 @@ def _brightest(frame: ScienceFrame, row, column, sky, sky_pixels) -> Table:
 def stamps_of(frame: ScienceFrame, flashes: Table):
     """Return stamps, noise and valid pixels of measured flashes, (n, 5, 5) each, as they were fitted."""
     at = np.asarray(flashes["y"]), np.asarray(flashes["x"])
-    reach = np.arange(-2, 3)
-    (ny, nx), rows, columns = frame.counts.shape, at[0][:, None, None] + reach[:, None], at[1][:, None, None] + reach
-    where = np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)
     sky, pixels = (np.asarray(flashes[name])[:, None, None] for name in ("sky", "sky_pixels"))
-    noise = frame.noise(tuple(np.broadcast_arrays(*where)), sky, pixels)
+    noise = frame.noise(stamp_places(*at, frame.counts.shape), sky, pixels)
     usable = (frame.dark.classes.dq & BLOCKING == 0) & (frame.counts < frame.parameters.top_code)
     return np.asarray(flashes["stamp"]), noise, cut_stamps(usable, *at, False)

@@ -1,6 +1,5 @@
 """What all comparable published nights say of a flash: their star-like leaders at fixed settings, their candidates."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,7 +91,9 @@ def with_season(witness: Witness, capture: Capture, counts: np.ndarray, outputs:
     rows = np.flatnonzero(own & (np.asarray(table["p_min"]) == p_min))
     frames = len(capture.frames) + sum(record.frames for record in others)
     flashes = SeasonFlashes(np.asarray(table["snr_min"])[rows], frames, adder.sums, rows, 1 + len(others))
-    candidates = np.concatenate([witness.candidates, *_candidates(others, outputs)])
+    paths = [outputs / record.path / "candidates.ecsv" for record in others]
+    pixels = [np.array(candidate_pixels(path, parameters.frame_shape) or (), int).reshape(-1, 2) for path in paths]
+    candidates = np.concatenate([witness.candidates, *pixels])
     return replace(witness, flashes=flashes, candidates=candidates)
 
 
@@ -104,9 +105,3 @@ def _comparable(records: list[NightRecord], capture: Capture) -> list[NightRecor
         if identity(first.instrument, first.parameters) == own and same_image(first.star, star):
             return group.nights
     return []
-
-
-def _candidates(records: Iterable[NightRecord], outputs: Path) -> Iterable[np.ndarray]:
-    for record in records:
-        pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape or (0, 0))
-        yield np.array(sorted(pixels or ()), int).reshape(-1, 2)
