@@ -26,7 +26,8 @@ def follow_telegraph(records: Sequence[NightRecord], outputs: Path) -> Table:
         these nights, and their share), `nights` that list it, `looked` nights that could, `chance` that a good pixel is
         listed on so many. The most frequent first. A night on which it was up once is none that lists it.
     """
-    published = [record for record in records if record.published and TELEGRAPH in record.sha256 and record.shape]
+    listing = (record for record in records if record.published and TELEGRAPH in record.sha256)
+    published = [record for record in listing if record.shape and record.frames]
     none = np.zeros((0, len(COLUMNS)))
     lists, looked = [np.insert(none, len(COLUMNS), 0, axis=1)], 0
     ny, nx = published[-1].shape or (1, 1) if published else (1, 1)

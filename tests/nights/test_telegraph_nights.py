@@ -61,6 +61,9 @@ def test_other_cameras_and_damaged_lists_are_left_out(nights, tmp_path):
         assert len(follow_telegraph(nights, tmp_path)) == 0
     (tmp_path / nights[2].path / "telegraph.ecsv").write_text("x y low high up\n1 2 3 4 5\n")
     assert follow_telegraph(nights, tmp_path)["looked"].tolist() == [2]
+    for night in nights:  # a summary may say anything, and there is no share of no frames
+        night.frames = 0
+    assert len(follow_telegraph(nights, tmp_path)) == 0
 
 
 def test_no_night_lists_nothing(tmp_path):
