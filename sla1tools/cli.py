@@ -73,9 +73,13 @@ class _Path(click.Path):
 
     def convert(self, value, param, ctx) -> Path:
         try:
-            return expanded(value)
+            path = expanded(value)
+            path.exists()
         except ValueError as error:
             return self.fail(str(error), param, ctx)
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            return self.fail(f"{printable(value[:80])}: {error.strerror}", param, ctx)
+        return path
 
 
 def _keys(ctx, param, incomplete: str) -> list[str]:
@@ -489,7 +493,7 @@ def batch(nights, sessions, files, overrides, outputs, workers, scheduler, force
 
 
 @main.command()
-@click.argument("night", metavar="NIGHT")
+@click.argument("night", type=PATH, metavar="NIGHT")
 @OUTPUTS
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def forget(night, outputs, yes) -> None:
@@ -503,7 +507,7 @@ def forget(night, outputs, yes) -> None:
     """
     from sla1tools.run.publishing import forget as forget_night
 
-    parts = Path(night).parts[-3:]
+    parts = night.parts[-3:]
     if len(parts) < 3 or ".." in parts:
         raise ParametersError(f"{night}: a night is named by its folder below the outputs, DATE/TIME/OBJECT")
     if not yes:

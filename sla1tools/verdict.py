@@ -95,8 +95,9 @@ def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer |
 
     Notes
     -----
-    Codes off the configured padding deny the scale only where nothing confirms it: a camera may fill the low bits. But
-    headers do not outweigh codes that were cut or multiplied, for they tell of the counts before that.
+    Codes off the configured padding, or few of them, deny the scale only where nothing confirms it: a camera may fill
+    the low bits, and a bias has low codes. But headers do not outweigh steps that no converter makes, or a noise below
+    any camera's: they tell of the counts before these were multiplied or cut.
     Photon transfer that hot pixels do not bear out may be that of a bias pattern: it confirms nothing, and headers that
     agree with the scale outweigh it.
     """
@@ -124,11 +125,14 @@ def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer |
         else:
             doubts.append(_wrong_scale(told, scale, parameters))
     codes = audit.verdict.rstrip(".")
-    if changed := _changed_counts(capture, audit):
-        if confirmed:
-            notes.append(f"{changed[0]}; photon transfer confirms the scale")
+    changed = _changed_counts(capture, audit)
+    if changed:
+        told, scale, certain = changed
+        doubt = _wrong_scale(told, scale, parameters)
+        if confirmed or (agreeing and not certain):
+            notes.append(f"{doubt.reason}: {doubt.meaning}")
         else:
-            doubts.append(_wrong_scale(*changed, parameters))
+            doubts.append(doubt)
     elif not audit.padding_holds or audit.step > parameters.scale_due_to_padding:
         if confirmed or agreeing:
             notes.append(f"{codes}.")
@@ -138,21 +142,24 @@ def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer |
     return Opinion(tuple(doubts), (*notes, *([] if changed else _fewer_bits(capture, audit))))
 
 
-def _changed_counts(capture: Capture, audit: CountsAudit) -> tuple[str, float] | None:
-    """Say what shows that counts were cut or multiplied, and electrons per count if so; None where nothing shows it."""
+def _changed_counts(capture: Capture, audit: CountsAudit) -> tuple[str, float, bool] | None:
+    """What shows that counts were cut or multiplied, electrons per count if so, and whether no sound night shows it."""
     parameters, highest, range_ = capture.parameters, capture.highest, capture.parameters.top_code + 1
     padding, noise = parameters.scale_due_to_padding, capture.noise * parameters.scale
     odd = audit.step // (audit.step & -audit.step or 1)
     quiet = f"a frame's noise is {noise:.2g} e-, and no camera has less than {LEAST_NOISE:g} e-"
-    if highest < EIGHT_BIT <= range_ / 16 and (not audit.padding_holds or noise < LEAST_NOISE):
-        told = f"no code is above {EIGHT_BIT - 1}: 8 bits, and top_code is {parameters.top_code:,}"
-        return told + f"; {quiet}" * (noise < LEAST_NOISE), parameters.scale * range_ / EIGHT_BIT
-    if highest < range_ / padding and not audit.padding_holds:
-        return f"no code is above {highest:,}, as without the padding of {padding:g}", parameters.scale_due_to_gain
     if odd > 1 and audit.step != padding:
         told = f"the codes go in steps of {audit.step}, as where counts were multiplied by {odd} after they were read"
-        return told, parameters.scale / odd
-    return (quiet, parameters.scale * LEAST_NOISE / noise) if noise < LEAST_NOISE else None
+        return told, parameters.scale / odd, True
+    if noise < LEAST_NOISE and highest < EIGHT_BIT <= range_ / 16:
+        told = f"no code is above {EIGHT_BIT - 1}: 8 bits, and top_code is {parameters.top_code:,}; {quiet}"
+        return told, parameters.scale * range_ / EIGHT_BIT, True
+    if noise < LEAST_NOISE:
+        return quiet, parameters.scale * LEAST_NOISE / noise, True
+    if highest < range_ / padding and not audit.padding_holds:
+        told = f"no code is above {highest:,}, as without the padding of {padding:g}"
+        return told, parameters.scale_due_to_gain, False
+    return None
 
 
 def _fewer_bits(capture: Capture, audit: CountsAudit) -> list[str]:

@@ -401,6 +401,16 @@ def test_what_a_shell_leaves_as_it_is_typed_is_expanded(night_file, fake_run, tm
     assert {option.name for option in paths if option.type is not cli.PATH} == {"frames"}  # their number, in simulate
 
 
+@pytest.mark.parametrize(
+    "arguments", ["check", "params", "run", "forget --yes", "trends --outputs", "vet -f night.yaml"]
+)
+def test_a_name_that_no_folder_can_have_is_refused(arguments):
+    result = sla1(*arguments.split(), "a" * 300 + "/b/c")
+    assert result.exit_code == 2
+    assert "File name too long" in result.stderr
+    assert len(result.stderr) < 500
+
+
 def test_mistyped_places_make_nothing(night_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLA1_HOME", str(tmp_path))

@@ -137,7 +137,7 @@ def photon_transfer(level: np.ndarray, variance: np.ndarray, n: int) -> PhotonTr
             f"{hot:.3g} ± {hot_error:.2g}: the level is not dark signal alone, no gain from these darks"
         )
     else:
-        reason = f"levels of {curve.level[0]:.0f} to {curve.level[-1]:.0f} counts give "
+        reason = f"levels of {curve.level.min():.0f} to {curve.level.max():.0f} counts give "
         reason += (
             f"{gain:.4f} ± {gain_error:.4f} electrons per count"
             if can_tell
