@@ -22,13 +22,13 @@ from sla1tools.text import read_regular
 
 COUNTS = "settings.npy"
 MOST_HEADER = 4096  # bytes
+# Parameters that decide what a leader is, and in what units: nights are comparable where all are equal.
 SAME_KEYS = (
     *(*SENSOR_KEYS, "top_code", "level_correction"),
     *("combination_method", "reference", "neighbors", "excluded_classes"),
 )
-"""Parameters that decide what a leader is, and in what units: nights are comparable where all are equal."""
+# Criteria whose false alarms depend on the star's image. How many stars a criterion finds always does.
 PSF_CRITERIA = {name for name, one in CRITERIA.items() if {term.column for term in one.terms} & set(PSF_COLUMNS)}
-"""Criteria whose false alarms depend on the star's image. How many stars a criterion finds always does."""
 
 
 @dataclass

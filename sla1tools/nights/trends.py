@@ -41,10 +41,9 @@ WINDOW = 20  # predecessors that a night is compared with: a slow drift shows in
 LEAST_NIGHTS = 5
 MASTER, UNREADABLE = "master_dark.fits", "unreadable"
 NO_CARDS = MasterCards.model_validate({})
+# Half width of the control limits in units of 1.4826 MAD, by predecessors. Three for infinitely many; the median and
+# MAD of few scatter so much that three would flag 15 % of sound Gaussian nights at 5 and 2 % at 20; these flag 0.3 %.
 WIDTHS = {5: 27.0, 6: 14.0, 7: 12.5, 8: 9.0, 10: 7.0, 12: 6.0, 15: 5.3, 20: 4.5}
-"""Half width of the control limits in units of 1.4826 MAD, by predecessors. Three for infinitely many; the median and
-MAD of few scatter so much that three would flag 15 % of sound Gaussian nights at 5 and 2 % at 20; these flag 0.3 %.
-"""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sla1tools.show.figures import DPI, width_of
 from sla1tools.show.glossary import GLOSSARY
 from sla1tools.show.heading import Heading
 from sla1tools.show.night_page import night_page
-from sla1tools.text import printable
+from sla1tools.text import counted, printable, shown
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -174,7 +174,7 @@ def page_template(name: str) -> "Template":
     )
     # A quoted path can hold no scheme: javascript: becomes a file name.
     environment.filters["address"] = lambda target: quote(target, safe="/.")
-    environment.globals |= {"glossary": GLOSSARY, "figure": figure_html}
+    environment.globals |= {"glossary": GLOSSARY, "figure": figure_html, "shown": shown, "counted": counted}
     return environment.get_template(name)
 
 

@@ -40,34 +40,31 @@ def page_text(
     """Return the page of all nights: self-contained, and asking nothing of the network."""
     script = (TEMPLATES / "trends.js").read_text(encoding="utf-8") + page_script()
     charts = ((metric, control_chart(records, metric)) for metric in METRICS)
-    figures = [(caption(records, metric), _embedded(chart)) for metric, chart in charts if chart]
+    dark_chart = dark_current_chart(dark)
     return page_template("trends.html.j2").render(
         policy=policy(script),
         css=page_css(with_explorer=False) + (TEMPLATES / "trends.css").read_text(encoding="utf-8"),
         script=script,
         records=list(reversed(records)),
         metrics=[metric for metric in METRICS if any(r.values.get(metric.name) is not None for r in records)],
-        shown=shown,
-        counted=counted,
-        figures=figures,
+        figures=[(caption(records, metric), png(chart)) for metric, chart in charts if chart],
         recurrent=recurrent,
         latest=latest,
         dark=dark,
         telegraph=telegraph,
         dark_rows=dark_current_table(dark),
-        dark_chart=(chart := dark_current_chart(dark)) and _embedded(chart),
-        differing=sum(bool(record.differs) for record in records),
-        season=season,
-        headline=season and headline(season),
-        sentences=season and sentences(season),
-        statement=season and statement(season),
-        tradeoff=season and _embedded(season_figure(season)),
-        limited=limited,
+        dark_chart=dark_chart and png(dark_chart),
+        **_words_of(season),
     )
 
 
-def _embedded(figure: Drawing | HTML) -> bytes:
-    return b"" if isinstance(figure, HTML) else png(figure)
+def _words_of(season: Season | None) -> dict[str, Any]:
+    """What a page says of a season."""
+    if season is None:
+        return {"season": None}
+    told = {"season": season, "headline": headline(season), "sentences": sentences(season), "limited": limited}
+    figure = season_figure(season)
+    return told | {"statement": statement(season), "tradeoff": None if isinstance(figure, HTML) else png(figure)}
 
 
 def headline(season: Season) -> str:
@@ -170,7 +167,6 @@ def gallery_text(season: Season, rows: Table, total: int, without: Sequence[Nigh
         rows=len(rows),
         total=total,
         gallery=gallery_html(season_payload(season, rows, without)) if len(rows) else "<p>There is none.</p>",
-        counted=counted,
         without=without,
     )
 

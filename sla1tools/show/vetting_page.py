@@ -14,7 +14,6 @@ from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.shapes import rival_templates
 from sla1tools.show.figures import ACCENT, HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes
 from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
-from sla1tools.text import shown
 from sla1tools.vetting.judging import JUMP_SIGMA, VERDICTS, Witness
 from sla1tools.vetting.measuring import ScienceFrame, stamps_of
 
@@ -98,7 +97,6 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
         darks=witness.flashes.seen,
         parameters=parameters,
         unpictured=max(len(judged) - MOST_PICTURED, 0),
-        shown=shown,
     )
 
 
