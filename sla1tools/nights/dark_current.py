@@ -26,7 +26,6 @@ from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, NightRecord
 from sla1tools.published import TRENDS, write_whole
 from sla1tools.published.formats import DAMAGE, read_archive, write_archive
-from sla1tools.text import shown
 
 LEAST, MOST = 3, 8  # captures
 MOST_TRIED = 3  # captures alike in exposure and temperature that are looked at for one of the same chip
@@ -157,7 +156,7 @@ def _alike(one: NightRecord, other: NightRecord) -> bool:
 
 def _missing(records: Sequence[NightRecord]) -> DarkCurrent:
     states = map(_state, records)
-    found = " and ".join(f"{exposure:g} s at {shown(heat)} C" for exposure, heat in states)
+    found = " and ".join(f"{exposure:g} s" + (f" at {heat:g} °C" if heat == heat else "") for exposure, heat in states)
     return DarkCurrent(
         f"not tested: of one chip there is {found or 'nothing'}, and two points fit any line. Dark current and "
         "pedestal take captures at three exposures (biases of 0 s count) or temperatures, with nothing else changed"

@@ -290,8 +290,10 @@ def follow_pixels(
         The latest published night.
     """
     published = [record for record in records if record.published and record.shape]
-    latest = published[-1] if published else None
-    mine = [r for r in published if latest and (r.instrument, r.shape) == (latest.instrument, latest.shape)]
+    if not published:
+        return recurrent_pixels({}), None
+    latest = published[-1]
+    mine = [r for r in published if (r.instrument, r.shape) == (latest.instrument, latest.shape)]
     found: dict[str, set[Pixel]] = {}
     for record in mine:
         pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape or (0, 0))
@@ -299,7 +301,7 @@ def follow_pixels(
             record.verdict, record.reasons = UNREADABLE, (*record.reasons, unreadable("candidates.ecsv"))
         found[record.night] = {*(pixels or ()), *(record.seen_on_known or ())}
     times = Counter(pixel for pixels in found.values() for pixel in pixels)
-    earlier = read_list(outputs / KNOWN_PIXELS, latest.shape) if latest and latest.shape else {}
+    earlier = read_list(outputs / KNOWN_PIXELS, latest.shape or (0, 0))
     asked = sorted({*earlier, *(pixel for pixel, nights in times.items() if nights >= LEAST_NIGHTS)})
     blind: dict[Pixel, list[int]] = {}
     place = {id(record): k for k, record in enumerate(mine)}
@@ -324,7 +326,7 @@ def follow_pixels(
                     for i in np.flatnonzero(dq & _left_out(record)) if of_latest else range(len(asked)):
                         blind.setdefault(asked[i], []).append(place[id(record)])
     recurrent = recurrent_pixels(found, blind, {pixel: row for pixel, row in earlier.items() if pixel in told})
-    if latest is not None and history is not None and write:
+    if history is not None and write:
         write_known_pixels(outputs / KNOWN_PIXELS, recurrent, history.table(names), history.shape)
         used = {outputs / kept for record in published if (kept := _kept_as(record))}
         for path in set((outputs / TRENDS).iterdir()) - used:

@@ -35,10 +35,10 @@ def follow_telegraph(records: Sequence[NightRecord], outputs: Path) -> Table:
         if (record.instrument, record.shape) == (published[-1].instrument, (ny, nx)):
             with suppress(OSError, ValueError):
                 text = read_regular(outputs / record.path / TELEGRAPH).decode("utf-8")
-                names, *lines = [line for line in text.splitlines() if not line.startswith("#")]
+                _, names, rest = text.partition(" ".join(COLUMNS))
+                lines = rest.splitlines()[1:]
                 rows = np.loadtxt(lines, usecols=range(len(COLUMNS)), ndmin=2) if lines else none
-                inside = ((rows[:, :2] >= 0) & (rows[:, :2] < (nx, ny))).all()
-                if inside and names.split()[: len(COLUMNS)] == list(COLUMNS):
+                if names and ((rows[:, :2] >= 0) & (rows[:, :2] < (nx, ny))).all():
                     lists.append(np.insert(rows, len(COLUMNS), record.frames, axis=1))
                     looked += 1
     x, y, *values = np.concatenate(lists).T
