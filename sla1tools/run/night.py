@@ -158,9 +158,9 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
                 run.start()  # once the frames are judged: an unusable night needs no kernel
             progress(word)
 
-        measurement = measured_before(parameters, claimed.outputs, notebooks=bool(run.opened))
+        measurement = measured_before(parameters, claimed.outputs, notebooks=bool(run.executed))
         published = claimed.outputs / claimed.night if measurement else None
-        if measurement and run.opened:  # notebooks ask the frames
+        if measurement and run.executed:  # notebooks ask the frames
             measurement = with_raw_frames(measurement, parameters.capture_directory)
             step("frames judged")
         measurement = measurement or measure_night(parameters, step)
@@ -170,20 +170,20 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
         manifest["star"] = {"fwhm": star.fwhm, "size_error": star.size_error}
         links = {
             "The night at a glance": "index.html",
-            **{title_of(path): path.with_suffix(".html").name for path in run.opened},
+            **{title_of(path): path.with_suffix(".html").name for path in run.executed},
             "All nights": "../../../index.html",
             "Manifest": "manifest.json",
         }
         night, exposure = night_path(parameters).as_posix(), parameters.dark_exposure
         run.heading = Heading(night, capture.camera, len(capture.frames), exposure, links)
-        if run.opened:
+        if run.executed:
             store(measurement, run.handed_over)
         run.start()
-        run.open(*list(run.opened)[:1])  # the longest: the others would only take its core now
+        run.opened.set()
         write_products(measurement, staging, published)
         progress("products written")
         run.finish()
-    if run.opened:
+    if run.executed:
         progress("notebooks run")
     from sla1tools.run.season import season_setting
     from sla1tools.show.pages import write_index
@@ -193,7 +193,7 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
     with suppress(ParametersError):  # there is no season yet, or it recommends nothing
         comparable = identity(capture.camera, manifest["parameters"])
         manifest["season_setting"] = season_setting(claimed.outputs, parameters.criterion, comparable)[1]
-    figures = {title: png for path in run.opened for title, png in tagged_figures(path).items()}
+    figures = {title: png for path in run.executed for title, png in tagged_figures(path).items()}
     links |= {name: name for name in PRODUCTS}
     write_index(staging / "index.html", measurement.summary, manifest, figures, links)
     write_manifest(staging, manifest)
@@ -214,14 +214,13 @@ class _NotebookRun:
         self.side_by_side = side_by_side
         self.failures: dict[Path, Exception] = {}
         self.heading: Heading | None = None  # known once the frames are judged
-        self.opened = {staging / source.name: threading.Event() for source in notebooks}
+        self.executed = [staging / source.name for source in notebooks]
+        self.opened = threading.Event()  # the measured night is there for them
         self.cancelled = False
         self.exporting = threading.Lock()  # nbconvert does not say that threads may share an exporter
         values = parameters.model_dump(mode="json") | {"products_directory": str(self.handed_over)}
-        jobs = [
-            (source, executed, values, timeout, self._waiting(opened))
-            for source, (executed, opened) in zip(notebooks, self.opened.items(), strict=True)
-        ]
+        both = zip(notebooks, self.executed, strict=True)
+        jobs = [(source, executed, values, timeout, self._before_cell) for source, executed in both]
         # The first takes as long as the others together; a third kernel would only wait for a core.
         groups = [jobs[:1], jobs[1:]] if side_by_side else [jobs]
         self.threads = [threading.Thread(target=self._run, args=(group,), daemon=True) for group in groups]
@@ -232,7 +231,7 @@ class _NotebookRun:
     def __exit__(self, kind, *_) -> None:
         """End the notebooks with what failed beside them; a program that is interrupted does not wait for them."""
         self.cancelled = True
-        self.open(*self.opened)
+        self.opened.set()
         if kind and issubclass(kind, Exception):
             self._join()
 
@@ -242,19 +241,11 @@ class _NotebookRun:
             if thread.ident is None:
                 thread.start()
 
-    def open(self, *executed: Path) -> None:
-        """Let notebooks open the measured night."""
-        for path in executed:
-            self.opened[path].set()
-
-    def _waiting(self, opened: threading.Event) -> Callable[[bool], None]:
-        def before_cell(opens_night: bool) -> None:
-            if opens_night:
-                opened.wait()
-            if self.cancelled:
-                raise Sla1Error("the run failed elsewhere")
-
-        return before_cell
+    def _before_cell(self, opens_night: bool) -> None:
+        if opens_night:
+            self.opened.wait()
+        if self.cancelled:
+            raise Sla1Error("the run failed elsewhere")
 
     def _run(self, jobs: Sequence[tuple]) -> None:
         from sla1tools.show.pages import export_html
@@ -276,10 +267,9 @@ class _NotebookRun:
                 thread.join(0.5)  # without a limit, Windows would not see Ctrl-C
 
     def finish(self) -> None:
-        """Open the rest and wait for all; raise the first notebook's failure."""
-        self.open(*self.opened)
+        """Wait for all; raise the first notebook's failure."""
         self._join()
-        for executed in self.opened:
+        for executed in self.executed:
             if executed in self.failures:
                 raise self.failures[executed]
 

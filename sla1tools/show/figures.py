@@ -61,7 +61,8 @@ def png(figure: Figure) -> bytes:
 def width_of(image: bytes) -> int:
     """Return how many pixels of a page wide a picture of `png` is to be shown."""
     picture = Image.open(io.BytesIO(image))
-    return round(picture.width * DPI / picture.info["dpi"][0])
+    density, _ = picture.info.get("dpi", (SHARP * DPI, 0))  # a notebook of one's own may show a picture that tells none
+    return round(picture.width * DPI / density)
 
 
 class Drawing(Figure):
