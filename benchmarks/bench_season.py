@@ -1,7 +1,8 @@
-"""Seconds and memory of a season's sum and page, on copies of one published night.
+"""Processor seconds and memory of a season's sum, gallery and page, on copies of one published night.
 
 ``python benchmarks/bench_season.py NIGHT [NIGHTS]``: NIGHT is a published night's folder, of which NIGHTS copies (hard
-links, on NIGHT's own disk, in a folder beside the outputs that is removed again) are summed up.
+links, on NIGHT's own disk, in a folder beside the outputs that is removed again) are summed up. It prints a row of the
+table in docs/cluster.md, and the figures around it.
 """
 
 import os
@@ -12,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from sla1tools.nights.gallery import season_candidates
 from sla1tools.nights.season import sum_season
 from sla1tools.nights.trends import read_nights
 from sla1tools.run.season import write_trends
@@ -27,14 +29,11 @@ def copies(night: Path, outputs: Path, nights: int) -> None:
             os.link(path, folder / path.name)
 
 
-def measured(name: str, action):
-    """Do something; print its seconds, those of the processor, and the most memory so far."""
-    wall, processor = time.perf_counter(), time.process_time()
+def timed(action):
+    """Do something: what it gave, and its seconds of the processor."""
+    start = time.process_time()
     done = action()
-    wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{name:32} {wall:7.1f} s, of the processor {processor:6.1f} s, at most {most:4.0f} MiB", flush=True)
-    return done
+    return done, time.process_time() - start
 
 
 def main(night: str, nights: str = "1000") -> None:
@@ -43,12 +42,17 @@ def main(night: str, nights: str = "1000") -> None:
     outputs = Path(tempfile.mkdtemp(prefix="bench-season-", dir=source.parents[3]))
     try:
         copies(source, outputs, int(nights))
-        records = measured(f"{nights} nights read", lambda: read_nights(outputs))
-        season = measured("counts added up", lambda: sum_season(records, outputs))
-        print(f"{season.frames:,} frames of {len(season.nights):,} nights, {len(season.left_out)} left out")
-        page = measured("page of all nights, first time", lambda: write_trends(outputs))
-        measured("page of all nights, again", lambda: write_trends(outputs))
-        print({path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in page.parent.glob("*.html")})
+        records, read = timed(lambda: read_nights(outputs))
+        season, added = timed(lambda: sum_season(records, outputs))
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+        _, gallery = timed(lambda: season_candidates(season, outputs))
+        page, first = timed(lambda: write_trends(outputs))
+        _, again = timed(lambda: write_trends(outputs))
+        sizes = [f"`{path.name}` {path.stat().st_size / 1e6:.1f} MB" for path in sorted(page.parent.glob("*.html"))]
+        print("| nights | manifests, summaries, headers read | counts added up | most memory |\n|---|---|---|---|")
+        print(f"| {len(season.nights):,} | {read:.1f} s | {added:.1f} s | {most:.0f} MiB |")
+        print(f"\nA night's gallery: {1000 * gallery / len(season.nights):.1f} ms. {', '.join(sizes)}.")
+        print(f"All at the end of a batch: {first:.1f} s; where flagged pixels were listed before, {again:.1f} s.")
     finally:
         shutil.rmtree(outputs)
 

@@ -1,4 +1,4 @@
-"""The whole: `sla1 run` against the same notebooks by hand, where its time goes, memory, and a long night."""
+"""The whole: `sla1 run` against the same notebooks by hand, where its time goes, batches, memory, and a long night."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from bench_batch import batch, copies
 from comparison import Row, table
 
 from sla1tools.parameters import Parameters
@@ -19,6 +20,7 @@ RUN = "`sla1 run`, whole night, notebooks and HTML"
 BIN = Path(sys.executable).parent
 CAMERA = CHECKOUT / "params" / "qhy42pro.yaml"
 LONG = 200
+NIGHTS, NIGHTS_WITH_REPORTS = 12, 8  # of full size in a batch
 
 
 def command(*words):
@@ -62,7 +64,7 @@ def test_run_by_hand(benchmark, comparison, night_file, tmp_path):
         RUN,
         "`papermill` three times, then `jupyter nbconvert` three times",
         by_hand,
-        wanted=0.45,
+        wanted=0.25,
         rounds=1,
         at_most=True,
     )
@@ -94,9 +96,30 @@ def test_measure_alone(comparison, sessions):
     ours, theirs = (job(name, sessions) for name in ("measure", "by_hand"))
     work, against = "`measure_night`, imports included", "the observers' computation, in sample"
     comparison.rows.append(Row(work, against, ours["seconds"], theirs["seconds"], 0.6, True))
-    comparison.rows.append(
-        Row("peak memory of `measure_night`, one process", against, ours["peak"], theirs["peak"], 0.5, True, "MiB")
+    comparison.rows.append(Row("the same, peak memory", against, ours["peak"], theirs["peak"], 0.5, True, "MiB"))
+    comparison.rows.append(Row("the same, peak memory", "350 MiB", ours["peak"], 350.0, 1.0, True, "MiB"))
+
+
+def test_batch_with_reports(comparison, sessions, tmp_path):
+    copies(Parameters(sessions_directory=str(sessions)).capture_directory, tmp_path / "in", NIGHTS_WITH_REPORTS)
+    seen = batch(tmp_path / "in", tmp_path / "out", CAMERA, 2)
+    work = f"`sla1 batch --workers 2`, seconds a night ({60 / seen.pace:.1f} nights a minute)"
+    comparison.rows.append(Row(work, "7 a minute", seen.pace, 60 / 7, 1.0, True))
+    largest = max(worker for _, worker in seen.memory)
+    comparison.rows.append(Row("the same, largest worker after a night", "250 MiB", largest, 250.0, 1.0, True, "MiB"))
+
+
+def test_batch_and_change_of_cuts(comparison, sessions, tmp_path):
+    """Other cuts of published nights are a selection: nothing is measured again."""
+    copies(Parameters(sessions_directory=str(sessions)).capture_directory, tmp_path / "in", NIGHTS)
+    first, again = (
+        batch(tmp_path / "in", tmp_path / "out", CAMERA, 2, "--no-notebooks", "-p", "ratio", ratio)
+        for ratio in ("0.3", "0.35")
     )
+    work = f"the same, `--no-notebooks` ({60 / first.pace:.1f} nights a minute)"
+    comparison.rows.append(Row(work, "20 a minute", first.pace, 3.0, 1.0, True))
+    work = "a change of cuts over these nights, seconds a night"
+    comparison.rows.append(Row(work, "measured anew", again.pace, first.pace, 0.15, True))
 
 
 def test_long_night(comparison, sessions, tmp_path):
