@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sla1tools.parameters import Parameters
+from sla1tools.places import CHECKOUT
 
 
 def peak_memory() -> float:
@@ -36,6 +37,7 @@ def measure(parameters) -> dict:
 
 def by_hand(parameters) -> dict:
     """Run the observers' computation."""
+    sys.path.insert(0, str(CHECKOUT / "tests" / "support"))
     import observers
 
     warnings.simplefilter("ignore")
