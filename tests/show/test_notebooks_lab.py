@@ -7,7 +7,7 @@ from live_numbers import live_numbers
 from nbformat import v4
 
 from sla1tools.night import open_night
-from sla1tools.parameters import Parameters
+from sla1tools.parameters import Parameters, read_parameters
 from sla1tools.places import CHECKOUT
 
 NAMES = ("01_dark_characterization", "02_candidate_finding", "03_injection_testing", "04_night_trends")
@@ -42,3 +42,8 @@ def test_runs_in_lab_with_nothing_set_up(name, browser, lab, demo):  # noqa: F81
             "before => document.querySelector('.sla1-candidates').innerText != before", arg=before, timeout=10_000
         )
     context.close()
+
+
+def test_the_demo_opens_with_a_dozen_candidates(demo):
+    own = read_parameters([CHECKOUT / "params" / name for name in ("qhy42pro.yaml", "demo.yaml")])
+    assert 10 <= len(demo.candidates(threshold=own.threshold, ratio=own.ratio)) <= 14
