@@ -19,7 +19,7 @@ from urllib.parse import quote
 from sla1tools.show.figures import DPI, width_of
 from sla1tools.show.glossary import GLOSSARY
 from sla1tools.show.heading import Heading
-from sla1tools.show.night_page import night_page
+from sla1tools.show.night_page import confidence, limited, night_page, quantity
 from sla1tools.text import counted, printable, shown
 
 if TYPE_CHECKING:
@@ -123,6 +123,9 @@ def write_index(
         head=heading_html(heading, Path(path).name),
         heading=heading,
         script=script,
+        quantity=quantity,
+        limited=limited,
+        confidence=confidence,
     )
     Path(path).write_text(page, encoding="utf-8")
 

@@ -226,11 +226,18 @@ def test_index_says_verdict_meaning_and_action(tmp_path, offline):  # noqa: F811
     assert page.locator("img").first.get_attribute("alt") == f"Noise {HOSTILE}"
 
 
-def test_a_zero_point_adds_magnitudes_to_the_nights_page():
-    page = night_page(SUMMARY, {"parameters": Parameters(zero_point=25.0).model_dump(mode="json")})
-    assert {row["name"]: row["value"] for row in page["numbers"]}["neighbor_ratio: 50 % flux"] == (
-        "1,961 e- (1,900–2,030) (16.77 mag)"
-    )
+def numbers_of(path, summary, manifest):
+    """Value and note of every row of the page's table of numbers, by name."""
+    write_index(path, summary, manifest, {}, {})
+    row = r'<tr><td>(.+?)</td><td class="number"><strong>(.+?)</strong></td><td class="quiet">(.*?)</td></tr>'
+    return {name: (value, note) for name, value, note in re.findall(row, path.read_text(encoding="utf-8"))}
+
+
+def test_a_zero_point_adds_magnitudes_to_the_nights_page(tmp_path):
+    manifest = {"parameters": Parameters(zero_point=25.0).model_dump(mode="json")}
+    numbers = numbers_of(tmp_path / "i.html", SUMMARY, manifest)
+    assert numbers["neighbor_ratio: 50 % flux"][0] == "1,961 e- (1,900–2,030) (16.77 mag)"
+    page = night_page(SUMMARY, manifest)
     assert "702 e- (17.88 mag)" in " ".join(page["verdict"]["actions"])
 
 
@@ -243,7 +250,7 @@ def test_what_is_said_of_ten_files_is_said_once():
         (1, "rejected (level)", "9 sigma"),
         (1, "ignored", ""),
     ]
-    assert page["tally"] == "10 used, 1 rejected, 1 ignored."
+    assert page["tally"] == {"used": 10, "rejected": 1, "ignored": 1}
 
 
 def test_what_is_missing_reads_not_tested(tmp_path):
@@ -265,7 +272,7 @@ def test_budget_decides_the_advice():
 def test_a_night_of_few_frames_says_how_many_would_do_and_gives_the_seasons_setting():
     manifest = {"parameters": Parameters().model_dump(mode="json")}
     for setting, told in (
-        (None, "a season of nights"),
+        (None, "a season would, too"),
         ({"threshold": 188.0, "ratio": 0.2}, "threshold 188 e-, ratio 0.2"),
     ):
         actions = night_page(SUMMARY, manifest | {"season_setting": setting})["verdict"]["actions"]
@@ -275,16 +282,15 @@ def test_a_night_of_few_frames_says_how_many_would_do_and_gives_the_seasons_sett
         assert told in one
 
 
-def test_published_figures_stand_beside_the_measured_ones():
+def test_published_figures_stand_beside_the_measured_ones(tmp_path):
     published = {"read_noise": 1.58, "dark_current": 2.2, "temperature": -20.0, "gain": 0.11, "source": "a paper"}
     parameters = Parameters(published=published, dark_exposure=60.0).model_dump(mode="json")
-    page = night_page({"dark": {"level": 1296.0}}, {"parameters": parameters})
-    rows = {row["name"]: (row["value"], row["note"]) for row in page["numbers"]}
+    rows = numbers_of(tmp_path / "i.html", {"dark": {"level": 1296.0}}, {"parameters": parameters})
     assert rows["shot noise of the level"][0] == "36 e-"
     assert rows["read noise, published"] == ("1.58 e-", "a paper")
     assert rows["dark signal, published"] == ("132 e-", "a paper: 2.2 e-/s at -20 C")
     assert rows["gain, published"][0] == "0.11 e-/ADU"
-    assert not any("published" in row["name"] for row in night_page({"dark": {"level": 1.0}}, {})["numbers"])
+    assert not any("published" in name for name in numbers_of(tmp_path / "i.html", {"dark": {"level": 1.0}}, {}))
 
 
 def test_the_first_doubt_gives_the_one_thing_to_do():
