@@ -40,7 +40,7 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
     night = _Night(summary, Parameters().model_dump(mode="json") | given)
     state = summary.get("verdict") or "failed"
     files = grouped_files(manifest.get("inputs") or [])
-    named = given | night.block("night")
+    named = {**given, **night.block("night")}
     parts = [named.get(key) for key in ("capture_date", "capture_time", "object_name")]
     return {
         "title": "The night at a glance",

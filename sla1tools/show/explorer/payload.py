@@ -31,7 +31,6 @@ CLOSER_LOOKS = 200  # rows with wide cutouts
 HISTORY_VALUES = 100_000
 LIMITS_LISTED = 200  # exact limits to this count, Wilson-Hilferty beyond
 HELD_OUT = "leave_one_out"
-INFINITE, UNKNOWN = 2**31 - 1, -(2**31)  # how the integer columns spell infinity and NaN
 FLUX: dict[str, Any] = {"label": "completeness at", "unit": "e-", "step": 0.05, "log": True, "opens": False}
 SLIDERS = {name: {key: getattr(cut, key) for key in FLUX} for name, cut in CUTS.items()} | {"flux": FLUX}
 # Of a leader, whatever the criteria ask: shown, sorted by, saved.
@@ -269,32 +268,24 @@ def _first(rows: np.ndarray, most: int, show: str) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
-def pack_column(values, unit: float | None = None) -> dict[str, Any]:
+def pack_column(values) -> dict[str, Any]:
     """Pack a column so that the front end gets back exactly these numbers, in few bytes.
 
     Parameters
     ----------
     values : (n,) array
         Integers, booleans or floats; masked floats become NaN.
-    unit : float, optional
-        If every finite value is exactly an integer times this, the integers travel.
 
     Returns
     -------
     packed : dict
-        `type` (u1, u2, i4, f4 or f8, little-endian), `zip` (base64 of gzip), and `unit` where integers stand for it.
+        `type` (u1, u2, i4, f4 or f8, little-endian) and `zip` (base64 of gzip).
     """
     values = np.ma.asarray(values)
     if values.dtype.kind == "f":
         values = filled(values)
-        with np.errstate(invalid="ignore", over="ignore"):
-            whole = np.rint(values / unit) if unit else values
-            fits = unit is not None and (whole * unit == values) & (np.abs(whole) < INFINITE)
-            exact = unit is not None and np.all(fits | ~np.isfinite(values))
+        with np.errstate(over="ignore"):
             single = values.astype("<f4")
-        if exact and not np.any(values == -np.inf):
-            whole = np.select([np.isnan(values), values == np.inf], [UNKNOWN, INFINITE], whole)
-            return {"type": "i4", "unit": unit, "zip": _zip(whole.astype("<i4"))}
         same = np.array_equal(single.astype(np.float64), values, equal_nan=True)
         return {"type": "f4", "zip": _zip(single)} if same else {"type": "f8", "zip": _zip(values.astype("<f8"))}
     values = np.ma.filled(values, 0).astype(np.int64)
@@ -314,14 +305,12 @@ def _words(column) -> tuple[list[str], np.ndarray]:
     return [str(name) for name in names], place
 
 
-def _pack_rows(rows: Table, exhibit: Exhibit, shown: Sequence[str], more: dict[str, np.ndarray]) -> dict[str, Any]:
+def _pack_rows(rows: Table, shown: Sequence[str], more: dict[str, np.ndarray]) -> dict[str, Any]:
     """Pack what the criteria ask of a leader, what is shown of it, and further columns."""
     asked = [name for rule in CRITERIA.values() for term in rule.terms for name in (term.column, term.factor) if name]
-    unit = dict.fromkeys(("peak", "neighbor_min"), exhibit.parameters.scale / 2)
     rivals, rival = _words(rows["best_rival"][: len(rows) if shown is SHOWN else 0])
     columns = {name: rows[name] for name in dict.fromkeys((*shown, *asked))} | {"rival": rival} | more
-    packed = {name: pack_column(values, unit.get(name)) for name, values in columns.items()}
-    return {"n": len(rows), "rivals": rivals} | packed
+    return {"n": len(rows), "rivals": rivals} | {name: pack_column(values) for name, values in columns.items()}
 
 
 def _frames_of(rows: Table, frames: Sequence[str]) -> np.ndarray:
@@ -335,7 +324,7 @@ def _pack_leaders(leaders: Table, exhibit: Exhibit) -> dict[str, Any]:
     if "night" in leaders.colnames:
         nights, more["night"] = _words(leaders["night"])
     shown = SHOWN if exhibit.show == "candidates" else ("x", "y")  # places tell which lead twice
-    return _pack_rows(leaders, exhibit, shown, more) | {"nights": nights}
+    return _pack_rows(leaders, shown, more) | {"nights": nights}
 
 
 def _pack_trials(exhibit: Exhibit) -> dict[str, Any] | None:
@@ -354,7 +343,7 @@ def _pack_trials(exhibit: Exhibit) -> dict[str, Any] | None:
         "flux": pack_column(flux.astype(np.float32)),
         "frame": pack_column(_frames_of(trials, exhibit.frames)),
         "leader": pack_column(injections.shown),
-        "leaders": _pack_rows(leaders, exhibit, shown, {"star": leaders["star"], "before": leaders["before"]}),
+        "leaders": _pack_rows(leaders, shown, {"star": leaders["star"], "before": leaders["before"]}),
     }
 
 
@@ -402,5 +391,5 @@ def _pack_histories(exhibit: Exhibit, chosen: np.ndarray) -> dict[str, Any] | No
     if exhibit.raw is None or len(chosen) == 0 or frames == 0:
         return None
     shown = chosen[: max(HISTORY_VALUES // frames, 1)]
-    tenths = np.rint(np.clip(exhibit.history(shown), -1e6, 1e6) * 10)
-    return {"shown": len(shown), "sigmas": pack_column(tenths.ravel() * 0.1, 0.1)}
+    sigmas = np.clip(exhibit.history(shown), -1e6, 1e6).round(1)
+    return {"shown": len(shown), "sigmas": pack_column(sigmas.ravel().astype(np.float32))}

@@ -1,7 +1,7 @@
 // What the candidate explorer knows: the two tables, the selections on them, and the live numbers.
 // Measure once, select many. `drawing.js` and `explorer.js` follow in the same module.
 
-const INFINITE = 2 ** 31 - 1, UNKNOWN = -(2 ** 31), CLOSER = 3 * 15 ** 2;
+const CLOSER = 3 * 15 ** 2;
 
 // ---- the tables ----
 
@@ -13,9 +13,7 @@ async function unzip(text) {
 
 async function unpack(column) {
   const Kind = { u1: Uint8Array, u2: Uint16Array, i4: Int32Array, f4: Float32Array, f8: Float64Array }[column.type];
-  const values = new Kind(await unzip(column.zip));
-  if (column.unit === undefined) return values;
-  return Float64Array.from(values, (v) => (v === INFINITE ? Infinity : v === UNKNOWN ? NaN : v * column.unit));
+  return new Kind(await unzip(column.zip));
 }
 
 async function unpackAll(table) {
