@@ -1,6 +1,7 @@
 """From a night's frames to its tables and numbers: the one pure function that everything else reads."""
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sla1tools.darks.classes import PixelClass
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
 from sla1tools.darks.telegraph import jump_together
-from sla1tools.errors import ParametersError
+from sla1tools.errors import NightError, ParametersError
 from sla1tools.frames.capture import Capture, judge_capture
 from sla1tools.frames.codes import CountsAudit, audit_capture
 from sla1tools.injections import completeness
@@ -94,9 +95,17 @@ class Measurement:
         return tradeoff(self.counts, self.parameters)
 
     @property
+    def with_frames(self) -> "Measurement":
+        """The same with its raw frames at hand: what is asked below is asked of it."""
+        return self
+
+    @cached_property
     def has_frames(self) -> bool:
-        """Whether the raw frames are there to be asked."""
-        return True
+        """Whether the raw frames are there to be asked, and those that were measured."""
+        try:
+            return bool(self.with_frames)
+        except NightError:
+            return False
 
     def residual(self, k: int, reference: Reference | None = None) -> np.ndarray:
         """Subtract frame k's reference (the configured one by default) from it, (ny, nx) float64 electrons.
@@ -106,18 +115,19 @@ class Measurement:
         ParametersError
             Where the night has no such frame.
         """
-        self.capture.require_frame(k)
-        counts = self.capture.rows(k, 0, self.capture.shape[0])
-        return self.dark.residual(counts, reference or self.parameters.reference)
+        night = self.with_frames
+        night.capture.require_frame(k)
+        counts = night.capture.rows(k, 0, night.capture.shape[0])
+        return night.dark.residual(counts, reference or self.parameters.reference)
 
     def histories(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Held-out residuals of n pixels in every frame, in units of their noise, (n, N)."""
-        where = (np.asarray(y), np.asarray(x))
+        night, where = self.with_frames, (np.asarray(y), np.asarray(x))
         scaled = []
-        for k in range(len(self.capture.frames)):
-            counts = self.capture.rows(k, 0, self.capture.shape[0])[where]
-            residual = self.dark.residual(counts, "leave_one_out", where)
-            scaled.append(residual / self.dark.sigma(counts, where, "leave_one_out"))
+        for k in range(len(night.capture.frames)):
+            counts = night.capture.rows(k, 0, night.capture.shape[0])[where]
+            residual = night.dark.residual(counts, "leave_one_out", where)
+            scaled.append(residual / night.dark.sigma(counts, where, "leave_one_out"))
         return np.stack(scaled, axis=1)
 
     def history(self, x: np.ndarray, y: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -126,12 +136,12 @@ class Measurement:
         The noise is that of a held-out residual by the frames other than `frame`, (n,) indices: a flash in that frame
         has no part in it.
         """
-        where, own = (np.asarray(y), np.asarray(x)), np.asarray(frame)
+        night, where, own = self.with_frames, (np.asarray(y), np.asarray(x)), np.asarray(frame)
         noise, residuals = np.full(len(own), np.nan), []
-        for k in range(len(self.capture.frames)):
-            counts = self.capture.rows(k, 0, self.capture.shape[0])[where]
-            residuals.append([self.dark.residual(counts, reference, where) for reference in ("leave_one_out", "all")])
-            noise = np.where(own == k, self.dark.sigma(counts, where, "leave_one_out"), noise)
+        for k in range(len(night.capture.frames)):
+            counts = night.capture.rows(k, 0, night.capture.shape[0])[where]
+            residuals.append([night.dark.residual(counts, reference, where) for reference in ("leave_one_out", "all")])
+            noise = np.where(own == k, night.dark.sigma(counts, where, "leave_one_out"), noise)
         return np.moveaxis(np.array(residuals), 2, 0) / noise[:, None, None]
 
     def surroundings(self, x: np.ndarray, y: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -140,14 +150,14 @@ class Measurement:
         In electrons, without a reference subtracted; NaN beyond the edge. `frame` are (n,) indices.
         """
         cut = np.full((len(x), 2, 2 * SURROUNDINGS + 1, 2 * SURROUNDINGS + 1), np.nan)
-        (ny, nx), reach = self.capture.shape, np.arange(-SURROUNDINGS, SURROUNDINGS + 1)
+        night, (ny, nx), reach = self.with_frames, self.capture.shape, np.arange(-SURROUNDINGS, SURROUNDINGS + 1)
         for pair, row, column, k in zip(cut, np.asarray(y), np.asarray(x), np.asarray(frame), strict=True):
             rows, columns = row + reach, column + reach
             inside = np.ix_((rows >= 0) & (rows < ny), (columns >= 0) & (columns < nx))
             where = np.s_[max(rows[0], 0) : rows[-1] + 1, max(columns[0], 0) : columns[-1] + 1]
-            counts = self.capture.rows(k, where[0].start, min(where[0].stop, ny))[:, where[1]]
-            pair[0][inside] = counts * self.dark.scale
-            pair[1][inside] = pair[0][inside] - self.dark.residual(counts, self.parameters.reference, where)
+            counts = night.capture.rows(k, where[0].start, min(where[0].stop, ny))[:, where[1]]
+            pair[0][inside] = counts * night.dark.scale
+            pair[1][inside] = pair[0][inside] - night.dark.residual(counts, self.parameters.reference, where)
         return cut
 
     def per_frame(self, rows: Table) -> np.ndarray:

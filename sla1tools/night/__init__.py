@@ -75,13 +75,14 @@ class Night(Measurement):
         ParametersError
             Where the star lies outside the frame, the flux is no number from 0 up, or there is no such frame.
         """
-        self.capture.require_frame(frame)
+        night = self.with_frames
+        night.capture.require_frame(frame)
         star = {"x_true": x, "y_true": y, "flux_true": flux, "fwhm_true": psf_of(self.parameters).fwhm}
         try:
             stars = Table({"frame_number": [int(frame)]} | {name: [float(value)] for name, value in star.items()})
         except (TypeError, ValueError):
             raise ParametersError(f"inject: x={x!r}, y={y!r} and flux={flux!r} must be numbers") from None
-        return inject(self.capture, self.dark, self.floors, stars).trials
+        return inject(night.capture, night.dark, self.floors, stars).trials
 
     @cached_property
     def witness(self) -> Witness:
@@ -153,29 +154,6 @@ class PublishedNight(Night):
         except NightError as error:
             raise NightError(f"{self.folder}: {error}") from None
         return Night(**_parts(whole))
-
-    @cached_property
-    def has_frames(self) -> bool:
-        """Whether the raw frames are there, and those that were measured."""
-        try:
-            return bool(self.with_frames)
-        except NightError:
-            return False
-
-    def residual(self, k, reference=None):
-        return self.with_frames.residual(k, reference)
-
-    def histories(self, x, y):
-        return self.with_frames.histories(x, y)
-
-    def history(self, x, y, frame):
-        return self.with_frames.history(x, y, frame)
-
-    def surroundings(self, x, y, frame):
-        return self.with_frames.surroundings(x, y, frame)
-
-    def inject(self, *, x, y, flux, frame=0):
-        return self.with_frames.inject(x=x, y=y, flux=flux, frame=frame)
 
 
 def open_night(*sources: str | Path | Parameters, **changes: Any) -> Night:

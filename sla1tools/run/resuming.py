@@ -41,13 +41,10 @@ def is_current(parameters: Parameters, outputs: Path, notebooks: bool = False) -
     known = read_known_pixels(parameters)
     try:
         return (
-            manifest.exit_status == 0
-            and manifest.versions.get("sla1tools") == __version__
-            and _same_run(manifest, parameters, notebooks)
+            _same_run(manifest, parameters, notebooks)
             and all((place / name).is_file() for name in (*PRODUCTS, "index.html"))
             and (known is None or _same_known_pixels(place, known))
-            and manifest.psf_sha256 == psf_digest(parameters)
-            and _same_inputs(manifest, parameters)
+            and _same_files(manifest, parameters)
         )
     except (OSError, KeyError, TypeError, ValueError):  # a damaged product
         return False
@@ -70,21 +67,12 @@ def measured_before(parameters: Parameters, outputs: Path, notebooks: bool) -> M
     then, now = ({name: values.get(name) for name in own} for values in _both(manifest, parameters))
     known = read_known_pixels(parameters)
     try:
-        if (
-            manifest.exit_status != 0
-            or manifest.versions.get("sla1tools") != __version__
-            or then != now
-            or manifest.psf_sha256 != psf_digest(parameters)
-            or not _same_inputs(manifest, parameters)
-        ):
+        if then != now or not _same_files(manifest, parameters):
             return None
         night = read_published(place)
         marked = night.dark.classes.dq & PixelClass.KNOWN != 0
-        return (
-            selected_again(night, parameters)
-            if np.array_equal(marked, marked & False if known is None else known)
-            else None
-        )
+        same = not marked.any() if known is None else np.array_equal(marked, known)
+        return selected_again(night, parameters) if same else None
     except (OSError, Sla1Error, KeyError, TypeError, ValueError):  # a damaged product
         return None
 
@@ -147,13 +135,20 @@ def _same_known_pixels(place: Path, known: np.ndarray) -> bool:
     return True
 
 
-def _same_inputs(manifest: Manifest, parameters: Parameters) -> bool:
+def _same_files(manifest: Manifest, parameters: Parameters) -> bool:
+    """Tell whether a run that ended well read what lies there now, as this version does."""
     directory = parameters.capture_directory
     then = {row.name: row for row in manifest.inputs}
     now = {readable(name): name for name in os.listdir(directory)}
-    return set(then) == set(now) and all(
-        row.verdict == "ignored" or row.sha256 == _sha256(directory / now[name], parameters)
-        for name, row in then.items()
+    return (
+        manifest.exit_status == 0
+        and manifest.versions.get("sla1tools") == __version__
+        and manifest.psf_sha256 == psf_digest(parameters)
+        and set(then) == set(now)
+        and all(
+            row.verdict == "ignored" or row.sha256 == _sha256(directory / now[name], parameters)
+            for name, row in then.items()
+        )
     )
 
 

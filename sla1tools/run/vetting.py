@@ -78,7 +78,7 @@ def write_vetted(
     """
     drawn: list[dict] = []
     to, regions, page = targets
-    whole = getattr(night, "with_frames", night) if night.has_frames else None  # of a published night
+    whole = night.with_frames if night.has_frames else None
     dark_counts = (lambda k: whole.capture.rows(k, 0, whole.capture.shape[0])) if whole else None
 
     def draw(frame, found):
