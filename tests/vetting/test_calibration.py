@@ -158,7 +158,7 @@ def real_night(real_sessions, tmp_path_factory):
     psf.write_text(json.dumps(measured.as_json()))
     capture = replace(capture, parameters=capture.parameters.model_copy(update={"psf": str(psf)}))
     leaders, _, floors = detect_night(capture, dark)
-    histories = partial(Measurement.histories, SimpleNamespace(capture=capture, dark=dark))
+    histories = partial(Measurement.histories, SimpleNamespace(with_frames=SimpleNamespace(capture=capture, dark=dark)))
     return capture, Witness.of(capture, dark, leaders, floors, histories), stars
 
 
