@@ -9,9 +9,10 @@ from astropy.table import Table
 
 from sla1tools import verdict
 from sla1tools.candidates.criteria import CRITERIA, CUTS, candidate_noise, candidates
-from sla1tools.candidates.detection import Floors, detect_night
+from sla1tools.candidates.detection import detect_night
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.rates import CONFIDENCE, poisson_rate, telegraph_expectation
+from sla1tools.candidates.rows import Floors
 from sla1tools.darks.classes import PixelClass
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference

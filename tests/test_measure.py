@@ -14,8 +14,8 @@ from observers_rule import find_candidates
 from small_nights import parameters_of, write_small_night
 
 from sla1tools.candidates.criteria import CRITERIA, candidates
-from sla1tools.candidates.detection import LEADER_COLUMNS
 from sla1tools.candidates.rates import gaussian_expectation, poisson_rate
+from sla1tools.candidates.rows import LEADER_COLUMNS
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.measure import measure_night
 from sla1tools.run.night import STEPS

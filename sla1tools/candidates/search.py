@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.candidates.detection import FirstLook, Floors, detect, find_hits, flag_hits
+from sla1tools.candidates.detection import FirstLook, detect, find_hits, flag_hits
 from sla1tools.candidates.psf import psf_of
+from sla1tools.candidates.rows import Floors
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.errors import ParametersError
 from sla1tools.frames.codes import audit_counts, code_histogram

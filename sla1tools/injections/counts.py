@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from sla1tools.candidates.criteria import CRITERIA, CUTS, criteria_of
-from sla1tools.candidates.detection import Floors
+from sla1tools.candidates.rows import Floors
 from sla1tools.candidates.selection import Criterion, column_of, one_per_star, same_star
 from sla1tools.injections.completeness import bin_of_flux, crossings
 from sla1tools.injections.injection import Injections

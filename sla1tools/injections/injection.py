@@ -12,9 +12,9 @@ import numpy as np
 from astropy.table import Column, MaskedColumn, Table, vstack
 
 from sla1tools.candidates.criteria import CRITERIA, criteria_of
-from sla1tools.candidates.detection import LEADER_COLUMNS, PATCH_SIZE, UNITS, Floors, Patches, detect_patches
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import PSF, psf_of
+from sla1tools.candidates.rows import LEADER_COLUMNS, PATCH_SIZE, UNITS, Floors, Patches, detect_patches
 from sla1tools.candidates.selection import Criterion, first_failed
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.reference import DarkReference, middle_counts

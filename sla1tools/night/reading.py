@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from astropy.table import MaskedColumn, Table
 
-from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, UNITS
 from sla1tools.candidates.leaders import STAMP_SIZE
+from sla1tools.candidates.rows import LEADER_COLUMNS, PSF_COLUMNS, UNITS
 from sla1tools.darks.model import PublishedDark, combine_again
 from sla1tools.errors import FrameError, NightError
 from sla1tools.frames.capture import Capture

@@ -9,8 +9,8 @@ import numpy as np
 from astropy.table import MaskedColumn, Table
 
 from sla1tools.candidates.criteria import CUTS, criteria_of
-from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS
 from sla1tools.candidates.leaders import STAMP_SIZE
+from sla1tools.candidates.rows import LEADER_COLUMNS, PSF_COLUMNS
 from sla1tools.candidates.selection import column_of
 from sla1tools.nights.season import Season
 from sla1tools.nights.trends import NightRecord

@@ -12,9 +12,9 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.candidates.criteria import CRITERIA
-from sla1tools.candidates.detection import PSF_COLUMNS
 from sla1tools.candidates.psf import PSF
 from sla1tools.candidates.rates import SeasonRate, dispersed_limits
+from sla1tools.candidates.rows import PSF_COLUMNS
 from sla1tools.injections.counts import BELOW, FLUX_EDGES
 from sla1tools.nights.trends import SENSOR_KEYS, NightRecord
 from sla1tools.published import StarImage

@@ -11,8 +11,8 @@ from IPython.display import HTML
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 from sla1tools.candidates.criteria import CUTS, in_words
-from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.rates import Rate, frame_area
+from sla1tools.candidates.rows import Floors
 from sla1tools.nights.dark_current import DarkCurrent
 from sla1tools.nights.season import Season, Statement
 from sla1tools.nights.trends import METRICS, Metric, NightRecord

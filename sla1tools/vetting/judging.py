@@ -9,8 +9,8 @@ from astropy.table import MaskedColumn, Table
 from scipy.spatial import cKDTree
 
 from sla1tools.candidates.criteria import candidates
-from sla1tools.candidates.detection import LEADER_COLUMNS, UNITS, Floors
 from sla1tools.candidates.leaders import cut_stamps
+from sla1tools.candidates.rows import LEADER_COLUMNS, UNITS, Floors
 from sla1tools.candidates.selection import column_of
 from sla1tools.darks.classes import BLOCKING, names_in
 from sla1tools.darks.model import DarkModel

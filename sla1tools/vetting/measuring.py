@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.candidates.detection import PATCH_SIZE, Floors, Patches, detect_patches, stamp_places
+from sla1tools.candidates.detection import stamp_places
 from sla1tools.candidates.leaders import cut_stamps
 from sla1tools.candidates.psf import psf_of
+from sla1tools.candidates.rows import PATCH_SIZE, Floors, Patches, detect_patches
 from sla1tools.candidates.search import raw_frame
 from sla1tools.candidates.star_frames import StarFrame
 from sla1tools.darks.classes import BLOCKING

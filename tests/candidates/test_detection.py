@@ -10,9 +10,10 @@ from small_nights import with_counts, with_parameters, write_small_night
 
 from sla1tools.candidates import detection
 from sla1tools.candidates.criteria import candidates
-from sla1tools.candidates.detection import LEADER_COLUMNS, PSF_COLUMNS, FirstLook, Floors, detect, detect_night
+from sla1tools.candidates.detection import FirstLook, detect, detect_night
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.psf import gaussian, psf_of
+from sla1tools.candidates.rows import LEADER_COLUMNS, PSF_COLUMNS, Floors
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import characterize
 from sla1tools.errors import ParametersError

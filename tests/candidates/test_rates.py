@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from small_nights import with_parameters, write_small_night
 
 from sla1tools.candidates.criteria import CRITERIA, neighbor_ratio, psf_chi2
-from sla1tools.candidates.detection import Floors, detect_night
+from sla1tools.candidates.detection import detect_night
 from sla1tools.candidates.fit import fit_stamps
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.matched_filter import greatest_snr
@@ -25,6 +25,7 @@ from sla1tools.candidates.rates import (
     season_rate,
     upper_limit,
 )
+from sla1tools.candidates.rows import Floors
 from sla1tools.darks.model import characterize
 from sla1tools.injections.completeness import (
     FLUX_BINS,

@@ -6,8 +6,9 @@ from simulated import simulate_counts
 from small_nights import with_parameters, write_small_night
 
 from sla1tools import Darks, neighbor_ratio, psf_chi2
-from sla1tools.candidates.detection import LEADER_COLUMNS, detect_night
+from sla1tools.candidates.detection import detect_night
 from sla1tools.candidates.rates import gaussian_expectation
+from sla1tools.candidates.rows import LEADER_COLUMNS
 from sla1tools.darks.classes import PixelClass
 from sla1tools.darks.model import characterize
 from sla1tools.darks.structure import smooth_level

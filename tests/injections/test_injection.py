@@ -20,9 +20,9 @@ from starred_frames import (
 )
 
 from sla1tools.candidates.criteria import CRITERIA, candidates
-from sla1tools.candidates.detection import LEADER_COLUMNS, Floors, Patches, detect_patches
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
 from sla1tools.candidates.psf import gaussian, pixel_integrated_gaussian
+from sla1tools.candidates.rows import LEADER_COLUMNS, Floors, Patches, detect_patches
 from sla1tools.darks.classes import BLOCKING
 from sla1tools.darks.model import characterize
 from sla1tools.errors import ParametersError

@@ -9,8 +9,9 @@ from small_nights import with_parameters, write_small_night
 
 from sla1tools.candidates import detection
 from sla1tools.candidates.criteria import CRITERIA, CUTS
-from sla1tools.candidates.detection import Floors, detect_night
+from sla1tools.candidates.detection import detect_night
 from sla1tools.candidates.rates import poisson_rate
+from sla1tools.candidates.rows import Floors
 from sla1tools.darks.model import characterize
 from sla1tools.injections.completeness import completeness_curve, crossings
 from sla1tools.injections.counts import BELOW, FLUX_EDGES, count_settings, settings, tradeoff

@@ -18,7 +18,7 @@ from starred_frames import (
 )
 
 from sla1tools.candidates.criteria import CRITERIA
-from sla1tools.candidates.detection import Floors
+from sla1tools.candidates.rows import Floors
 from sla1tools.darks.model import characterize
 from sla1tools.injections.injection import inject
 

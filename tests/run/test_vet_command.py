@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from star_fields import scattered
 from vetted import SHAPE, darks, sky_counts
 
-from sla1tools.candidates.detection import LEADER_COLUMNS
+from sla1tools.candidates.rows import LEADER_COLUMNS
 from sla1tools.cli import main
 from sla1tools.parameters import to_yaml
 from sla1tools.vetting.flashes import read_flashes

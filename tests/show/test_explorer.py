@@ -21,8 +21,8 @@ from night_tables import (
 )
 
 from sla1tools.candidates import criteria
-from sla1tools.candidates.detection import Floors
 from sla1tools.candidates.rates import poisson_rate
+from sla1tools.candidates.rows import Floors
 from sla1tools.candidates.selection import first_failed
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import read_parameters, read_yaml, save_parameters, to_yaml

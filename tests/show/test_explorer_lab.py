@@ -21,7 +21,7 @@ import sys
 from types import SimpleNamespace
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 from night_tables import frame_names, make_leaders, make_histories, make_injections, make_surroundings, parameters
-from sla1tools.candidates.detection import Floors
+from sla1tools.candidates.rows import Floors
 from sla1tools.show.explorer import payload
 from sla1tools.show.explorer.widget import Explorer
 payload.CUTOUTS = {CARRIED}

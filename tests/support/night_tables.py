@@ -8,7 +8,7 @@ from astropy.table import MaskedColumn, Table
 from scipy.stats import chi2
 
 from sla1tools.candidates.criteria import CRITERIA
-from sla1tools.candidates.detection import LEADER_COLUMNS
+from sla1tools.candidates.rows import LEADER_COLUMNS
 from sla1tools.injections.injection import Injections
 from sla1tools.parameters import Parameters
 

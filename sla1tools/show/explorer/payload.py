@@ -16,8 +16,8 @@ from astropy.table import Table
 
 from sla1tools.candidates import criteria, rates
 from sla1tools.candidates.criteria import CRITERIA, CUTS
-from sla1tools.candidates.detection import UNITS, Floors
 from sla1tools.candidates.leaders import STAMP_SIZE
+from sla1tools.candidates.rows import UNITS, Floors
 from sla1tools.candidates.selection import SAME_STAR, Criterion
 from sla1tools.darks.classes import PixelClass, names_in
 from sla1tools.injections import completeness
