@@ -8,7 +8,7 @@ from astropy.table import Table
 from fitted import fit_stamps
 from small_nights import with_counts, with_parameters, write_small_night
 
-from sla1tools.candidates import detection
+from sla1tools.candidates import detection, rows
 from sla1tools.candidates.criteria import candidates
 from sla1tools.candidates.detection import FirstLook, detect, detect_night
 from sla1tools.candidates.leaders import cut_stamps, find_leaders
@@ -265,7 +265,7 @@ def test_a_frame_that_lies_high_is_no_crowd(tmp_path, monkeypatch):
 
 
 def test_an_empty_night_gives_tables_of_no_rows(tmp_path, defective, monkeypatch):
-    monkeypatch.setattr(detection, "PEAK_FLOOR", 10.0)
+    monkeypatch.setattr(rows, "PEAK_FLOOR", 10.0)
     night, _ = write_small_night(tmp_path, 5, (24, 20), 2, noise=9.0, level=90.0)
     measured = measure_night(night.parameters.model_copy(update={"injections": 0}))
     full, _, _ = detect_night(defective, characterize(defective))

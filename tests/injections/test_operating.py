@@ -7,7 +7,7 @@ import pytest
 from astropy.table import Table
 from small_nights import with_parameters, write_small_night
 
-from sla1tools.candidates import detection
+from sla1tools.candidates import rows
 from sla1tools.candidates.criteria import CRITERIA, CUTS
 from sla1tools.candidates.detection import detect_night
 from sla1tools.candidates.rates import poisson_rate
@@ -239,7 +239,7 @@ def test_a_clean_night_is_recommended_a_deeper_setting_than_the_defaults(tmp_pat
 
 
 def test_tables_of_no_rows_have_a_grid_and_no_point(tmp_path, monkeypatch):
-    monkeypatch.setattr(detection, "PEAK_FLOOR", 10.0)
+    monkeypatch.setattr(rows, "PEAK_FLOOR", 10.0)
     night, _ = write_small_night(tmp_path, 5, (24, 20), 2, noise=9.0, level=90.0, changes={"injections": 0})
     dark = characterize(night)
     leaders, _, floors = detect_night(night, dark)
