@@ -1,39 +1,32 @@
 """From a night's frames to its tables and numbers: the one pure function that everything else reads."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
 
-from sla1tools import verdict
-from sla1tools.candidates.criteria import CRITERIA, CUTS, candidate_noise, candidates
+from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates
 from sla1tools.candidates.detection import detect_night
-from sla1tools.candidates.psf import psf_of
-from sla1tools.candidates.rates import CONFIDENCE, poisson_rate, telegraph_expectation
 from sla1tools.candidates.rows import Floors
-from sla1tools.darks.classes import PixelClass
 from sla1tools.darks.model import DarkModel, characterize
 from sla1tools.darks.reference import Reference
-from sla1tools.darks.telegraph import jump_together
 from sla1tools.errors import NightError, ParametersError
 from sla1tools.frames.capture import Capture, judge_capture
 from sla1tools.frames.codes import CountsAudit, audit_capture
-from sla1tools.injections import completeness
 from sla1tools.injections.counts import count_settings, tradeoff
-from sla1tools.injections.injection import Injections, holds_a_stamp, inject
-from sla1tools.injections.operating_point import operating_point
+from sla1tools.injections.injection import Injections, inject
 from sla1tools.parameters import Parameters, validate
 from sla1tools.published.formats import from_half, to_half
-from sla1tools.verdict import Doubt, Opinion
+from sla1tools.summary import FACTS, facts_of, summarize, telegraph_numbers
+from sla1tools.verdict import Doubt
 
 SELECTING = (
     *(*CUTS, "criterion", "excluded_classes", "false_alarm_budget", "night_hours", "interactive", "published"),
     "products_directory",
 )
 """Parameters that measuring does not depend on; any other, a new one too, makes a night another to be measured."""
-FACTS = ("night", "frames", "counts", "dark", "pixels")  # of the summary, which no cut moves
 SURROUNDINGS = 7  # pixels to either side
 
 
@@ -65,7 +58,7 @@ class Measurement:
     doubts : tuple of Doubt
         What keeps the night from being sound, the gravest first; their reasons are the summary's.
     telegraph : dict
-        What its telegraph pixels come to (`telegraph_numbers`).
+        What its telegraph pixels come to (`summary.telegraph_numbers`).
     """
 
     capture: Capture
@@ -243,13 +236,14 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
 
 def _summed_up(capture, dark, leaders, injections, hits, floors, audit, facts=None, before=None) -> Measurement:
     """Count, judge and sum up; `facts` and the counts `before` are taken over from other cuts, where they are known."""
-    parameters, injections = capture.parameters, injections.judged(capture.parameters)
-    counts = count_settings(leaders, injections, capture.names, floors, parameters, before)
-    grid = tradeoff(counts, parameters)
-    facts = facts or _facts(capture, dark, audit)
+    injections = injections.judged(capture.parameters)
+    counts = count_settings(leaders, injections, capture.names, floors, capture.parameters, before)
+    facts = facts or facts_of(capture, dark, audit)
     telegraph = telegraph_numbers(capture, dark, leaders)
-    summary, doubts = summarize(capture, dark, leaders, injections.trials, floors, grid, audit, facts, telegraph)
-    return Measurement(capture, dark, leaders, injections, hits, floors, counts, audit, summary, doubts, telegraph)
+    parts = (capture, dark, leaders, injections, hits, floors, counts, audit)
+    night = Measurement(*parts, summary=facts, telegraph=telegraph)
+    summary, doubts = summarize(night)
+    return replace(night, summary=summary, doubts=doubts)
 
 
 def depends_on(parameters: Parameters) -> dict[str, Any]:
@@ -282,182 +276,3 @@ def selected_again(measured: Measurement, parameters: Parameters) -> Measurement
     before = measured.counts if parameters.excluded_classes == measured.parameters.excluded_classes else None
     parts = (measured.dark, measured.leaders, measured.injections, measured.hits, measured.floors, measured.audit)
     return _summed_up(capture, *parts, facts, before)
-
-
-def _facts(capture, dark, audit) -> dict[str, Any]:
-    """Return what `summary.json` says of the night whatever its cuts are: `FACTS`."""
-    parameters, transfer = capture.parameters, dark.noise_model.photon_transfer
-    rejected = dict.fromkeys(item.reason.value for item in capture.rejected)
-    return {
-        "night": {key: getattr(parameters, key) for key in ("capture_date", "capture_time", "object_name")},
-        "frames": {
-            "used": capture.names,
-            "rejected": {
-                reason: [item.name for item in capture.rejected if item.reason.value == reason] for reason in rejected
-            },
-            "ignored": list(capture.ignored),
-        },
-        "counts": {
-            "low_bit_use": [float(share) for share in audit.low_bit_use],
-            "step": audit.step,
-            "top_code_seen": audit.top_code_seen,
-            "padding_holds": audit.padding_holds,
-        },
-        "dark": {
-            "level": float(np.median(dark.master)),
-            "noise": dark.median_noise,
-            "gain_measured": _finite(transfer.gain) if transfer.dark_signal else None,
-            "gain_configured": parameters.scale,
-            "pedestal": _finite(transfer.pedestal * parameters.scale),
-        },
-        "pixels": dict(dark.classes.counts),
-    }
-
-
-def summarize(capture, dark, leaders, trials, floors, grid, audit, facts, telegraph) -> tuple[dict, tuple[Doubt, ...]]:
-    """Put the night's numbers together in the shape of `summary.json`: plain types, None where not tested.
-
-    Beside them the doubts whose reasons the summary names.
-    """
-    parameters, median_noise = capture.parameters, facts["dark"]["noise"]
-    noise = candidate_noise(dark, parameters)
-    per_criterion = {
-        name: _criterion_numbers(name, capture, dark, noise, leaders, trials, floors, grid) for name in CRITERIA
-    }
-    opinion = _judge(capture, dark, leaders, floors, audit, median_noise, per_criterion[parameters.criterion])
-    summary = {
-        "night": facts["night"],
-        "verdict": "degraded" if opinion.doubts else "ok",
-        "reasons": [doubt.reason for doubt in opinion.doubts],
-        "notes": [
-            *opinion.notes,
-            *_floors_note(Floors.of(parameters, median_noise), floors),
-            *verdict.name_telegraph(dark.classes.telegraph, telegraph),
-        ],
-        "floors": asdict(floors),
-        **facts,
-        "candidates": {name: numbers["candidates"] for name, numbers in per_criterion.items()},
-        "false_alarms_per_frame": {name: numbers["false_alarms"] for name, numbers in per_criterion.items()},
-        "completeness": {name: numbers["completeness"] for name, numbers in per_criterion.items()},
-        "operating_point": {name: numbers["operating_point"] for name, numbers in per_criterion.items()},
-    }
-    return summary, opinion.doubts
-
-
-def _judge(capture, dark, leaders, floors, audit, median_noise, numbers) -> Opinion:
-    """Everything that can be said against the night, the gravest first."""
-    parameters = capture.parameters
-    found = leaders[candidates(leaders, parameters) & (leaders["reference"] == parameters.reference)]
-    own = {name: found[found["frame"] == name] for name in capture.names}
-    events = {name: verdict.event_sizes(np.asarray(rows["x"]), np.asarray(rows["y"])) for name, rows in own.items()}
-    seen = numbers["candidates"]["per_frame"] if floors.left_out else map(len, events.values())
-    per_frame = dict(zip(capture.names, seen, strict=True))
-    chance, shares = numbers["between_frames"]
-    frames, fits = len(capture.frames), holds_a_stamp(capture.shape)
-    return (
-        verdict.judge_crowd(floors.left_out, len(leaders))
-        + verdict.judge_scale(capture, audit, dark.noise_model.photon_transfer)
-        + verdict.judge_alarms(numbers["false_alarms"]["low"], per_frame, capture, median_noise)
-        + verdict.name_tracks(events, capture.shape[0] * capture.shape[1])
-        + verdict.judge_completeness(chance, shares, numbers["completeness"]["flux_50"]["flux"])
-        + verdict.judge_frames(capture)
-        + verdict.judge_star_image(psf_of(parameters).camera, capture.camera)
-        + verdict.judge_power(dark.classes.tested, frames, fits, parameters.injections)
-    )
-
-
-def telegraph_numbers(capture: Capture, dark: DarkModel, leaders: Table) -> dict:
-    """Return what a night's telegraph pixels come to, in plain types; {} where they are not tested.
-
-    `frames`; `power` to list a pixel that is up by 5 sigma in 30 % and 10 % of the frames; `by_chance`, Gaussian pixels
-    listed; `predicted`, candidates of the observers' rule a frame that these pixels alone raise (none if excluded), and
-    `seen`, those on them; `together`, as `telegraph.Together`.
-    """
-    classes, found = dark.classes, dark.classes.telegraph
-    excluded = "telegraph" in capture.parameters.excluded_classes
-    if not classes.tested["unstable"]:
-        return {}
-    passing = leaders[candidates(leaders, capture.parameters, "neighbor_ratio")]
-    own = passing[passing["reference"] == capture.parameters.reference]
-    seen = np.count_nonzero(np.asarray(own["dq"]) & PixelClass.UNSTABLE)
-    return {
-        "frames": len(capture.frames),
-        "power": [classes.power["unstable"], classes.power["unstable_10_percent"]],
-        "by_chance": classes.expected_false["unstable"],
-        "predicted": 0.0 if excluded else telegraph_expectation(dark, capture.parameters),
-        "seen": seen / len(capture.frames),
-        "together": asdict(jump_together(found, capture.shape)),
-    }
-
-
-def _floors_note(usual: Floors, floors: Floors) -> list[str]:
-    if replace(floors, left_out=0) == usual:
-        return []
-    return [
-        f"too many leaders for one table: its floors were raised to {floors.peak:.0f} e- or S/N {floors.snr:.1f}; "
-        "the configured cuts lie above them still"
-    ]
-
-
-def _finite(value) -> float | None:
-    return float(value) if value is not None and np.isfinite(value) else None
-
-
-def _known_that_flash(leaders: Table, parameters: Parameters, criterion: str) -> list[tuple[int, int]]:
-    """List the known pixels (x, y) that make candidates, or would if they were not listed."""
-    unlisted = Table(leaders, copy=False)
-    unlisted["dq"] = leaders["dq"] & ~np.int32(PixelClass.KNOWN)
-    flash = candidates(unlisted, parameters.model_copy(update={"excluded_classes": ()}), criterion)
-    own = leaders[flash & (leaders["dq"] != unlisted["dq"]) & (leaders["reference"] == parameters.reference)]
-    return sorted(set(zip(own["x"].tolist(), own["y"].tolist(), strict=True)))
-
-
-def _criterion_numbers(criterion, capture, dark, noise, leaders, trials, floors, grid) -> dict:
-    parameters = capture.parameters
-    passing = leaders[candidates(leaders, parameters, criterion)]
-    counts = {
-        reference: [int(np.count_nonzero(own["frame"] == name)) for name in capture.names]
-        for reference in ("leave_one_out", "all")
-        for own in [passing[passing["reference"] == reference]]
-    }
-    for reference, frames in leaders.meta.get("counted", {}).items():
-        counts[reference] = [counted[criterion] for counted in frames]
-
-    def limits_of(count):
-        rate = poisson_rate(count, len(capture.frames))
-        return {end: None if floors.left_out else getattr(rate, end) for end in ("rate", "low", "high")}
-
-    alarms = limits_of(sum(counts[parameters.reference]))
-    if parameters.excluded_classes:
-        anywhere = candidates(leaders, parameters.model_copy(update={"excluded_classes": ()}), criterion)
-        anywhere &= np.asarray(leaders["reference"] == parameters.reference)
-        alarms["every_pixel"] = limits_of(int(anywhere.sum()))
-    if dark.classes.counts["known"]:
-        alarms["known"] = _known_that_flash(leaders, parameters, criterion)
-    flux, recovered = np.asarray(trials["flux_true"]), np.asarray(trials[f"recovered_{criterion}"])
-    frame, edges = np.asarray(trials["frame"]), completeness.flux_bins(parameters.injection_flux_range)
-    curve = completeness.completeness_curve(flux, recovered, edges)
-    limits = {level: completeness.flux_limit(curve, level) for level in (0.5, 0.9)}
-    chance, shares = completeness.frames_differ(frame, flux, recovered, edges)
-    if chance < verdict.SOUND_NIGHTS:
-        limits = {level: completeness.flux_limit_over_frames(frame, flux, recovered, edges, level) for level in limits}
-    point = operating_point(grid, criterion, len(capture.frames), parameters.false_alarm_budget)
-    return {
-        "candidates": {
-            "held_out": sum(counts["leave_one_out"]),
-            "in_sample": sum(counts["all"]),
-            "per_frame": counts[parameters.reference],
-        },
-        "false_alarms": {
-            **alarms,
-            "confidence": CONFIDENCE,
-            "gaussian_expectation": CRITERIA[criterion].expected(noise, parameters),
-        },
-        "completeness": {
-            "flux_50": asdict(limits[0.5]),
-            "flux_90": asdict(limits[0.9]),
-            "curve": [{name: _finite(row[name]) for name in curve.colnames} for row in curve] if len(trials) else [],
-        },
-        "between_frames": (chance, shares),
-        "operating_point": asdict(point) if point else None,
-    }

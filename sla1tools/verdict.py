@@ -292,7 +292,7 @@ def name_telegraph(found: Table, numbers: dict) -> list[str]:
     found : Table
         As `telegraph.telegraph_pixels` gives it.
     numbers : dict
-        As `measure.telegraph_numbers` gives them.
+        As `summary.telegraph_numbers` gives them.
     """
     if not len(found):
         return []

@@ -10,7 +10,7 @@ import sla1tools
 PACKAGE = Path(sla1tools.__file__).parent
 ROOMS = (
     *("errors", "text", "places", "parameters", "published", "frames", "darks", "candidates", "injections", "nights"),
-    *("simulate", "vetting", "verdict", "measure", "show", "night", "run", "cli"),
+    *("simulate", "vetting", "verdict", "summary", "measure", "show", "night", "run", "cli"),
 )
 ENTRANCES = {"__init__", "__main__"}  # they offer what all rooms hold
 
