@@ -69,7 +69,7 @@ def export_html(notebook_path: str | Path, html_path: str | Path, heading: Headi
     notebook = nbformat.read(Path(notebook_path), as_version=4)
     galleries = _prepare(notebook, Path(notebook_path).stem)
     alive = any(payload.get("interactive", True) for payload in galleries.values())
-    script = page_script() + (f"{explorer_module()}\nstartAll(document);\n" if alive else "")
+    script = page_script(with_explorer=alive)
     css = page_css(with_explorer=bool(galleries))
     if heading:
         notebook.metadata.title = f"{notebook.metadata.title} · {heading.text}"
@@ -113,20 +113,11 @@ def write_index(
     links : mapping of str to str
         Text to relative path, for the reports and products beside the page, and the page of all nights.
     """
-    content, script = night_page(summary, manifest), page_script()
+    content = night_page(summary, manifest)
     heading = Heading(content["folder"], manifest.get("camera"), content["frames"], content["exposure"], links)
-    page = page_template("night.html.j2").render(
-        content,
-        policy=policy(script),
-        css=page_css(with_explorer=False) + heading.print_css,
-        figures=figures,
-        head=heading_html(heading, Path(path).name),
-        heading=heading,
-        script=script,
-        quantity=quantity,
-        limited=limited,
-        confidence=confidence,
-    )
+    content |= {"heading": heading, "head": heading_html(heading, Path(path).name), "figures": figures}
+    content |= {"quantity": quantity, "limited": limited, "confidence": confidence}
+    page = page_html("night", heading.print_css, **content)
     Path(path).write_text(page, encoding="utf-8")
 
 
@@ -136,9 +127,34 @@ def heading_html(heading: Heading, page: str) -> str:
     return page_template("heading.html.j2").render(text=heading.text, folder=heading.folder, links=rows)
 
 
-def page_script() -> str:
+def page_html(name: str, css: str = "", with_explorer: bool = False, **content) -> str:
+    """Return a page: self-contained, and asking nothing of the network.
+
+    Parameters
+    ----------
+    name : str
+        Of its template; what it does and looks like beyond all pages is in `name.js` and `name.css`, if there are any.
+    css : str
+        Rules of this page alone.
+    with_explorer : bool
+        Whether explorers come alive in it.
+    **content
+        What the template asks.
+    """
+    script = _own(f"{name}.js") + page_script(with_explorer)
+    css = page_css(with_explorer) + _own(f"{name}.css") + css
+    page = page_template(f"{name}.html.j2")
+    return page.render(content, name=name, policy=policy(script), script=script, css=css)
+
+
+def _own(name: str) -> str:
+    path = TEMPLATES / name
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def page_script(with_explorer: bool) -> str:
     """Return what every page does: figures at full size, what scrolls says so, no dead link where it was sent alone."""
-    return (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    return _own("page.js") + (f"{explorer_module()}\nstartAll(document);\n" if with_explorer else "")
 
 
 def figure_html(image: bytes, alt: str, caption: str = "", width: int | None = None, kind: str = "image/png") -> str:
@@ -193,8 +209,7 @@ def policy(script: str) -> str:
 
 def page_css(with_explorer: bool) -> str:
     """Return the pages' one style sheet, with the explorer's where there is one."""
-    css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    return css + explorer_css() if with_explorer else css
+    return _own("page.css") + (explorer_css() if with_explorer else "")
 
 
 def explorer_module() -> str:

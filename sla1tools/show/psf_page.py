@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from sla1tools.candidates.psf import PSF
 from sla1tools.candidates.psf_measuring import BAD_FIT, MeasuredPSF, elongation, fine_image
 from sla1tools.show.figures import GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, png
-from sla1tools.show.pages import page_css, page_script, page_template, policy
+from sla1tools.show.pages import page_html
 
 REACH = 3.5  # px from the star's centre that the pictures show
 MOST_SHOWN = 12  # stars, half of them the best
@@ -27,10 +27,8 @@ def psf_page(measured: MeasuredPSF, sources: Sequence[str]) -> str:
     """Return the page: self-contained, and asking nothing of the network."""
     counts = Counter(str(reason) for reason in measured.stars["reason"])
     figures = [nine_places(measured.psf), residuals(measured), fit_against_flux(measured), star_map(measured)]
-    return page_template("psf.html.j2").render(
-        policy=policy(script := page_script()),
-        script=script,
-        css=page_css(with_explorer=False),
+    return page_html(
+        "psf",
         measured=measured,
         psf=measured.psf,
         elongation=elongation(measured.psf),

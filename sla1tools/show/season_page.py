@@ -20,7 +20,7 @@ from sla1tools.show.curves import tradeoff
 from sla1tools.show.dark_current import dark_current_chart, dark_current_table
 from sla1tools.show.explorer.payload import Exhibit, payload
 from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, png
-from sla1tools.show.pages import TEMPLATES, explorer_module, gallery_html, page_css, page_script, page_template, policy
+from sla1tools.show.pages import gallery_html, page_html
 from sla1tools.show.tables import remarks
 from sla1tools.text import counted, flux_text, shown
 
@@ -38,13 +38,10 @@ def page_text(
     telegraph: Table,
 ) -> str:
     """Return the page of all nights: self-contained, and asking nothing of the network."""
-    script = (TEMPLATES / "trends.js").read_text(encoding="utf-8") + page_script()
     charts = ((metric, control_chart(records, metric)) for metric in METRICS)
     dark_chart = dark_current_chart(dark)
-    return page_template("trends.html.j2").render(
-        policy=policy(script),
-        css=page_css(with_explorer=False) + (TEMPLATES / "trends.css").read_text(encoding="utf-8"),
-        script=script,
+    return page_html(
+        "trends",
         records=list(reversed(records)),
         metrics=[metric for metric in METRICS if any(r.values.get(metric.name) is not None for r in records)],
         figures=[(caption(records, metric), png(chart)) for metric, chart in charts if chart],
@@ -158,11 +155,9 @@ def season_figure(season: Season) -> Drawing | HTML:
 
 def gallery_text(season: Season, rows: Table, total: int, without: Sequence[NightRecord]) -> str:
     """Return the page with the candidates of all nights, as `gallery.season_candidates` gives them."""
-    script = f"{page_script()}{explorer_module()}\nstartAll(document);\n"
-    return page_template("gallery.html.j2").render(
-        policy=policy(script),
-        css=page_css(with_explorer=True),
-        script=script,
+    return page_html(
+        "gallery",
+        with_explorer=True,
         headline=headline(season),
         rows=len(rows),
         total=total,

@@ -13,7 +13,7 @@ from sla1tools.candidates.leaders import cut_stamps
 from sla1tools.candidates.psf import psf_of
 from sla1tools.candidates.shapes import rival_templates
 from sla1tools.show.figures import ACCENT, HELD_OUT, IN_SAMPLE, NEUTRAL, Drawing, blank_axes
-from sla1tools.show.pages import TEMPLATES, page_css, page_template, policy
+from sla1tools.show.pages import page_html
 from sla1tools.vetting.judging import JUMP_SIGMA, VERDICTS, Witness
 from sla1tools.vetting.measuring import ScienceFrame, stamps_of
 
@@ -75,7 +75,7 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
     witness : Witness
         The darks.
     """
-    by_row, script = {picture["place"]: picture for picture in pictures}, (TEMPLATES / "vet.js").read_text("utf-8")
+    by_row = {picture["place"]: picture for picture in pictures}
     cards = []
     for i, (given, row) in enumerate(zip(flashes, judged, strict=True)):
         decisive, *reasons = str(row["reasons"]).split("; ")
@@ -86,10 +86,8 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
             | {"numbers": numbers, "picture": by_row.get(i), "more": _others(flashes, given)}
         )
     parameters, counts = witness.parameters, Counter(judged["verdict"])
-    return page_template("vet.html.j2").render(
-        policy=policy(script),
-        css=page_css(with_explorer=False) + (TEMPLATES / "vet.css").read_text("utf-8"),
-        script=script,
+    return page_html(
+        "vet",
         cards=cards,
         counts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
         searched=searched,
