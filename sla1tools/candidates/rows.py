@@ -27,12 +27,31 @@ PEAK_FLOOR = 3.0  # times the night's median noise
 FLOORED = ("peak", "snr")  # a leader is kept if either column is above its floor
 PATCH_SIZE = 7  # whose middle 3x3 pixels have whole stamps
 
-UNITS = {"x": "pix", "y": "pix", "x_fit": "pix", "y_fit": "pix"} | dict.fromkeys(
-    ("peak", "neighbor_min", "flux"), "electron"
-)
+# name: (type in files, unit, what it is)
+FILE_COLUMNS: dict[str, tuple[str, str | None, str]] = {
+    "frame": ("U", None, "file name"),
+    "time": ("U", None, "start of the exposure, UTC; empty where unknown"),
+    "x": ("i2", "pix", "column, 0-based"),
+    "y": ("i2", "pix", "row, 0-based"),
+    "reference": ("U", None, "what was subtracted: the other frames, or all"),
+    "peak": ("f8", "electron", "residual of the pixel"),
+    "neighbor_min": ("f8", "electron", "lowest neighbour"),
+    "neighbor_ratio": ("f4", None, "neighbor_min / peak"),
+    "snr": ("f4", None, "matched filter"),
+    "flux": ("f4", "electron", "fitted PSF"),
+    "x_fit": ("f4", "pix", "fitted column"),
+    "y_fit": ("f4", "pix", "fitted row"),
+    "chi2": ("f4", None, "PSF and background against the stamp"),
+    "dof": ("i2", None, "degrees of freedom"),
+    "p_value": ("f4", None, "chance of a larger chi2"),
+    "best_rival": ("U", None, "shape other than a star that fits best"),
+    "rival_margin": ("f4", None, "chi2 of the star less that of best_rival"),
+    "dq": ("i2", None, "bit planes, as in master_dark.fits"),
+}
+UNITS = {name: unit for name, (_, unit, _) in FILE_COLUMNS.items() if unit}
 PSF_COLUMNS = ("snr", "flux", "x_fit", "y_fit", "chi2", "dof", "p_value", "best_rival", "rival_margin")
 PSF_FLOATS = [name for name in PSF_COLUMNS if name not in ("dof", "best_rival")]
-LEADER_COLUMNS = ("frame", "x", "y", "reference", "peak", "neighbor_min", "neighbor_ratio", *PSF_COLUMNS, "dq")
+LEADER_COLUMNS = tuple(name for name in FILE_COLUMNS if name != "time")  # in memory a frame has it
 
 
 @dataclass(frozen=True)
@@ -115,7 +134,7 @@ def measured(columns: dict, stamps, promising, noise, valid, floors: Floors, psf
     peak = rows["peak"]
     ratio = np.divide(rows["neighbor_min"], peak, out=np.full(len(peak), np.nan), where=peak != 0)
     for name in PSF_COLUMNS:
-        values = np.zeros(len(kept), _type_of(name))
+        values = np.zeros(len(kept), type_of(name))
         values[fitted] = np.asarray(fit[name])[source]
         rows[name] = MaskedColumn(values, mask=~fitted)
     for axis in ("x", "y"):
@@ -131,8 +150,9 @@ def measured(columns: dict, stamps, promising, noise, valid, floors: Floors, psf
     return Table({name: rows[name] for name in order}, units=UNITS, copy=False)
 
 
-def _type_of(name: str):
-    return {"dof": np.int32, "best_rival": "U12"}.get(name, np.float64)
+def type_of(name: str):
+    """Return a measured column's type in memory."""
+    return {"i2": np.int32, "U": "U12"}.get(FILE_COLUMNS[name][0], np.float64)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ own frame. In sample it does, and the reference of those pixels is combined anew
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table, vstack
@@ -14,7 +13,7 @@ from astropy.table import Column, MaskedColumn, Table, vstack
 from sla1tools.candidates.criteria import CRITERIA, criteria_of
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import PSF, psf_of
-from sla1tools.candidates.rows import LEADER_COLUMNS, PATCH_SIZE, UNITS, Floors, Patches, detect_patches
+from sla1tools.candidates.rows import LEADER_COLUMNS, PATCH_SIZE, UNITS, Floors, Patches, detect_patches, type_of
 from sla1tools.candidates.selection import Criterion, first_failed
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.reference import DarkReference, middle_counts
@@ -333,10 +332,8 @@ def _empty_trials(stars: Table, reference: str) -> Table:
     n = len(stars)
     trials = Table(masked=False)
     trials["frame"] = np.asarray(stars["frame"]).astype("U80")
-    kinds: dict[str, Any] = {"best_rival": "U12"} | dict.fromkeys(("x", "y", "dof", "dq"), np.int32)
     for name in LEADER_COLUMNS[1:]:
-        values = np.zeros(n, kinds.get(name, float))
-        trials[name] = MaskedColumn(values, mask=np.ones(n, bool), unit=UNITS.get(name))
+        trials[name] = MaskedColumn(np.zeros(n, type_of(name)), mask=np.ones(n, bool), unit=UNITS.get(name))
     trials["reference"] = MaskedColumn(np.full(n, reference, "U13"), mask=np.zeros(n, bool))
     for name, unit in (("x_true", "pix"), ("y_true", "pix"), ("flux_true", "electron"), ("fwhm_true", "pix")):
         trials[name] = Column(np.array(stars[name], float), unit=unit)

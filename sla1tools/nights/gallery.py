@@ -10,7 +10,7 @@ from astropy.table import MaskedColumn, Table
 
 from sla1tools.candidates.criteria import CUTS, criteria_of
 from sla1tools.candidates.leaders import STAMP_SIZE
-from sla1tools.candidates.rows import LEADER_COLUMNS, PSF_COLUMNS
+from sla1tools.candidates.rows import FILE_COLUMNS, LEADER_COLUMNS, PSF_COLUMNS
 from sla1tools.candidates.selection import column_of
 from sla1tools.nights.season import Season
 from sla1tools.nights.trends import NightRecord
@@ -114,7 +114,7 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray:
     rows = read_archive(_Kept, path).rows
     if rows.dtype.names != COLUMNS or rows.ndim != 1:
         raise ValueError("its columns are none of ours")
-    kinds = {name: "U" if name in ("frame", "reference", "best_rival") else "if" for name in LEADER_COLUMNS}
+    kinds = {name: "U" if FILE_COLUMNS[name][0] == "U" else "if" for name in LEADER_COLUMNS}
     if any(rows[name].dtype.kind not in kind or rows[name].ndim > 1 for name, kind in kinds.items()):
         raise ValueError("its columns are none of ours")
     inside = [(rows[axis] >= 0) & (rows[axis] < size) for axis, size in (("y", shape[0]), ("x", shape[1]))]

@@ -19,6 +19,7 @@ from astropy.table import Column, MaskedColumn, Table
 from astropy.time import Time
 
 from sla1tools.candidates.criteria import CRITERIA
+from sla1tools.candidates.rows import FILE_COLUMNS
 from sla1tools.darks.classes import BLOCKING, PixelClass, name_of
 from sla1tools.darks.model import DarkModel
 from sla1tools.frames.capture import Capture
@@ -30,28 +31,7 @@ from sla1tools.published import TELEGRAPH
 from sla1tools.published.formats import ARCHIVE, GALLERY, STAMPS, Stamps, to_half, write_archive
 from sla1tools.text import json_text, printable
 
-# name: (type, unit, what it is)
-LEADER_COLUMNS: dict[str, tuple[str, str | None, str]] = {
-    "frame": ("U", None, "file name"),
-    "time": ("U", None, "start of the exposure, UTC; empty where unknown"),
-    "x": ("i2", "pix", "column, 0-based"),
-    "y": ("i2", "pix", "row, 0-based"),
-    "reference": ("U", None, "what was subtracted: the other frames, or all"),
-    "peak": ("f8", "electron", "residual of the pixel"),
-    "neighbor_min": ("f8", "electron", "lowest neighbour"),
-    "neighbor_ratio": ("f4", None, "neighbor_min / peak"),
-    "snr": ("f4", None, "matched filter"),
-    "flux": ("f4", "electron", "fitted PSF"),
-    "x_fit": ("f4", "pix", "fitted column"),
-    "y_fit": ("f4", "pix", "fitted row"),
-    "chi2": ("f4", None, "PSF and background against the stamp"),
-    "dof": ("i2", None, "degrees of freedom"),
-    "p_value": ("f4", None, "chance of a larger chi2"),
-    "best_rival": ("U", None, "shape other than a star that fits best"),
-    "rival_margin": ("f4", None, "chi2 of the star less that of best_rival"),
-    "dq": ("i2", None, "bit planes, as in master_dark.fits"),
-}
-TRIAL_COLUMNS = LEADER_COLUMNS | {
+TRIAL_COLUMNS = FILE_COLUMNS | {
     "x_true": ("f8", "pix", "injected column"),
     "y_true": ("f8", "pix", "injected row"),
     "flux_true": ("f8", "electron", "injected flux"),
@@ -124,7 +104,7 @@ def write_products(measurement: Measurement, directory: Path, published: Path | 
     else:
         write_master(directory / "master_dark.fits", dark, cards)
         leaders = measurement.timed(measurement.leaders)
-        write_table(directory / "leaders.fits", leaders, "LEADERS", LEADER_COLUMNS, cards)
+        write_table(directory / "leaders.fits", leaders, "LEADERS", FILE_COLUMNS, cards)
         stamps = measurement.leaders["stamp"], measurement.injections.stamps
         halves = (to_half(np.asarray(some), measurement.summary["dark"]["noise"]) for some in stamps)
         write_archive(Stamps(*halves), directory / STAMPS)
@@ -240,7 +220,7 @@ def write_table(path: Path, table: Table, name: str, columns: Mapping, cards: Ma
 
 def write_candidates(directory: Path, candidates: Table) -> None:
     """Write `candidates.ecsv`, and `candidates.reg` with one labelled circle a row for DS9."""
-    fixed = fixed_columns(candidates, LEADER_COLUMNS)
+    fixed = fixed_columns(candidates, FILE_COLUMNS)
     fixed.write(directory / "candidates.ecsv", format="ascii.ecsv", overwrite=True)
     _write_regions(directory / "candidates.reg", fixed)
 

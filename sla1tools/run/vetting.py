@@ -6,16 +6,17 @@ from pathlib import Path
 import matplotlib
 from astropy.table import Table, hstack
 
+from sla1tools.candidates.rows import FILE_COLUMNS
 from sla1tools.errors import ParametersError
 from sla1tools.night import Night, open_night
 from sla1tools.parameters import Parameters
 from sla1tools.published import night_path, read_manifest
-from sla1tools.run.products import LEADER_COLUMNS, REGION_RADIUS, fixed_columns
+from sla1tools.run.products import REGION_RADIUS, fixed_columns
 from sla1tools.run.star_image import refuse_to_overwrite
 from sla1tools.show.vetting_page import MOST_PICTURED, pictures, vetting_page
 from sla1tools.vetting.judging import VERDICTS, Witness
 
-COLUMNS = LEADER_COLUMNS | {
+COLUMNS = FILE_COLUMNS | {
     "sky": ("f8", "electron", "local sky"),
     "searched": ("f8", None, "frames times the share of their area that was searched"),
     "expected": ("f8", None, "flashes of the camera in it, as bright and as like a star"),

@@ -16,11 +16,11 @@ from fault_table import raw_card
 from small_nights import parameters_of
 
 from sla1tools import __version__
+from sla1tools.candidates.rows import FILE_COLUMNS
 from sla1tools.frames.capture import readable
 from sla1tools.frames.headers import HEADER_KEYS, READ_KEYS
 from sla1tools.parameters import to_yaml
 from sla1tools.published import LOCKS, MARK, PAGES, night_path
-from sla1tools.run.products import LEADER_COLUMNS
 from sla1tools.run.workers import LOGS, Job, run_one
 from sla1tools.simulate.night import parse_star, simulate_night
 
@@ -164,7 +164,7 @@ def test_figures_are_drawn_without_a_complaint(hostile):
 
 def test_tables_are_read_back_whole(hostile):
     candidates = Table.read(hostile.place / "candidates.ecsv")
-    assert candidates.colnames == list(LEADER_COLUMNS)
+    assert candidates.colnames == list(FILE_COLUMNS)
     assert {str(name) for name in candidates["frame"]} == set(map(readable, FILES))
     with fits.open(hostile.place / "leaders.fits") as hdus:
         hdus.verify("exception")

@@ -17,6 +17,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import MaskedColumn, Table
 from regions import Regions
 
+from sla1tools.candidates.rows import FILE_COLUMNS
 from sla1tools.darks.classes import PixelClass, PixelClasses
 from sla1tools.darks.model import DarkModel, PublishedDark
 from sla1tools.darks.reference import DarkReference, middle_places
@@ -26,7 +27,7 @@ from sla1tools.frames.fits import read_plane
 from sla1tools.parameters import Parameters
 from sla1tools.places import CHECKOUT
 from sla1tools.run import products
-from sla1tools.run.products import LEADER_COLUMNS, TRIAL_COLUMNS
+from sla1tools.run.products import TRIAL_COLUMNS
 from sla1tools.run.provenance import versions
 from sla1tools.text import printable
 
@@ -34,7 +35,7 @@ HOSTILE = "A{b}\"c'\n\x1b[31m#;é<script>.fits"
 SHAPE = (12, 17)
 
 
-def some_leaders(n=4, columns=LEADER_COLUMNS):
+def some_leaders(n=4, columns=FILE_COLUMNS):
     rng = np.random.default_rng(7)
     rows = {}
     for name, (kind, _, _) in columns.items():
@@ -170,7 +171,7 @@ def test_master_dark_units_planes_and_checksums(master):
         assert all("CHECKSUM" in hdu.header and "DATASUM" in hdu.header for hdu in hdus)
 
 
-@pytest.mark.parametrize(("name", "columns"), [("LEADERS", LEADER_COLUMNS), ("INJECTIONS", TRIAL_COLUMNS)])
+@pytest.mark.parametrize(("name", "columns"), [("LEADERS", FILE_COLUMNS), ("INJECTIONS", TRIAL_COLUMNS)])
 @pytest.mark.parametrize("n", [0, 1, 4])
 def test_tables_come_back_from_fits(tmp_path, name, columns, n):
     table = some_leaders(n, columns)
@@ -196,11 +197,11 @@ def test_tables_come_back_from_fits(tmp_path, name, columns, n):
 def test_infinite_neighbor_and_missing_column(tmp_path):
     table = some_leaders()
     table["neighbor_min"][0] = np.inf
-    products.write_table(tmp_path / "t.fits", table, "LEADERS", LEADER_COLUMNS, {})
+    products.write_table(tmp_path / "t.fits", table, "LEADERS", FILE_COLUMNS, {})
     assert np.isposinf(Table.read(tmp_path / "t.fits", hdu=1)["neighbor_min"][0])
     table.remove_column("snr")
     with pytest.raises(KeyError, match="snr"):
-        products.write_table(tmp_path / "t.fits", table, "LEADERS", LEADER_COLUMNS, {})
+        products.write_table(tmp_path / "t.fits", table, "LEADERS", FILE_COLUMNS, {})
 
 
 @pytest.mark.parametrize("n", [0, 4])
@@ -208,7 +209,7 @@ def test_candidates_come_back_from_ecsv_and_ds9(tmp_path, n):
     table = some_leaders(n)
     products.write_candidates(tmp_path, table)
     back = Table.read(tmp_path / "candidates.ecsv")
-    assert back.colnames == list(LEADER_COLUMNS)
+    assert back.colnames == list(FILE_COLUMNS)
     assert len(back) == n
     assert back["peak"].unit == u.electron
     np.testing.assert_array_equal(np.ma.getdata(back["peak"]), table["peak"])
@@ -228,7 +229,7 @@ def test_same_content_is_the_same_bytes(tmp_path, monkeypatch):
         folder.mkdir()
         cards = products.provenance(some_night())
         products.write_master(folder / "m.fits", some_dark(), cards)
-        products.write_table(folder / "l.fits", some_leaders(), "LEADERS", LEADER_COLUMNS, cards)
+        products.write_table(folder / "l.fits", some_leaders(), "LEADERS", FILE_COLUMNS, cards)
         products.write_candidates(folder, some_leaders())
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -241,7 +242,7 @@ def test_same_content_is_the_same_bytes(tmp_path, monkeypatch):
 def test_writers_leave_their_input_alone(tmp_path):
     table = some_leaders()
     before = table.copy()
-    products.write_table(tmp_path / "t.fits", table, "LEADERS", LEADER_COLUMNS, {})
+    products.write_table(tmp_path / "t.fits", table, "LEADERS", FILE_COLUMNS, {})
     products.write_candidates(tmp_path, table)
     assert table.colnames == before.colnames
     for name in table.colnames:

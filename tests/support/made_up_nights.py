@@ -6,9 +6,9 @@ import numpy as np
 from astropy.io import fits
 from night_tables import make_leaders
 
+from sla1tools.candidates.rows import FILE_COLUMNS
 from sla1tools.parameters import Parameters
 from sla1tools.published import FAILED, write_manifest
-from sla1tools.run.products import LEADER_COLUMNS
 
 SHAPE = (32, 40)
 
@@ -69,7 +69,7 @@ def publish(
     fits.HDUList([first, fits.ImageHDU(dq, name="DQ")]).writeto(folder / "master_dark.fits")
     table = make_leaders(len(candidates), Parameters(frame_shape=SHAPE))
     table["time"] = [f"{keys['capture_date']}T03:38:18"] * len(candidates)
-    table = table[list(LEADER_COLUMNS)]
+    table = table[list(FILE_COLUMNS)]
     table["frame"] = [f"frame {k}.fits" for k in range(len(candidates))]
     table["x"], table["y"] = np.array(list(candidates), np.int32).reshape(-1, 2).T
     table.write(folder / "candidates.ecsv", format="ascii.ecsv")
