@@ -19,6 +19,7 @@ MOST_YAML = 2**20  # bytes
 LONGEST_BIAS = 0.01  # seconds
 Excludable = Literal["telegraph", "noisy", "hot", "known", "metadata", "zero_variance"]
 COLDEST, WARMEST = -274.0, 200.0  # degrees Celsius of any chip
+PATH_KEYS = ("sessions_directory", "known_pixels", "psf")
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
 
 
@@ -134,7 +135,7 @@ class Parameters(BaseModel):
             raise ValueError(f"must name one folder, not hidden, without slashes or control characters; got {value!r}")
         return value
 
-    @field_validator("sessions_directory", "known_pixels", "psf", mode="after")
+    @field_validator(*PATH_KEYS, mode="after")
     @classmethod
     def _path(cls, value):
         if value is not None and (not value or re.search(r"[\x00-\x1f\x7f]", value)):

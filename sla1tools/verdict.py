@@ -25,6 +25,7 @@ SOUND_NIGHTS = 1e-4  # share of sound nights that a test may doubt
 SIGMAS = -float(special.ndtri(SOUND_NIGHTS / 2))
 BEYOND_BUDGET = 10.0
 LEAST_NOISE = 0.2  # electrons: no camera's frame has less, one that counts single photons has 0.27
+MOST_PEDESTAL = 0.25  # of the range of codes
 BITS = (8, 10, 12, 14)  # of converters; those of 16 fill the files' words
 SCALE_FACTOR = 1.5  # either way: gains of one camera as several people quote them differ by 1.3
 TRACK_REACH = 5.0  # pixels between candidates of one track
@@ -146,6 +147,8 @@ def _changed_counts(capture: Capture, audit: CountsAudit) -> tuple[str, float, b
     """What shows that counts were cut or multiplied, electrons per count if so, and whether no sound night shows it."""
     parameters, highest, range_ = capture.parameters, capture.highest, capture.parameters.top_code + 1
     padding, noise = parameters.scale_due_to_padding, capture.noise * parameters.scale
+    level = float(np.median([frame.level for frame in capture.frames]))
+    least = (level - MOST_PEDESTAL * range_) / capture.noise**2  # electrons per count, if the rest is dark signal
     odd = audit.step // (audit.step & -audit.step or 1)
     quiet = f"a frame's noise is {noise:.2g} e-, and no camera has less than {LEAST_NOISE:g} e-"
     if odd > 1 and audit.step != padding:
@@ -156,6 +159,11 @@ def _changed_counts(capture: Capture, audit: CountsAudit) -> tuple[str, float, b
         return told, parameters.scale * range_ / EIGHT_BIT, True
     if noise < LEAST_NOISE:
         return quiet, parameters.scale * LEAST_NOISE / noise, True
+    if least > SCALE_FACTOR * parameters.scale:
+        told = (
+            f"a noise of {capture.noise:.0f} counts is too little for the dark signal in a level of {level:,.0f} counts"
+        )
+        return f"{told}: flats, or another gain", least, True
     if highest < range_ / padding and not audit.padding_holds:
         told = f"no code is above {highest:,}, as without the padding of {padding:g}"
         return told, parameters.scale_due_to_gain, False

@@ -98,6 +98,12 @@ CHANGED = {  # what was done to all frames alike, and what one count is then
         "in steps of 48, as where counts were multiplied by 3",
         SCALE / 3,
     ),
+    "flats of one electron a count": (
+        lambda counts: np.random.default_rng(0).poisson(25_000, counts.shape),
+        {},
+        "counts is too little for the dark signal in a level of 25,000 counts: flats, or another gain",
+        (25_000 - 16_384) / 25_000,
+    ),
     "a scale of 300 times too little": (
         times(1),
         {"scale_due_to_padding": 16 * 300.0},
@@ -126,6 +132,16 @@ def changed_night(directory, change, **parameters):
     night = parameters_of(directory, SHAPE, **parameters)
     write_night(night.capture_directory, replace(simulated, counts=change(counts).astype(np.uint16)))
     return judge_capture(night)
+
+
+def test_a_level_of_dark_signal_is_no_flat(tmp_path):
+    """Its noise is that of its electrons, at the scale that is configured, however high it is."""
+
+    def hot(counts):
+        return np.random.default_rng(0).poisson(40_000 * SCALE, counts.shape) / SCALE + 1000
+
+    night = changed_night(tmp_path, hot)
+    assert judge_scale(night, audit_capture(night)).doubts == ()
 
 
 @pytest.mark.parametrize(("bits", "highest"), [(10, "999"), (12, "3,999")])

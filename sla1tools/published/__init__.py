@@ -11,10 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sla1tools.errors import ParametersError
-from sla1tools.parameters import COLDEST, Parameters
+from sla1tools.parameters import COLDEST, PATH_KEYS, Parameters
 from sla1tools.published.formats import INDEX as INDEX
 from sla1tools.published.formats import sha256_of as sha256_of
 from sla1tools.published.formats import store as store
@@ -75,6 +75,15 @@ class Manifest(_Read):
     notebooks: bool = True
     end: str = ""
     exit_status: int | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _values_of_parameters(cls, values):
+        """Refuse what no parameter can be; names of another version and paths of another machine may be anything."""
+        Parameters.model_validate(
+            {key: values[key] for key in (values.keys() & Parameters.model_fields) - {*PATH_KEYS}}
+        )
+        return values
 
 
 class Limits(_Read):

@@ -490,6 +490,10 @@ UNREADABLE_BY = {
     "summary a pipe": replaced_by("summary.json", os.mkfifo),
     "summary a device": replaced_by("summary.json", lambda path: path.symlink_to("/dev/zero")),
     "summary a folder": replaced_by("summary.json", lambda path: path.mkdir()),
+    "frames of 4 gigapixels": in_json("manifest.json", "parameters", "frame_shape", value=[65535, 65535]),
+    "exposure of 309 digits": in_json("manifest.json", "parameters", "dark_exposure", value=1e308),
+    "exposure a list": in_json("manifest.json", "parameters", "dark_exposure", value=[30.0, 30.0]),
+    "criterion a mapping": in_json("manifest.json", "parameters", "criterion", value={}),
     "manifest nested for ever": replaced_by("manifest.json", lambda path: path.write_text("[" * 10**6)),
     "temperature beyond any": in_header("CCD-TEMP", 1e307),
     "year 1": in_header("DATE-BEG", "0001-01-01T00:00:00"),
@@ -500,7 +504,6 @@ UNREADABLE_BY = {
     "candidates a pipe": replaced_by("candidates.ecsv", os.mkfifo),
 }
 HARMLESS = {
-    "frames of 4 gigapixels": in_json("manifest.json", "parameters", "frame_shape", value=[65535, 65535]),
     "frames larger than their file": in_json("manifest.json", "parameters", "frame_shape", value=[16384, 16384]),
     "master a pipe": replaced_by("master_dark.fits", os.mkfifo),
     "kept list of floats": other_cache(npy(np.array([[1.5, 2.0]]))),
