@@ -209,6 +209,7 @@ def test_a_published_night_is_the_night_that_was_measured(without_frames):
     measured, opened = without_frames
     assert_same(opened, measured)
     assert repr(opened) == repr(measured)
+    assert repr(opened.dark) == repr(measured.dark).replace("DarkModel", "PublishedDark")
     assert opened.doubts == measured.doubts
     assert opened.capture.names == measured.capture.names
     for name in ("master", "noise", "prior"):

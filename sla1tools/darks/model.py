@@ -20,7 +20,7 @@ from sla1tools.darks.reference import BAND_ROWS, DarkReference, Reference, middl
 from sla1tools.errors import NightError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DarkModel:
     """What a night's darks say about every pixel: reference, noise, classes.
 
@@ -47,6 +47,11 @@ class DarkModel:
     prior: np.ndarray
     noise_model: NoiseModel
     classes: PixelClasses
+
+    def __repr__(self) -> str:
+        """Say what it is in a line; a published model decodes no image for it."""
+        own = self.noise_model
+        return f"{type(self).__name__}: {own.method} of {own.frames} frames, {self.scale:.4g} e- a count"
 
     @property
     def master(self) -> np.ndarray:
