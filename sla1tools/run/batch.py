@@ -132,8 +132,8 @@ def run_batch(
     jobs, clashes = _jobs(nights, partial(make, notebooks=notebooks))
     for outcome in clashes:
         tell(outcome)
-    with usable(outputs, topic) as sign, connect(scheduler, min(workers or cores(), len(jobs))) as client:
-        refuse_unfit(client, outputs, sign)
+    with usable(outputs, topic), connect(scheduler, min(workers or cores(), len(jobs))) as client:
+        refuse_unfit(client, outputs, topic)
         client.subscribe_topic(topic, lambda event: step(*event[1]))
         waiting, losses = list(jobs), Counter[str]()
         while waiting:

@@ -86,7 +86,7 @@ class Outcome:
 
 
 @contextmanager
-def usable(outputs: Path, topic: str) -> Iterator[Path]:
+def usable(outputs: Path, topic: str) -> Iterator[None]:
     """Make sure that the outputs can be written; the file is there for the workers to see."""
     sign = _sign(outputs, topic)
     take_outputs(outputs)
@@ -96,7 +96,7 @@ def usable(outputs: Path, topic: str) -> Iterator[Path]:
     except OSError as error:
         raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror or error}") from None
     try:
-        yield sign
+        yield
     finally:
         with suppress(OSError):
             sign.unlink()
@@ -139,25 +139,26 @@ def connect(scheduler: str | None, workers: int) -> Iterator["Client"]:
         yield client
 
 
-def refuse_unfit(client: "Client", outputs: Path, sign: Path) -> None:
+def refuse_unfit(client: "Client", outputs: Path, topic: str) -> None:
     """Refuse workers that would compute something else, or publish somewhere else."""
-    answers = client.run(_introduce, str(sign), on_error="return")
+    answers = client.run(_unfit, __version__, outputs, topic, on_error="return")
     for address, answer in sorted(answers.items()):
         if isinstance(answer, BaseException):
-            raise ParametersError(f"worker {address}: cannot run nights: {type(answer).__name__}: {answer}")
-        version, sees = answer
-        if version != __version__:
-            raise ParametersError(f"worker {address}: runs sla1tools {version}, this is {__version__}: update one")
-        if not sees:
-            raise ParametersError(f"worker {address}: does not see {outputs}: use a folder that all machines share")
+            answer = f"cannot run nights: {type(answer).__name__}: {answer}"
+        if answer:
+            raise ParametersError(f"worker {address}: {answer}")
     if not answers:
         logging.getLogger(__name__).warning("the scheduler has no worker yet: waiting for one")
 
 
-def _introduce(sign: str) -> tuple[str, bool]:
+def _unfit(version: str, outputs: Path, topic: str) -> str:
+    """Say why this worker must run no night of a batch; "" if it may."""
     import sla1tools
 
-    return sla1tools.__version__, Path(sign).is_file()
+    if sla1tools.__version__ != version:
+        return f"runs sla1tools {sla1tools.__version__}, the batch {version}: update one"
+    seen = not topic or _sign(outputs, topic).is_file()
+    return "" if seen else f"does not see {outputs}: use a folder that all machines share"
 
 
 def finished(client: "Client", jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
@@ -185,15 +186,11 @@ def _explained(error: BaseException) -> str:
 
 def run_one(job: Job) -> Outcome:
     """Run one night in a worker, unless it is current or someone else is running it; never raises."""
-    import sla1tools
-
     start = time.monotonic()
     candidates = None
     try:
-        if sla1tools.__version__ != job.version:  # a worker that came later than the batch's first look
-            raise Sla1Error(f"the worker runs sla1tools {sla1tools.__version__}, the batch {job.version}")
-        if job.topic and not _sign(job.outputs, job.topic).is_file():
-            raise Sla1Error(f"the worker does not see {job.outputs}: use a folder that all machines share")
+        if told := _unfit(job.version, job.outputs, job.topic):  # it may have come later than the batch's first look
+            raise Sla1Error(f"the worker {told}")
         with working_in(job.home), _only_batch(job):
             wanted = job.notebooks != NO_NOTEBOOKS
             if not job.force and is_current(job.parameters, job.outputs, wanted):

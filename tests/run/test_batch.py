@@ -402,7 +402,7 @@ def test_another_version_does_not_run_a_night(job, monkeypatch):
     outcome = run_one(job)
     assert (outcome.verdict, outcome.reasons) == (
         "failed",
-        (f"the worker runs sla1tools 9.9.9, the batch {__version__}",),
+        (f"the worker runs sla1tools 9.9.9, the batch {__version__}: update one",),
     )
 
 
@@ -706,7 +706,7 @@ def test_a_scheduler_and_two_workers_of_their_own(site, cluster, tmp_path):
     with Client(cluster.address, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
     output, complaints = here.batch("--scheduler", cluster.address, status=2)
-    assert re.search(r"worker tcp://.*: runs sla1tools 9\.9\.9, this is", complaints)
+    assert re.search(r"worker tcp://.*: runs sla1tools 9\.9\.9, the batch", complaints)
     assert len(here.begun()) == 6
 
 
@@ -747,17 +747,16 @@ def test_a_worker_that_does_not_see_the_outputs_is_refused(tmp_path):
         def __init__(self, answer):
             self.answer = answer
 
-        def run(self, introduce, sign, on_error):
-            return {"tcp://10.0.0.7:40000": self.answer(introduce, sign)}
+        def run(self, ask, *told, on_error):
+            return {"tcp://10.0.0.7:40000": self.answer(ask, *told)}
 
-    sign = tmp_path / "sign"
-    sign.touch()
-    workers.refuse_unfit(Client(lambda introduce, sign: introduce(sign)), tmp_path, sign)
+    with workers.usable(tmp_path / "outputs", "sla1-1"):
+        workers.refuse_unfit(Client(lambda ask, *told: ask(*told)), tmp_path / "outputs", "sla1-1")
     with pytest.raises(ParametersError, match=r"worker tcp://10.0.0.7:40000: does not see .*: use a folder that all"):
-        workers.refuse_unfit(Client(lambda introduce, sign: introduce(sign + "?")), tmp_path, sign)
+        workers.refuse_unfit(Client(lambda ask, *told: ask(*told)), tmp_path / "outputs", "sla1-1")
     lost = ModuleNotFoundError("No module named 'sla1tools'")
     with pytest.raises(ParametersError, match="cannot run nights: ModuleNotFoundError: No module named 'sla1tools'"):
-        workers.refuse_unfit(Client(lambda *_: lost), tmp_path, sign)
+        workers.refuse_unfit(Client(lambda *_: lost), tmp_path / "outputs", "sla1-1")
 
 
 @pytest.mark.slow
