@@ -1,6 +1,9 @@
 """The errors a user can meet, by who must react."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 
 
 class Sla1Error(Exception):
@@ -13,6 +16,15 @@ class Sla1Error(Exception):
 
 class ParametersError(Sla1Error):
     """A parameter, or the file that holds it, is wrong: nothing was read."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `ParametersError` where a file that the user named cannot be written; `path` if the disk names none."""
+    try:
+        yield
+    except OSError as error:
+        raise ParametersError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from None
 
 
 class NightError(Sla1Error):

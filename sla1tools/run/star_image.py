@@ -9,7 +9,7 @@ from filelock import FileLock
 from sla1tools.candidates.psf_measuring import MeasuredPSF, measure_psf
 from sla1tools.candidates.star_frames import read_star_frames
 from sla1tools.darks.model import characterize
-from sla1tools.errors import ParametersError
+from sla1tools.errors import ParametersError, writing
 from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
@@ -48,11 +48,9 @@ def write_psf(paths: Sequence[Path], parameters: Parameters, to: Path) -> Measur
         raise ParametersError("two frames have the same name or content; give each frame once")
     measured = measure_psf(frames, parameters.fwhm)
     written = measured.as_json() | {"camera": printable(capture.camera or ""), "sources": sources}
-    try:
+    with writing(to):
         to.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         page.write_text(psf_page(measured, [path.name for path in paths]), encoding="utf-8")
-    except OSError as error:
-        raise ParametersError(f"{error.filename}: cannot be written: {error.strerror}") from None
     return measured
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from sla1tools.errors import ParametersError
+from sla1tools.errors import ParametersError, writing
 from sla1tools.parameters import NIGHT_KEYS, Parameters, named_by, to_yaml, validate
 from sla1tools.places import SHIPPED_FOLDERS, shipped, working_folder
 from sla1tools.published import night_path
@@ -31,7 +31,7 @@ def make_working_folder(directory: Path) -> list[Path]:
         If the folder cannot be made or written.
     """
     kept = []
-    try:
+    with writing(directory):
         for folder in SHIPPED_FOLDERS:
             (directory / folder).mkdir(parents=True, exist_ok=True)
             for source in sorted(path for path in shipped(folder).iterdir() if path.suffix in (".ipynb", ".yaml")):
@@ -41,8 +41,6 @@ def make_working_folder(directory: Path) -> list[Path]:
                 elif not target.is_file() or target.read_bytes() != source.read_bytes():
                     kept.append(target)
         (directory / "outputs").mkdir(exist_ok=True)
-    except OSError as error:
-        raise ParametersError(f"{error.filename or directory}: cannot be written: {error.strerror}") from None
     return kept
 
 
@@ -122,14 +120,12 @@ def write_night(capture: Path, target: Path | None) -> Path:
     """
     target = target or working_folder() / "params" / f"{'_'.join(list(named_by(capture).values())[1:])}.yaml"
     text = night_text(capture)
-    try:
+    if os.path.lexists(target):
+        raise ParametersError(f"{target}: is there already; nothing is overwritten: choose another by --to")
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError:
-        raise ParametersError(f"{target}: is there already; nothing is overwritten: choose another by --to") from None
-    except OSError as error:
-        raise ParametersError(f"{target}: cannot be written: {error.strerror}") from None
     return target
 
 
@@ -147,7 +143,7 @@ def copy_notebooks(parameters: Parameters, notebooks: Sequence[Path]) -> tuple[P
     from papermill.parameterize import parameterize_notebook
 
     folder, kept = working_folder() / "lab" / "_".join(night_path(parameters).parts), []
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
         for source in notebooks:
@@ -158,6 +154,4 @@ def copy_notebooks(parameters: Parameters, notebooks: Sequence[Path]) -> tuple[P
             notebook.metadata.pop("papermill", None)
             with (folder / source.name).open("x", encoding="utf-8") as file:
                 nbformat.write(notebook, file)
-    except OSError as error:
-        raise ParametersError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
     return folder, kept

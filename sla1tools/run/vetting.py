@@ -7,7 +7,7 @@ import matplotlib
 from astropy.table import Table, hstack
 
 from sla1tools.candidates.rows import FILE_COLUMNS
-from sla1tools.errors import ParametersError
+from sla1tools.errors import ParametersError, writing
 from sla1tools.night import Night, open_night
 from sla1tools.parameters import Parameters
 from sla1tools.published import night_path, read_manifest
@@ -89,12 +89,10 @@ def write_vetted(
         matplotlib.rcdefaults()
         judged = witness.vet_flashes(flashes, paths, searched[0], draw)
     table = _with_given(flashes, fixed_columns(judged, COLUMNS))
-    try:
+    with writing(to):
         table.write(to, format="ascii.ecsv")
         regions.write_text(_regions(flashes, judged), encoding="utf-8")
         page.write_text(vetting_page(flashes, judged, drawn, searched[1], witness), encoding="utf-8")
-    except OSError as error:
-        raise ParametersError(f"{error.filename}: cannot be written: {error.strerror}") from None
     return table
 
 
