@@ -109,7 +109,8 @@ def _regular(path: str, flags: int) -> int:
 def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """Read a regular file; OSError where it holds more than so many bytes."""
     with open_regular(path) as file:
-        contents = file.read(most + 1)
+        held = os.fstat(file.fileno()).st_size  # room for all that it may hold would cost more than most files' reading
+        contents = file.read(min(held, most) + 1)
     if len(contents) > most:
         raise OSError(errno.EFBIG, f"is larger than {most} bytes", str(path))
     return contents
