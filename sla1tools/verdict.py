@@ -172,9 +172,8 @@ def _changed_counts(capture: Capture, audit: CountsAudit) -> tuple[str, float, b
 
 def _fewer_bits(capture: Capture, audit: CountsAudit) -> list[str]:
     """Note codes that a converter of fewer bits could have made; bits that were cut off all frames cannot be told."""
-    top_code = capture.parameters.top_code
-    bits = next((bits for bits in BITS if capture.highest < 2**bits <= top_code // 2), None)
-    if bits is None or audit.step > 1:
+    bits = next((bits for bits in BITS if capture.highest < 2**bits <= capture.parameters.top_code // 2), 0)
+    if not bits or audit.step > 1:
         return []
     rail = 2**bits - 1
     return [f"no code is above {rail:,}: if the converter has {bits} bits, set top_code to {rail}, to find its rail"]

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.darks.noise import NoiseModel, PixelStatistics, combined_variance
+from sla1tools.darks.noise import NoiseModel, PixelStatistics, combined_variance, leave_one_out_variance
 from sla1tools.darks.structure import line_medians, smooth_level
 from sla1tools.darks.telegraph import LEAST_FRAMES, SPLIT_CHANCE, suspect_chance, telegraph_pixels, two_levels
 from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_ppf
@@ -195,11 +195,16 @@ def _planes(stack, evidence, excess, spread, rails_only) -> tuple[dict[PixelClas
     """Decide class by class which pixels are in it; `excess` and `spread` are the level's, in counts."""
     statistics, prior, model = evidence.statistics, evidence.prior, evidence.model
     top_code, none = stack.parameters.top_code, np.zeros(excess.shape, bool)
+    edge = np.ones(excess.shape, bool)
+    edge[EDGE_WIDTH:-EDGE_WIDTH, EDGE_WIDTH:-EDGE_WIDTH] = False
+    constant = statistics.minimum == statistics.maximum
+    if rails_only:
+        constant &= (statistics.minimum == 0) | (statistics.minimum >= top_code)
     planes = {
-        PixelClass.EDGE: _edge(excess.shape),
+        PixelClass.EDGE: edge,
         PixelClass.METADATA: _metadata(statistics, excess, spread, prior),
         PixelClass.KNOWN: none if stack.known is None else np.asarray(stack.known, bool),
-        PixelClass.ZERO_VARIANCE: _constant(statistics, top_code, rails_only),
+        PixelClass.ZERO_VARIANCE: constant,
         PixelClass.SATURATED: statistics.maximum >= top_code,
     }
     odd = planes[PixelClass.METADATA] | planes[PixelClass.ZERO_VARIANCE] | planes[PixelClass.SATURATED]
@@ -216,12 +221,6 @@ def _planes(stack, evidence, excess, spread, rails_only) -> tuple[dict[PixelClas
     planes[PixelClass.UNSTABLE] = none.copy()
     planes[PixelClass.UNSTABLE][telegraph["y"], telegraph["x"]] = True
     return planes, telegraph
-
-
-def _edge(shape):
-    plane = np.ones(shape, bool)
-    plane[EDGE_WIDTH:-EDGE_WIDTH, EDGE_WIDTH:-EDGE_WIDTH] = False
-    return plane
 
 
 def _level_spread(excess, prior, model):
@@ -254,13 +253,6 @@ def _metadata(statistics, excess, spread, prior):
             if size >= LEAST_METADATA and line[:size].mean() > 0.5 and sound:
                 flags[:size] = True
     return plane
-
-
-def _constant(statistics, top_code, rails_only):
-    same = statistics.minimum == statistics.maximum
-    if rails_only:
-        same &= (statistics.minimum == 0) | (statistics.minimum >= top_code)
-    return same
 
 
 def _chance_constant(prior, n, step):
@@ -317,7 +309,7 @@ def _noisy(statistics, prior, model):
     y, x = np.nonzero(suspect)
     mean, variance = statistics.mean[y, x].astype(float), statistics.variance[y, x].astype(float)
     farthest = np.maximum(statistics.maximum[y, x] - mean, mean - statistics.minimum[y, x])
-    others = ((n - 1) * variance - farthest**2 * n / (n - 1)) / (n - 2)
+    others = leave_one_out_variance(farthest, 0.0, variance, n)
     suspect[y, x] = others > prior[y, x] * variance_ratio_isf(PERSISTENCE_CHANCE, n - 2, model.prior_dof)
     return suspect
 
@@ -335,7 +327,7 @@ def _power(n: int, pixels: int, prior_dof: float) -> dict[str, float]:
 
     wide = 9 * noise.var(axis=0, ddof=1)
     farthest = 3 * np.abs(noise - noise.mean(axis=0)).max(axis=0)
-    others = ((n - 1) * wide - farthest**2 * n / (n - 1)) / (n - 2)
+    others = leave_one_out_variance(farthest, 0.0, wide, n)
     noisy = (wide > variance_ratio_isf(1 / pixels, n - 1, prior_dof)) & (
         others > variance_ratio_isf(PERSISTENCE_CHANCE, n - 2, prior_dof)
     )

@@ -251,7 +251,5 @@ def trend(x, y) -> Trend:
     x, y = x[both], y[both]
     if len(x) < 3 or np.ptp(x) == 0:
         return Trend(np.nan, np.nan, len(x))
-    away = x - x.mean()
-    slope = away @ (y - y.mean()) / (away @ away)
-    scatter = y - y.mean() - slope * away
-    return Trend(float(slope), float(np.sqrt(scatter @ scatter / (len(x) - 2) / (away @ away))), len(x))
+    (slope, _), covariance = np.polyfit(x - x.mean(), y, 1, cov=True)
+    return Trend(float(slope), float(np.sqrt(covariance[0, 0])), len(x))
