@@ -5,6 +5,7 @@ There they are forks of a `nursery`, one for this program; elsewhere each is a p
 
 import atexit
 import json
+import logging
 import os
 import select
 import signal
@@ -49,6 +50,10 @@ class QuietKernelManager(AsyncKernelManager):
     @default("transport_encryption")
     def _encrypted(self) -> str:
         return "required"  # else every kernel warns that its channel can be read
+
+    @default("log")
+    def _nothing_twice(self) -> logging.Logger:
+        return logging.Logger(__name__, logging.CRITICAL)  # why a kernel did not start is raised as well
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
         """Run this environment's interpreter, whatever kernels are registered, and import nothing from its folder."""

@@ -1,6 +1,7 @@
 """Running a notebook: every way it can fail is a failure that names its cell."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -204,6 +205,17 @@ def test_a_kernel_leaves_no_file_behind(tmp_path, monkeypatch):
         assert not os.listdir(elsewhere)
     assert "connection.json" in seen
     assert sorted(os.listdir(here)) == ["dies.ipynb", "good.ipynb"]
+
+
+@pytest.mark.usefixtures("kernels_begun")
+def test_why_a_kernel_did_not_start_is_said_once(tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(kernels.QuietKernelManager, "write_connection_file", fail)
+    with pytest.raises(NotebookError, match="File too large"):
+        execute(NOTEBOOKS / "good.ipynb", tmp_path / "executed.ipynb", {})
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def executed(folder, *cells, **values):
