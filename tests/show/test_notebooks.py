@@ -284,7 +284,7 @@ def test_trends_notebook_runs_without_a_night(tmp_path):
     command = [sys.executable, "-m", "papermill", CHECKOUT / "notebooks" / "04_night_trends.ipynb", ran]
     command += ["-p", "outputs_directory", tmp_path / "no [outputs]"]
     subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=tmp_path)
-    assert "There is no night yet" in ran.read_text(encoding="utf-8")
+    assert "there is no night yet" in ran.read_text(encoding="utf-8")
     assert not (tmp_path / "no [outputs]").exists()  # a notebook writes nothing
 
 
