@@ -244,7 +244,7 @@ def trend(x, y) -> Trend:
     Examples
     --------
     >>> trend([0, 1, 2, 3], [10.0, 12.1, 13.9, 16.0])  # doctest: +ELLIPSIS
-    Trend(slope=1.98, error=0.0424..., frames=4)
+    Trend(slope=1.98..., error=0.0424..., frames=4)
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     both = np.isfinite(x) & np.isfinite(y)
