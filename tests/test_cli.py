@@ -454,6 +454,7 @@ def test_as_a_module_it_is_the_same_command():
     assert output == sla1("--version").output
 
 
+@pytest.mark.slow
 def test_a_name_that_the_output_cannot_hold_is_escaped(tmp_path):
     """As on Windows, where a redirected output holds one code page."""
     folder = tmp_path / "sessions" / "2024-05-08" / "03_38_48" / "Dark30s"

@@ -107,6 +107,7 @@ def test_what_the_package_imports_is_what_it_requires():
     assert not set(RUNTIME) - found - STARTED, "required, not imported"
 
 
+@pytest.mark.slow
 def test_what_the_tests_and_benchmarks_import_is_what_they_require():
     found = imported("tests", "benchmarks")
     assert not found - set(EVERYTHING), "imported, not required"

@@ -52,6 +52,7 @@ def assert_as_measured(night, parameters):
     np.testing.assert_array_equal(night.residual(1), fresh.residual(1))
 
 
+@pytest.mark.slow
 def test_two_settings_take_one_measuring(tmp_path, parameters, measured):
     open_night(parameters)
     for changes in ({"threshold": 150.0, "ratio": 0.1}, {"criterion": "psf_chi2", "snr_min": 5.0}, {}):
@@ -138,6 +139,7 @@ def test_a_damaged_entry_is_measured_again_and_replaced(tmp_path, parameters, me
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.slow
 def test_the_oldest_go(tmp_path, parameters, measured, monkeypatch):
     nights = [parameters.model_copy(update={"random_seed": seed}) for seed in range(3)]
     open_night(nights[0])
@@ -191,6 +193,7 @@ def test_a_notebook_keeps_one_line_of_the_steps(parameters, monkeypatch, capsys)
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_it_may_be_deleted(tmp_path, parameters, measured):
     open_night(parameters)
     shutil.rmtree(tmp_path / "outputs" / CACHE)

@@ -126,6 +126,7 @@ def defective(tmp_path_factory):
     return night
 
 
+@pytest.mark.slow
 def test_a_night_has_every_frame_against_both_references(defective):
     night = with_parameters(defective, threshold=80.0)
     dark = characterize(night)
@@ -246,6 +247,7 @@ def test_more_leaders_than_can_be_measured_are_counted_and_the_highest_kept(defe
                 np.testing.assert_array_equal(np.sort(own["peak"][own["reference"] == reference]), peaks)
 
 
+@pytest.mark.slow
 def test_a_frame_that_lies_high_is_no_crowd(tmp_path, monkeypatch):
     """A sigma of offset lets the first look see stars at every other pixel: they are looked at again, then counted."""
     night, _ = write_small_night(tmp_path, 8, (128, 128), 6, {"injections": 0})
@@ -264,6 +266,7 @@ def test_a_frame_that_lies_high_is_no_crowd(tmp_path, monkeypatch):
     assert places(again) == places(usual)
 
 
+@pytest.mark.slow
 def test_an_empty_night_gives_tables_of_no_rows(tmp_path, defective, monkeypatch):
     monkeypatch.setattr(rows, "PEAK_FLOOR", 10.0)
     night, _ = write_small_night(tmp_path, 5, (24, 20), 2, noise=9.0, level=90.0)

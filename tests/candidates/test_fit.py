@@ -86,6 +86,7 @@ def test_fit_agrees_with_scipy(flux):
     np.testing.assert_allclose(fits["p_value"], chi2_law.sf(fits["chi2"], fits["dof"]), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_star_beyond_the_bound_is_held_at_it_where_scipy_holds_it():
     rng = np.random.default_rng(25)
     dx, dy = rng.uniform(1.05, 1.4, 20), rng.uniform(-0.6, 0.6, 20)
@@ -245,6 +246,7 @@ def test_p_value_of_stars_is_uniform(flux, noise, leaders, masked):
     assert np.count_nonzero(fits["p_value"] < 1e-3) <= 14  # 4 expected; more than 14 once in 25,000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fwhm", [1.2, 1.6, 3.0])
 def test_p_value_is_uniform_for_other_seeing(fwhm):
     for flux in (1500, 15000):

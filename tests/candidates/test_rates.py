@@ -92,6 +92,7 @@ def exact_expectation(shape, sigma, threshold, ratio, neighbors):
     return sum(pixels * one(number) for pixels, number in zip((inner, edge, 4), there, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sigma", "threshold", "ratio", "neighbors", "stated"),
     [

@@ -101,12 +101,14 @@ def test_leave_one_out_variance_is_that_of_the_others(band):
         np.testing.assert_allclose(single, expected, rtol=1e-5, atol=2e-6 * np.max(variance, initial=1) + 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 10, 50, 199])
 def test_variance_of_a_median(n):
     medians = np.median(np.random.default_rng(n).standard_normal((n, 40_000)), axis=0)
     assert median_variance(n) == pytest.approx(medians.var(), rel=5 * np.sqrt(2 / 40_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["median", "average"])
 @pytest.mark.parametrize("reference", ["leave_one_out", "all"])
 @pytest.mark.parametrize("n", [3, 4, 10, 11])

@@ -83,6 +83,7 @@ def test_counts_are_those_of_the_planes():
     assert all(classes.tested.values())
 
 
+@pytest.mark.slow
 def test_gaussian_pixels_are_flagged_no_oftener_than_stated():
     """Twelve clean nights: at most one noisy and one unstable pixel a night by chance, and nothing else."""
     totals = dict.fromkeys(CHANCE_CLASSES, 0)
@@ -212,6 +213,7 @@ def test_a_bad_first_row_is_no_metadata():
     assert flagged(classes, PixelClass.METADATA)[0, :22].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 22, 32])
 @pytest.mark.parametrize("row", [0, -1])
 @pytest.mark.parametrize("end", [1, -1])

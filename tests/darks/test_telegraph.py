@@ -74,6 +74,7 @@ def test_levels_and_states_are_those_that_were_planted():
     np.testing.assert_array_equal(plane, dark.classes.dq & 32 != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 10])
 def test_variance_and_split_of_gaussian_pixels_are_independent(n):
     """So that the product of their tails is the chance that is stated."""
@@ -85,6 +86,7 @@ def test_variance_and_split_of_gaussian_pixels_are_independent(n):
         assert both == pytest.approx(400_000 * tail * 0.02, rel=0.25)
 
 
+@pytest.mark.slow
 def test_chance_is_the_share_of_gaussian_pixels_that_look_so():
     """Over twelve sound nights: so many pixels as stated are listed at a chance below any value."""
     chances = []
@@ -116,6 +118,7 @@ def test_p_value_of_pairs_is_that_of_shuffled_frames():
     assert together.p_value == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 4000) + 1e-3)
 
 
+@pytest.mark.slow
 def test_pixels_that_switch_alone_are_seldom_called_together():
     rng = np.random.default_rng(4)
     p_values = [jump_together(pairs_of(random_states(rng, 60, 10)), SHAPE).p_value for _ in range(400)]
@@ -150,6 +153,7 @@ def test_no_pair_tells_nothing():
     assert "too few to test" in str(none)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pairs", "words"), [(0, "too few to test"), (60, "and switch together")])
 def test_pairs_of_the_simulated_camera_are_recovered(pairs, words):
     night = simulate_counts(16, (600, 600), seed=7, chip_seed=3, telegraph_pairs=pairs)

@@ -166,6 +166,7 @@ def patterned_night(seed, n, steeper, gain=2.5, glow=0.0, shape=(256, 256)):
     return np.rint(counts + 1000 + (300 * bump if steeper else 0)).astype(np.uint16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 20])
 @pytest.mark.parametrize("steeper", [0.5, 1.0, 6.0])
 def test_a_bias_pattern_gives_no_gain(n, steeper):
@@ -195,6 +196,7 @@ def chip_of_bias_pattern(seed, exposure, rate, steeper, n=10, shape=(256, 256)):
     return np.rint(electrons / 2.5 + 1000 + 120 * pattern).astype(np.uint16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exposure", [120, 300, 900])
 @pytest.mark.parametrize("rate", [0.1, 0.3, 2.0])
 @pytest.mark.parametrize("steeper", [1.0, 3.0])

@@ -239,6 +239,7 @@ def test_raw_files_are_left_as_they_are(small):
     assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == times
 
 
+@pytest.mark.slow
 def test_a_night_is_read_by_bands(tmp_path):
     night, _ = write_small_night(tmp_path, frames=24, shape=(768, 768), noise=40.0)
     stack = 24 * 768 * 768 * 2

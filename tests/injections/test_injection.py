@@ -270,6 +270,7 @@ def flat(tmp_path):
 PLAIN = (10.0, 10.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("star", "changes", "reason"),
     [
@@ -324,6 +325,7 @@ def test_nothing_injected_is_not_tested_and_not_a_failure(defective):
     assert measured.summary["verdict"] == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_handful_of_stars_is_enough_to_run(defective, number):
     night, _ = defective

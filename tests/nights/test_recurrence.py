@@ -94,6 +94,7 @@ def test_a_silent_pixel_leaves_the_mask_and_comes_back(tmp_path):
     assert "chance of its silence" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "looked"),
     [

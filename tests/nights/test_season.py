@@ -266,6 +266,7 @@ def test_a_gap_of_a_year_is_named_and_nights_on_both_sides_count(tmp_path):
     assert "40 frames of 4 nights of QHY42PRO, 2024-01-01 to 2025-03-10; none between 2024-01-02 and 2025-03-09" in page
 
 
+@pytest.mark.slow
 def test_season_json_has_the_keys_that_others_read(tmp_path):
     publish_season(tmp_path, [1.0] * 6)
     write_trends(tmp_path)

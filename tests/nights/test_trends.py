@@ -341,6 +341,7 @@ def test_page_of_one_night_is_sound(tmp_path):
     assert "Over time" not in text
 
 
+@pytest.mark.slow
 def test_charts_have_words(season):
     """The caption is the image's alternative text."""
     text = season.read_text(encoding="utf-8")
@@ -371,6 +372,7 @@ def test_a_thousand_nights_fit_on_the_page(tmp_path):
     assert page.read_text(encoding="utf-8").count('<td><span class="state ok">') == 1000
 
 
+@pytest.mark.slow
 def test_charts_and_table_raise_no_warning(season):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -182,6 +182,7 @@ def measured_again(monkeypatch):
     return asked
 
 
+@pytest.mark.slow
 def test_other_cuts_of_a_published_night_are_a_selection(job, tmp_path, measured_again):
     assert run_one(job).verdict == "ok"
     other = with_changes(job, **CUTS)
@@ -327,6 +328,7 @@ def test_other_known_pixels_make_it_run_again(job, tmp_path, measured_again):
         assert len(measured_again) == measured, "the same list is a selection"
 
 
+@pytest.mark.slow
 def test_another_psf_makes_it_run_again(job, tmp_path, measured_again):
     path, shape = tmp_path / "psf.json", job.parameters.frame_shape
     values = {"fwhm": 2.0, "coefficients": [[[1.0]], [[0.0]], [[0.0]]], "frame_shape": shape}
@@ -340,6 +342,7 @@ def test_another_psf_makes_it_run_again(job, tmp_path, measured_again):
     assert len(measured_again) == 2, "by the first file, and once by the second, whatever the cuts"
 
 
+@pytest.mark.slow
 def test_what_someone_else_did_meanwhile_counts(job):
     earlier = Job(job.parameters, job.outputs, True, "2000-01-01T00:00:00+00:00", __version__, "", notebooks=())
     assert run_one(earlier).verdict == "ok"

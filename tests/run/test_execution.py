@@ -65,6 +65,7 @@ def test_sound_notebook_keeps_no_trace_of_its_run(tmp_path):
     assert "measurement found: False, threshold 190.0" in again.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_source_with_braces_in_its_folder_is_untouched(tmp_path):
     folder = tmp_path / "{0}"
     folder.mkdir()
@@ -207,6 +208,7 @@ def test_a_kernel_leaves_no_file_behind(tmp_path, monkeypatch):
     assert sorted(os.listdir(here)) == ["dies.ipynb", "good.ipynb"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernels_begun")
 def test_why_a_kernel_did_not_start_is_said_once(tmp_path, monkeypatch, caplog):
     def fail(*_, **__):
@@ -266,6 +268,7 @@ def test_a_nursery_that_is_killed_takes_its_kernels_along_and_is_followed_by_ano
     assert not kernels_of()
 
 
+@pytest.mark.slow
 @FORKED
 def test_a_nursery_ends_with_the_program_that_began_it():
     program = (

@@ -116,6 +116,7 @@ def test_unusable_night_is_recorded_and_raised(tmp_path):
     assert (manifest["verdict"], manifest["exit_status"], manifest["inputs"]) == ("failed", 3, [])
 
 
+@pytest.mark.slow
 def test_kernels_that_wait_for_a_measurement_end_where_it_fails(tmp_path, made_up_night, monkeypatch):
     def measure(parameters, progress):
         progress("frames judged")
@@ -166,6 +167,7 @@ def test_full_disk_leaves_the_good_night(tmp_path, made_up_night, monkeypatch, s
     assert sources(tmp_path / publish.night_path(PARAMETERS)) == before
 
 
+@pytest.mark.slow
 def test_disk_too_full_even_for_the_verdict(tmp_path, made_up_night, monkeypatch):
     def full_disk(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

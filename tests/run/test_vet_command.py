@@ -116,6 +116,7 @@ def test_what_cannot_be_done_is_refused(folder, arguments, message, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_frames_of_one_pointing_are_searched(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     frames = [folder / "science" / f"{k}.fits" for k in range(3)]

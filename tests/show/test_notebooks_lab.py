@@ -44,6 +44,7 @@ def test_runs_in_lab_with_nothing_set_up(name, browser, lab, demo):  # noqa: F81
     context.close()
 
 
+@pytest.mark.slow
 def test_the_demo_opens_with_a_dozen_candidates(demo):
     own = read_parameters([CHECKOUT / "params" / name for name in ("qhy42pro.yaml", "demo.yaml")])
     assert 10 <= len(demo.candidates(threshold=own.threshold, ratio=own.ratio)) <= 14

@@ -79,6 +79,7 @@ def test_a_bad_column_does_not_swamp_the_pixels(tmp_path):
     assert struck == pytest.approx(clean, abs=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "noise"), [(1, 40.0), (16, 40.0), (16, 9.0)])
 def test_a_sound_night_is_calibrated_however_coarse_its_codes(tmp_path, step, noise):
     """At 9 e- a code of sixteen counts is a seventh of the noise: the median alone would jump by 10 %."""

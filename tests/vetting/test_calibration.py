@@ -85,6 +85,7 @@ def test_the_number_of_darks_that_would_clear_a_flash():
     assert CameraFlashes(np.full(fewer // 10, 9.0), fewer).expected(6.0, 1)[1] > 0.2
 
 
+@pytest.mark.slow
 def test_stars_at_known_places_are_not_the_cameras(night):
     night, _ = night
     places = scattered(SHAPE, 60, 4)

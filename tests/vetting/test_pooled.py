@@ -25,6 +25,7 @@ def season(tmp_path_factory):
     return nights, folder / "outputs"
 
 
+@pytest.mark.slow
 def test_counts_are_the_sum_over_nights(season):
     nights, outputs = season
     witness = nights[1].season_witness(outputs)
