@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sla1tools.text import listed
+
 HOME = "SLA1_HOME"  # set for kernels and workers, whose current folder is not the user's
 SHIPPED_FOLDERS = ("notebooks", "params")
-MOST_NAMES = 8  # that a message lists
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHIPPED = Path(__file__).resolve().parent / "shipped"  # in an installed package; a checkout has them at its top
 
@@ -93,5 +94,4 @@ def missing(path: str | Path) -> str:
     except OSError as error:
         return f"{text}, which cannot be looked into: {error.strerror}"
     near = difflib.get_close_matches(wrong, names, n=max(len(names), 1), cutoff=0.5) or names
-    more = f" and {len(near) - MOST_NAMES} more" if len(near) > MOST_NAMES else ""
-    return f"{text}; there is: {', '.join(near[:MOST_NAMES])}{more}" if near else f"{text}; it is empty"
+    return f"{text}; there is: {listed(near)}" if near else f"{text}; it is empty"

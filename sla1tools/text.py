@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 2**26  # of any text that is read
+MOST_NAMES = 8  # that a message lists
 
 
 def printable(text: Any) -> str:
@@ -82,6 +83,15 @@ def flux_text(flux: float | None, zero_point: float | None, absent: str = "–")
 def magnitude_text(flux: float | None, zero_point: float | None) -> str:
     """Write the magnitude of a flux, to stand beside it; nothing where there is none."""
     return f" ({zero_point - 2.5 * math.log10(flux):.2f} mag)" if flux and zero_point is not None else ""
+
+
+def listed(names: Sequence[str], most: int = MOST_NAMES) -> str:
+    """List names in a message, and say how many more there are.
+
+    >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], most=2)
+    ('a, b', 'a, b and 2 more')
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def counted(number: int, noun: str) -> str:

@@ -19,7 +19,7 @@ from sla1tools.frames.capture import Capture
 from sla1tools.frames.codes import CountsAudit, positive
 from sla1tools.frames.together import EIGHT_BIT, LEVEL_NOTED
 from sla1tools.parameters import Parameters
-from sla1tools.text import counted, printable
+from sla1tools.text import counted, listed, printable
 
 SOUND_NIGHTS = 1e-4  # share of sound nights that a test may doubt
 SIGMAS = -float(special.ndtri(SOUND_NIGHTS / 2))
@@ -245,7 +245,7 @@ def judge_alarms(low: float | None, per_frame: dict[str, int], capture: Capture,
     }
     odd = [name for name, chance in chances.items() if chance < SOUND_NIGHTS]
     if odd:
-        counts = ", ".join(f"{per_frame[name]:,} in {name}" for name in odd[:3]) + ", …" * (len(odd) > 3)
+        counts = listed([f"{per_frame[name]:,} in {name}" for name in odd], most=3)
         doubts.append(
             Doubt(
                 f"candidates of {parameters.criterion} stand out in {len(odd)} of {frames} frames: {counts}; "

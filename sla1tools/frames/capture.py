@@ -23,8 +23,7 @@ from sla1tools.frames.sampling import Sample, clip_code, sample_frame
 from sla1tools.frames.sessions import is_in_part
 from sla1tools.frames.together import judge_together
 from sla1tools.parameters import Parameters, require_capture
-from sla1tools.places import MOST_NAMES
-from sla1tools.text import is_text, printable
+from sla1tools.text import is_text, listed, printable
 
 LEAST_FRAMES = 3
 SATURATED_SHARE = 0.05
@@ -172,7 +171,7 @@ class Capture:
             raise ParametersError(f"frame {k}: there is none; this night's frames are 0 to {len(self.frames) - 1}")
 
     def _unmatched(self) -> str:
-        there = ", ".join(map(printable, self.ignored[:MOST_NAMES])) or "nothing"
+        there = listed(list(map(printable, self.ignored))) or "nothing"
         return f"file_pattern {self.parameters.file_pattern} fits no other name; there is: {there}"
 
     def require_usable(self) -> None:

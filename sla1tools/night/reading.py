@@ -14,9 +14,9 @@ from sla1tools.errors import FrameError, NightError
 from sla1tools.frames.capture import Capture
 from sla1tools.frames.fits import plane_of, read_bytes
 from sla1tools.measure import Measurement
-from sla1tools.places import MOST_NAMES
 from sla1tools.published import read_manifest, sha256_of
 from sla1tools.published.formats import ARCHIVE, DAMAGE, STAMPS, Stamps, from_half, read_archive, read_table
+from sla1tools.text import listed
 
 FITS_FILES = ("master_dark.fits", "leaders.fits", "injections.fits")
 REFUSED = "is not as a run left it, run the night again"
@@ -70,8 +70,7 @@ def with_raw_frames(night: Measurement, directory: Path) -> Measurement:
     capture = night.capture
     gone = [frame.name for frame in capture.frames if not (directory / frame.path.name).is_file()]
     if gone:
-        names = ", ".join(gone[:MOST_NAMES]) + ", …" * (len(gone) > MOST_NAMES)
-        raise NightError(f"this takes the raw frames; gone from {directory} are {names}")
+        raise NightError(f"this takes the raw frames; gone from {directory} are {listed(gone)}")
     try:
         capture = replace(capture, frames=tuple(frame.found_in(directory) for frame in capture.frames))
     except FrameError:

@@ -292,6 +292,10 @@ def test_an_empty_folder_is_not_tested(tmp_path):
     assert not night.histogram.any()
     with pytest.raises(NightError, match=r"0 usable frames \(file_pattern .* fits no other name; there is: nothing\)"):
         night.require_usable()
+    for number in range(10):
+        (parameters.capture_directory / f"{number}.txt").touch()
+    with pytest.raises(NightError, match=r"there is: 0\.txt, .*, 7\.txt and 2 more\)"):
+        judge_capture(parameters).require_usable()
 
 
 def test_known_pixels(tmp_path):
