@@ -131,7 +131,7 @@ def statement(season: Season) -> Table:
         "… a square degree, in a frame": lambda own: limited(own.alarms, 1 / area),
         "… a frame, without recurrent pixels": lambda own: limited(own.without_recurrent),
         "… a frame, from Gaussian noise alone": lambda own: shown(own.expected, digits=2),
-        "chance that alike nights differ so": lambda own: shown(own.alarms.dispersion_p, digits=1),
+        "chance of such a spread if nights are alike": lambda own: shown(own.alarms.dispersion_p, digits=1),
         "50 % flux": lambda own: flux(own.flux_50.flux),
         "90 % flux": lambda own: flux(own.flux_90.flux),
         "recommended cuts": lambda own: in_words(own.point.cuts) if own.point else "none",
