@@ -5,10 +5,10 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sla1tools.errors import ParametersError
 from sla1tools.places import expanded, from_working_folder, missing, working_folder
@@ -17,10 +17,53 @@ from sla1tools.text import is_text, printable, read_regular
 MOST_SIDE, MOST_PIXELS = 32768, 2**28  # of a frame: half again as many as the largest sensor
 MOST_YAML = 2**20  # bytes
 LONGEST_BIAS = 0.01  # seconds
-Excludable = Literal["telegraph", "noisy", "hot", "known", "metadata", "zero_variance"]
 COLDEST, WARMEST = -274.0, 200.0  # degrees Celsius of any chip
 PATH_KEYS = ("sessions_directory", "known_pixels", "psf")
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
+
+
+def _one_folder(name: str) -> str:
+    if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f]", name):
+        raise ValueError(f"must name one folder, not hidden, without slashes or control characters; got {name!r}")
+    return name
+
+
+def _pattern_of_names(pattern: str) -> str:
+    if not pattern or "/" in pattern or "\\" in pattern:
+        raise ValueError(f"must be a pattern of file names such as *.fit*; got {pattern!r}")
+    return pattern
+
+
+def _path(path: str | None) -> str | None:
+    if path is not None:
+        if not path or re.search(r"[\x00-\x1f\x7f]", path):
+            hint = "; in double quotes \\t is a tab: write paths with / or in 'single quotes'"
+            raise ValueError(f"must be a path; got {path!r}{hint if path else ''}")
+        from_working_folder(path)
+    return path
+
+
+def _fits_memory(shape: tuple[int, int]) -> tuple[int, int]:
+    if shape[0] * shape[1] > MOST_PIXELS:
+        raise ValueError(f"must be [rows, columns], together at most {MOST_PIXELS} pixels; got {list(shape)}")
+    return shape
+
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] >= limits[1]:
+        raise ValueError(f"must be [low, high], low < high; got {list(limits)}")
+    return limits
+
+
+IsPath = AfterValidator(_path)
+FolderName = Annotated[str, AfterValidator(_one_folder)]
+Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
+Flux = Annotated[float, Field(ge=1e-3, le=1e9)]  # electrons
+Seconds = Annotated[float, Field(ge=0, le=1e6)]
+Celsius = Annotated[float, Field(ge=COLDEST, le=WARMEST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Excludable = Literal["telegraph", "noisy", "hot", "known", "metadata", "zero_variance"]
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Published(BaseModel):
@@ -30,7 +73,7 @@ class Published(BaseModel):
     `gain` in electrons per ADU.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     read_noise: float | None = Field(default=None, ge=0, le=1e6)
     dark_current: float | None = Field(default=None, ge=0, le=1e9)
@@ -46,16 +89,16 @@ class Parameters(BaseModel):
     from the working folder. The defaults name the demo night.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
-    sessions_directory: str = "outputs/demo_sessions"
-    capture_date: str = "2024-05-08"
-    capture_time: str = "03_38_48"
-    object_name: str = "Dark30s"
-    file_pattern: str = "*.fit*"
-    part: tuple[float, float, float] | None = None
-    frame_shape: tuple[int, int] = (2048, 2048)
-    dark_exposure: float = Field(default=30.0, ge=0, le=1e6)
+    sessions_directory: Annotated[str, IsPath] = "outputs/demo_sessions"
+    capture_date: FolderName = "2024-05-08"
+    capture_time: FolderName = "03_38_48"
+    object_name: FolderName = "Dark30s"
+    file_pattern: Annotated[str, AfterValidator(_pattern_of_names)] = "*.fit*"
+    part: tuple[Seconds, Celsius, Celsius] | None = None  # exposure, coldest, warmest
+    frame_shape: Annotated[tuple[Side, Side], AfterValidator(_fits_memory)] = (2048, 2048)
+    dark_exposure: Seconds = 30.0
     exposure_tolerance: float = Field(default=0.005, ge=0, lt=1)
     temperature_tolerance: float = Field(default=1.5, gt=0, le=1000)
     filter_name: str | None = None
@@ -63,25 +106,25 @@ class Parameters(BaseModel):
     scale_due_to_gain: float = Field(default=1.39, ge=1e-6, le=1e6)
     top_code: int = Field(default=65535, ge=1, le=65535)
     level_correction: bool = False
-    known_pixels: str | None = None
+    known_pixels: Annotated[str | None, IsPath] = None
     combination_method: Literal["median", "average"] = "median"
     reference: Literal["leave_one_out", "all"] = "leave_one_out"
-    threshold: float = Field(default=200.0, ge=1e-3, le=1e9)
-    ratio: float = Field(default=0.3, ge=0, le=1)
+    threshold: Flux = 200.0
+    ratio: Share = 0.3
     neighbors: Literal[4, 8] = 4
     criterion: Literal["neighbor_ratio", "psf_chi2"] = "neighbor_ratio"  # the names in candidates/criteria.py
     pixel_scale: float = Field(default=1.5, ge=1e-6, le=1e6)
     pixel_size: float = Field(default=11.0, ge=0.01, le=1000)
     seeing_fwhm: float = Field(default=3.0, ge=1e-6, le=1e6)
-    psf: str | None = None
-    psf_size_error: float | None = Field(default=None, ge=0, le=1)
-    psf_shape_error: float | None = Field(default=None, ge=0, le=1)
-    psf_light_error: float | None = Field(default=None, ge=0, le=1)
+    psf: Annotated[str | None, IsPath] = None
+    psf_size_error: Share | None = None
+    psf_shape_error: Share | None = None
+    psf_light_error: Share | None = None
     snr_min: float = Field(default=6.0, ge=1e-3, le=1e6)
     p_min: float = Field(default=0.001, ge=0, lt=1)
     excluded_classes: tuple[Excludable, ...] = Field(default=(), max_length=6)
     injections: int = Field(default=20000, ge=0, le=1_000_000)
-    injection_flux_range: tuple[float, float] = (300.0, 15000.0)
+    injection_flux_range: Annotated[tuple[Flux, Flux], AfterValidator(_rising)] = (300.0, 15000.0)
     random_seed: int = Field(default=20240508, ge=0, lt=2**63)
     published: Published | None = None
     zero_point: float | None = Field(default=None, ge=-100, le=100)
@@ -98,59 +141,6 @@ class Parameters(BaseModel):
             raise ValueError(f"is not valid UTF-8: {printable(value)}")
         # YAML and papermill know lists only; strict mode would refuse them.
         return tuple(value) if isinstance(value, list) else value
-
-    @field_validator("injection_flux_range", mode="after")
-    @classmethod
-    def _rising_flux_range(cls, value):
-        if not 1e-3 <= value[0] < value[1] <= 1e9:
-            raise ValueError(
-                f"must be [low, high] with 0.001 <= low < high <= 1e9, in electrons; got [{value[0]:g}, {value[1]:g}]"
-            )
-        return value
-
-    @field_validator("part", mode="after")
-    @classmethod
-    def _state_of_a_part(cls, value):
-        if value and not (0 <= value[0] <= 1e6 and COLDEST <= value[1] <= value[2] <= WARMEST):
-            raise ValueError(
-                f"must be [exposure, coldest, warmest], from 0 to 1e6 s and from {COLDEST:g} to {WARMEST:g} C; "
-                f"got {_shortened(list(value))}"
-            )
-        return value
-
-    @field_validator("frame_shape", mode="after")
-    @classmethod
-    def _positive_shape(cls, value):
-        if not 1 <= min(value) <= max(value) <= MOST_SIDE or value[0] * value[1] > MOST_PIXELS:
-            raise ValueError(
-                f"must be [rows, columns], each from 1 to {MOST_SIDE}, together at most {MOST_PIXELS} pixels; "
-                f"got {_shortened(list(value))}"
-            )
-        return value
-
-    @field_validator("capture_date", "capture_time", "object_name", mode="after")
-    @classmethod
-    def _one_folder_name(cls, value):
-        if not value or value.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f]", value):
-            raise ValueError(f"must name one folder, not hidden, without slashes or control characters; got {value!r}")
-        return value
-
-    @field_validator(*PATH_KEYS, mode="after")
-    @classmethod
-    def _path(cls, value):
-        if value is not None and (not value or re.search(r"[\x00-\x1f\x7f]", value)):
-            hint = "; in double quotes \\t is a tab: write paths with / or in 'single quotes'"
-            raise ValueError(f"must be a path; got {value!r}{hint if value else ''}")
-        if value is not None:
-            from_working_folder(value)
-        return value
-
-    @field_validator("file_pattern", mode="after")
-    @classmethod
-    def _pattern_of_names(cls, value):
-        if not value or "/" in value or "\\" in value:
-            raise ValueError(f"must be a pattern of file names such as *.fit*; got {value!r}")
-        return value
 
     @model_validator(mode="after")
     def _psf_fits_the_stamp(self):
@@ -215,8 +205,17 @@ def require_capture(parameters: Parameters) -> None:
         raise ParametersError(f"{parameters.capture_directory}: {missing(parameters.capture_directory)}")
 
 
+_PLAIN = re.compile(
+    r"true|false|[-+]?(0|[1-9][0-9]*)|[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|nan)", re.IGNORECASE
+)
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?(e[-+]?[0-9]+)?", re.IGNORECASE)  # which may be text to YAML
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without surprises: no duplicate keys, tags or aliases; text that YAML 1.1 takes for a number is refused."""
+    """YAML without surprises: no duplicate keys, tags or aliases; text that YAML 1.1 takes for a number is refused.
+
+    What is wrong with single keys is kept in `mistakes`, so that all can be told at once.
+    """
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -230,86 +229,72 @@ class _StrictLoader(yaml.SafeLoader):
             raise ParametersError(f"{key}line {line}: tags (!), anchors (&) and aliases (*) are not used")
         return super().compose_node(parent, index)
 
-
-_PLAIN = re.compile(
-    r"true|false|[-+]?(0|[1-9][0-9]*)|[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|nan)", re.IGNORECASE
-)
-
-
-def _only_plain(loader, node):
-    """Read a number or a truth that every reader reads alike: not 03_37_47, 010, 1:30, 2024-05-08, 1_000 or yes."""
-    if not _PLAIN.fullmatch(node.value):
+    def construct_scalar(self, node):
+        """Read a number or a truth that every reader reads alike: not 03_37_47, 010, 1:30, 2024-05-08 or yes."""
         kind = node.tag.rsplit(":", 1)[-1]
-        raise ParametersError(
-            f"line {node.start_mark.line + 1}: {node.value} unquoted is not text to YAML but a kind of {kind}; "
-            f'write true or false or a plain number, or quote the text: "{node.value}"'
-        )
-    return yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
+        if kind not in ("str", "null") and not _PLAIN.fullmatch(node.value):
+            raise ParametersError(
+                f"line {node.start_mark.line + 1}: {node.value} unquoted is not text to YAML but a kind of {kind}; "
+                f'write true or false or a plain number, or quote the text: "{node.value}"'
+            )
+        return super().construct_scalar(node)
+
+    def construct_mapping(self, node, deep=False):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, where = key_node.value, f"line {key_node.start_mark.line + 1}"
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                raise ParametersError(f"{where}: every key must be a plain name")
+            if key in mapping:
+                self.mistakes[key] = f"{where}: {key} is given twice"
+            try:
+                mapping[key] = self.construct_object(value_node, deep=True)
+            except ParametersError as error:
+                self.mistakes[key] = f"{key}: {error}"
+        return mapping
 
 
-def _strict_mapping(loader, node):
-    """Read a mapping; what is wrong with single keys is kept in `loader.mistakes`, so that all can be told at once."""
-    mapping: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = key_node.value
-        where = f"line {key_node.start_mark.line + 1}"
-        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-            raise ParametersError(f"{where}: every key must be a plain name")
-        if key in mapping:
-            loader.mistakes[key] = f"{where}: {key} is given twice"
-        try:
-            mapping[key] = loader.construct_object(value_node, deep=True)
-        except ParametersError as error:
-            loader.mistakes[key] = f"{key}: {error}"
-    return mapping
+Layer = tuple[dict[str, Any], dict[str, str]]  # values by key, and by key what is wrong with others
 
 
-for _kind in ("int", "float", "bool", "timestamp"):
-    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _only_plain)
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _strict_mapping)
+def read_layer(path: Path) -> Layer:
+    """Read one parameters file, or the names of a capture folder; values are not validated yet.
 
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read one parameters file; unknown keys are refused, values are not validated yet.
-
-    Raises
-    ------
-    ParametersError
-        Naming the file, and the line or key, where it cannot be read, is not YAML, repeats a key, uses a tag, or
-        holds unquoted text that YAML would turn into something else.
+    Returns
+    -------
+    values : dict
+    mistakes : dict of str to str
+        By key, what is wrong with it: unknown, given twice, or unquoted text that YAML would turn into something else.
+        Under the empty key, why the file cannot be read at all.
     """
-    values, mistakes = _load(Path(path))
-    mistakes |= _unknown(values)
-    if mistakes:
-        raise ParametersError("\n".join(f"{path}: {mistake}" for mistake in mistakes.values()))
-    return values
-
-
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read one file: its values, and by key what is wrong with others."""
     try:
+        if path.is_dir():
+            return dict(named_by(path)), {}
         loader = _StrictLoader(read_regular(path, MOST_YAML).decode("utf-8"))
         values = loader.get_single_data()
+        if isinstance(values, dict):
+            return values, loader.mistakes | _unknown(values)
+        problem = f"must hold lines 'key: value', but is {'empty' if values is None else f'a {type(values).__name__}'}"
     except FileNotFoundError:
-        raise ParametersError(f"{path}: {missing(path)}") from None
+        problem = missing(path)
     except OSError as error:
-        raise ParametersError(f"{path}: cannot be read: {error.strerror}") from None
+        problem = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
-        raise ParametersError(f"{path}: is not a text file; a parameters file is YAML") from None
+        problem = "is not a text file; a parameters file is YAML"
     except ParametersError as error:
-        raise ParametersError(f"{path}: {error}") from None
+        problem = str(error)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        parts = [getattr(error, name, None) for name in ("context", "problem")]
-        problem = ", ".join(filter(None, parts)) or " ".join(str(error).split())
-        if "escape" in problem:
-            problem += "; in double quotes a backslash is no plain letter: write paths with / or in 'single quotes'"
-        raise ParametersError(f"{path}: is not plain YAML: {where}{problem}") from None
-    if not isinstance(values, dict):
-        found = "empty" if values is None else f"a {type(values).__name__}"
-        raise ParametersError(f"{path}: must hold lines 'key: value', but is {found}")
-    return values, loader.mistakes
+        problem = f"is not plain YAML: {_in_a_line(error)}"
+    return {}, {"": problem}
+
+
+def _in_a_line(error: Exception) -> str:
+    """Say in one line what a reader of YAML says in several."""
+    mark, *parts = (getattr(error, name, None) for name in ("problem_mark", "context", "problem"))
+    problem = ", ".join(filter(None, parts)) or " ".join(str(error).split())
+    if "escape" in problem:
+        problem += "; in double quotes a backslash is no plain letter: write paths with / or in 'single quotes'"
+    return f"line {mark.line + 1}: {problem}" if mark else problem
 
 
 def _unknown(values: Iterable[str]) -> dict[str, str]:
@@ -319,33 +304,25 @@ def _unknown(values: Iterable[str]) -> dict[str, str]:
     return {key: f"{key}: there is no such parameter; did you mean {near}?" for key, near in unknown.items()}
 
 
-def _explain(error: ValidationError, values: Mapping[str, Any], source_of: Mapping[str, str], source: str) -> str:
-    lines = []
-    for item in error.errors():
-        key = str(item["loc"][0]) if item["loc"] else ""
-        message = item["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, as [1, 2]")
-        sources = {source_of[name]: None for name in source_of if name == key or (not key and name in message)}
-        within = ".".join(part for part in (key, *item["loc"][1:]) if isinstance(part, str))
-        where = ": ".join(part for part in (", ".join(sources) or source, within) if part)
-        if key and item["type"] != "value_error":
-            message += f"; got {_shortened(values.get(key))}"
-        if item["type"] in ("float_type", "int_type") and _looks_like_a_number(values.get(key)):
-            message += f", which is text; write {float(values[key])!r}"
-        if key == "capture_time" and isinstance(values.get(key), int):
-            message += '. Quote it, as in capture_time: "03_37_47": unquoted, it is read as an integer'
-        if key == "capture_date" and not isinstance(values.get(key), str):
-            message += '. Quote it, as in capture_date: "2024-05-08"'
-        lines.append(f"{where}: {message}")
-    return "\n".join(lines)
+def _explain(item: Mapping[str, Any], given: Mapping[str, Any], source_of: Mapping[str, str], source: str) -> str:
+    """Say which key of which source is wrong, what was given, and where it helps, what to write instead."""
+    key = str(item["loc"][0]) if item["loc"] else ""
+    value, message = given.get(key), item["msg"].removeprefix("Value error, ")
+    sources = dict.fromkeys(source_of[name] for name in source_of if name == key or (not key and name in message))
+    within = ".".join(part for part in item["loc"] if isinstance(part, str))
+    where = ": ".join(part for part in (", ".join(sources) or source, within) if part)
+    if key and item["type"] != "value_error":
+        message = message.replace("a valid tuple", "a list, as [1, 2]") + f"; got {_shortened(value)}"
+    if item["type"] in ("float_type", "int_type") and isinstance(value, str) and _NUMBER.fullmatch(value):
+        message += f", which is text; write {float(value)!r}"
+    if key in ("capture_date", "capture_time") and not isinstance(value, str):
+        message += f'. Quote it, as in {key}: "{Parameters.model_fields[key].default}"'
+    return f"{where}: {message}"
 
 
 def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _looks_like_a_number(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?", value) is not None
 
 
 def validate(values: Mapping[str, Any], source: str, source_of: Mapping[str, str] | None = None) -> Parameters:
@@ -370,7 +347,8 @@ def validate(values: Mapping[str, Any], source: str, source_of: Mapping[str, str
     try:
         return Parameters(**values)
     except ValidationError as error:
-        raise ParametersError(_explain(error, values, source_of or {}, source)) from None
+        lines = [_explain(item, values, source_of or {}, source) for item in error.errors()]
+        raise ParametersError("\n".join(dict.fromkeys(lines))) from None
 
 
 def named_by(folder: str | Path) -> dict[str, str]:
@@ -383,7 +361,7 @@ def named_by(folder: str | Path) -> dict[str, str]:
     """
     path = Path(os.path.abspath(folder))
     if len(path.parts) < 5:
-        raise ParametersError(f"{folder}: a capture folder lies three folders deep, as in DATE/TIME/OBJECT")
+        raise ParametersError(f"a capture folder lies three folders deep, as in DATE/TIME/OBJECT; {folder} does not")
     return dict(zip(NIGHT_KEYS, (str(path.parents[2]), *path.parts[-3:]), strict=True))
 
 
@@ -406,29 +384,17 @@ def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, 
         Also where the four keys that name a night are missing: the defaults name the demo night, and a command that
         forgot its night must not quietly run the demo.
     """
+    layers = [(str(path), read_layer(path)) for path in map(expanded, files)]
+    layers += [("-p", _override(key, text)) for key, text in overrides]
     values: dict[str, Any] = {}
     source_of: dict[str, str] = {}
     told: list[str] = []
-    unread = False
-    for path in map(expanded, files):
-        try:
-            layer, mistakes = (named_by(path), {}) if path.is_dir() else _load(path)
-        except ParametersError as error:
-            told.append(str(error))
-            unread = True
-            continue
-        mistakes |= _unknown(layer)
-        told += [f"{path}: {mistake}" for mistake in mistakes.values()]
+    for source, (layer, mistakes) in layers:
+        told += [f"{source}: {mistake}" for mistake in mistakes.values()]
         values |= {key: value for key, value in layer.items() if key not in mistakes}
-        source_of |= dict.fromkeys([*layer, *mistakes], str(path))
-    for key, text in overrides:
-        try:
-            values[key] = _value_of(key, text)
-        except ParametersError as error:
-            told.append(f"-p: {error}")
-        source_of[key] = "-p"
+        source_of |= dict.fromkeys([*layer, *mistakes], source)
     nameless = [key for key in NIGHT_KEYS if key not in source_of]
-    if nameless and not unread:  # they may stand in the file that could not be read
+    if nameless and "" not in source_of:  # they may stand in the file that could not be read
         told.append(
             f"{', '.join(nameless)}: missing; name the night in a parameters file, as params/2024-05-08.yaml does"
         )
@@ -441,16 +407,15 @@ def read_parameters(files: Iterable[str | Path], overrides: Iterable[tuple[str, 
     return parameters
 
 
-def _value_of(key: str, text: str) -> Any:
+def _override(key: str, text: str) -> Layer:
     if unknown := _unknown([key]):
-        raise ParametersError(unknown[key])
-    field = Parameters.model_fields[key]
-    if field.annotation in (str, str | None) and text != "null":
-        return text
+        return {}, unknown
+    if Parameters.model_fields[key].annotation in (str, str | None) and text != "null":
+        return {key: text}, {}
     try:
-        return yaml.load(text, _StrictLoader)
+        return {key: yaml.load(text, _StrictLoader)}, {}
     except (ParametersError, yaml.YAMLError, ValueError, RecursionError):
-        raise ParametersError(f"{key}: cannot read {text[:60]!r} as a value") from None
+        return {}, {key: f"{key}: cannot read {text[:60]!r} as a value"}
 
 
 def to_yaml(parameters: Parameters, keys: Iterable[str] | None = None) -> str:

@@ -12,12 +12,13 @@ import pytest
 from astropy.table import Table
 from click.testing import CliRunner
 from test_parameters import QUIETLY_MISREAD
+from yaml_files import read_yaml
 
 from sla1tools import cli
 from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
 from sla1tools.frames.capture import judge_capture
 from sla1tools.nights.pooling import identity
-from sla1tools.parameters import Parameters, read_parameters, read_yaml, to_yaml
+from sla1tools.parameters import Parameters, read_parameters, to_yaml
 from sla1tools.places import CHECKOUT
 from sla1tools.published import write_manifest
 from sla1tools.run import publishing

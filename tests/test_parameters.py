@@ -11,10 +11,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from yaml_files import read_yaml
 
 from sla1tools.errors import ParametersError
 from sla1tools.frames.known_pixels import read_known_pixels
-from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, read_yaml, to_yaml, validate
+from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, to_yaml, validate
 from sla1tools.places import CHECKOUT, from_working_folder
 
 PARAMS = CHECKOUT / "params"
@@ -100,8 +101,9 @@ def test_what_yaml_misreads_is_refused_with_the_hint_to_quote_it(written, key, t
         ("frame_shape: [1, 2, 3]", "frame_shape: "),
         ("frame_shape: [2048, 2048.0]", "frame_shape: .*integer"),
         ("frame_shape: [true, 2048]", "frame_shape: .*integer"),
-        ("frame_shape: [0, 5]", "frame_shape: .*each from 1 to 32768"),
-        ("frame_shape: [65535, 65535]", "frame_shape: .*each from 1 to 32768"),
+        ("frame_shape: [0, 5]", "frame_shape: .*greater than or equal to 1; got"),
+        ("frame_shape: [65535, 65535]", "frame_shape: .*less than or equal to 32768; got"),
+        ("frame_shape: [32768, 32768]", "frame_shape: .*together at most 268435456 pixels"),
         ('filter_name: "\\ud800"', r"filter_name: is not valid UTF-8: \\ud800"),
         ("frame_shape: '2048, 2048'", "frame_shape: "),
         ("injection_flux_range: [500, 300]", "injection_flux_range: .*low < high"),
@@ -212,13 +214,9 @@ def test_a_windows_path_in_double_quotes_is_explained(tmp_path, path):
         read_parameters([file], [("capture_date", "a"), ("capture_time", "b"), ("object_name", "c")])
 
 
-def test_file_that_cannot_be_read(tmp_path):
-    for path, told in (
-        (tmp_path / "absent.yaml", "there is no absent.yaml"),
-        (tmp_path, "cannot be read: is not a regular file"),
-    ):
-        with pytest.raises(ParametersError, match=told):
-            read_yaml(path)
+def test_file_that_is_not_there(tmp_path):
+    with pytest.raises(ParametersError, match=r"there is no absent\.yaml"):
+        read_yaml(tmp_path / "absent.yaml")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +296,7 @@ def test_unknown_override(written):
 
 
 def test_integer_time_from_papermill_is_refused_with_a_hint():
-    with pytest.raises(ParametersError, match=r'notebook: capture_time: .*Quote it, as in capture_time: "03_37_47"'):
+    with pytest.raises(ParametersError, match=r'notebook: capture_time: .*Quote it, as in capture_time: "03_38_48"'):
         Parameters.from_namespace({"capture_time": 33848, "other": object()})
     with pytest.raises(ParametersError, match=r"capture_date: .*Quote it"):
         Parameters.from_namespace({"capture_date": 20240508})
@@ -387,7 +385,8 @@ def test_real_night_is_found(real_sessions):
 NUMBERS = [
     (name, kind)
     for name, field in Parameters.model_fields.items()
-    for kind in {int, float} & {field.annotation, *get_args(field.annotation)}
+    for kind in {int, float}
+    & {field.annotation, *(getattr(part, "__origin__", part) for part in get_args(field.annotation))}
 ]
 
 

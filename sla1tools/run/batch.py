@@ -21,7 +21,7 @@ from tqdm import tqdm
 from sla1tools import __version__
 from sla1tools.errors import ParametersError
 from sla1tools.frames.sessions import find_nights, nights_in
-from sla1tools.parameters import NIGHT_KEYS, Parameters, read_parameters, read_yaml
+from sla1tools.parameters import NIGHT_KEYS, Parameters, read_layer, read_parameters
 from sla1tools.places import missing
 from sla1tools.published import LOGS
 from sla1tools.run.night import STEPS
@@ -57,9 +57,10 @@ def nights_of(
     ParametersError
         If a file or parameter is wrong, or there is no night at all.
     """
-    shared = [path for path in night_files if not path.is_dir() and not set(NIGHT_KEYS) & set(read_yaml(path))]
-    if shared:
-        raise ParametersError(f"{shared[0]}: names no night; what all nights share is given by -f: -f {shared[0]}")
+    for path in night_files:
+        values, mistakes = read_layer(path)
+        if not {*NIGHT_KEYS, ""} & {*values, *mistakes}:  # it can be read, and names no night
+            raise ParametersError(f"{path}: names no night; what all nights share is given by -f: -f {path}")
     nights = [read_parameters([*files, path], overrides) for path in night_files]
     if sessions is not None:
         if not sessions.is_dir():

@@ -8,6 +8,7 @@ import pytest
 from astropy.table import Table, vstack
 from made_up_nights import SHAPE, fail, publish
 from made_up_seasons import INJECTED, Nights, mean_alarms, true_flux_50
+from yaml_files import read_yaml
 
 from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.candidates.rates import season_rate
@@ -17,7 +18,7 @@ from sla1tools.nights.dark_current import DarkCurrent
 from sla1tools.nights.pooling import Adder, read_counts, rows_of
 from sla1tools.nights.season import sum_season
 from sla1tools.nights.trends import read_nights
-from sla1tools.parameters import Parameters, read_yaml
+from sla1tools.parameters import Parameters
 from sla1tools.run.season import adopt_season, season_json, season_setting, write_trends
 
 SMALL = {"changes": {"frame_shape": SHAPE}}

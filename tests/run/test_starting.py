@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from astropy.io import fits
+from yaml_files import read_yaml
 
 from sla1tools.errors import ParametersError
-from sla1tools.parameters import read_parameters, read_yaml
+from sla1tools.parameters import read_parameters
 from sla1tools.places import shipped
 from sla1tools.run.starting import make_working_folder, night_text, write_night
 from sla1tools.simulate.night import simulate_night

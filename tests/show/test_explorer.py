@@ -19,13 +19,14 @@ from night_tables import (
     make_surroundings,
     parameters,
 )
+from yaml_files import read_yaml
 
 from sla1tools.candidates import criteria
 from sla1tools.candidates.rates import poisson_rate
 from sla1tools.candidates.rows import Floors
 from sla1tools.candidates.selection import first_failed
 from sla1tools.errors import ParametersError
-from sla1tools.parameters import read_parameters, read_yaml, save_parameters, to_yaml
+from sla1tools.parameters import read_parameters, save_parameters, to_yaml
 from sla1tools.show.explorer import payload as gallery
 from sla1tools.show.explorer.payload import Exhibit
 from sla1tools.show.explorer.widget import Explorer, chosen

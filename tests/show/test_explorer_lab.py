@@ -11,8 +11,7 @@ from live_numbers import live_numbers
 from nbconvert import HTMLExporter
 from nbformat import v4
 from night_tables import make_injections, make_leaders, parameters
-
-from sla1tools.parameters import read_yaml
+from yaml_files import read_yaml
 
 LEADERS = 50_000
 CARRIED = 100  # cutouts
