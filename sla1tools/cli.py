@@ -1,7 +1,6 @@
 """The command line. What a command needs is imported when it runs, so that help is quick."""
 
 import io
-import json
 import logging
 import os
 import re
@@ -18,16 +17,13 @@ from urllib.parse import quote
 import click
 
 from sla1tools import __version__
-from sla1tools.errors import BusyError, NightError, ParametersError, Sla1Error
-from sla1tools.parameters import Parameters, read_parameters, save_parameters
+from sla1tools.errors import ParametersError, Sla1Error
+from sla1tools.parameters import Parameters, read_parameters
 from sla1tools.places import HOME, expanded, missing, own_or_shipped, working_folder
 from sla1tools.text import printable
 
 if TYPE_CHECKING:
     from sla1tools.run.night import NightResult
-
-ADOPTED = "# The recommended setting, by sla1 run --adopt; the next --adopt of this night replaces this file.\n"
-EXIT_STATUS = {ParametersError: 2, NightError: 3, BusyError: 75}
 
 
 class _Commands(click.Group):
@@ -39,14 +35,12 @@ class _Commands(click.Group):
         except Sla1Error as error:
             lines = [printable(line) for line in str(error).splitlines()]
             click.echo("sla1: " + "\n      ".join(lines), err=True)
-            ctx.exit(next((code for kind, code in EXIT_STATUS.items() if isinstance(error, kind)), 1))
-        except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt, BrokenPipeError):
+            ctx.exit(error.exit_status)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
-            with tempfile.NamedTemporaryFile(
-                "w", prefix="sla1-", suffix=".txt", delete=False, encoding="utf-8"
-            ) as file:
-                traceback.print_exc(file=file)
+            with tempfile.NamedTemporaryFile("wb", prefix="sla1-", suffix=".txt", delete=False) as file:
+                file.write(traceback.format_exc().encode("utf-8", "backslashreplace"))
             click.echo(printable(f"sla1: {type(error).__name__}: {error} (details: {file.name})"), err=True)
             ctx.exit(1)
 
@@ -68,17 +62,22 @@ class _Command(click.Command):
         return super().parse_args(ctx, spread)
 
 
+_Commands.command_class = _Command
+
+
 class _Path(click.Path):
     """A path whose `~` and `$NAME` are expanded: not every shell does, and none in `--outputs=~/x`."""
 
     def convert(self, value, param, ctx) -> Path:
         try:
             path = expanded(value)
-            path.exists()
+            there = path.exists()
         except ValueError as error:
             return self.fail(str(error), param, ctx)
         except OSError as error:  # a name that is too long, a folder that may not be entered
             return self.fail(f"{printable(value[:80])}: {error.strerror}", param, ctx)
+        if not self.file_okay and not path.is_dir():
+            return self.fail(f"{path}: {'is not a folder' if there else missing(path)}", param, ctx)
         return path
 
 
@@ -87,7 +86,7 @@ def _keys(ctx, param, incomplete: str) -> list[str]:
     return [key for key in Parameters.model_fields if key.startswith(incomplete)]
 
 
-PATH = _Path()
+PATH, FOLDER = _Path(), _Path(file_okay=False)
 NIGHT = click.argument("nights", nargs=-1, required=True, type=PATH, metavar="NIGHT...")
 FILES = click.option("-f", "files", multiple=True, type=PATH, metavar="FILE", help="Parameters below the night's.")
 OVERRIDES = click.option(
@@ -98,6 +97,9 @@ OVERRIDES = click.option(
     metavar="KEY VALUE",
     shell_complete=_keys,
     help="A parameter's value, over all files; KEY=VALUE, too.",
+)
+DARKS = click.option(
+    "-f", "files", multiple=True, required=True, type=PATH, help="The night whose darks are of the frames' exposure."
 )
 OUTPUTS = click.option(
     "--outputs", type=PATH, default=lambda: working_folder() / "outputs", help="Where nights go.  [outputs]"
@@ -136,14 +138,13 @@ def main(ctx: click.Context, verbose: bool) -> None:
 
 def _open_streams() -> None:
     """Give a closed standard stream to nowhere: its number would be that of the next file, which then got our words."""
-    for number in range(3):
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8")
-    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
-    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
 
 
 @main.command()
@@ -163,7 +164,7 @@ def init(directory) -> None:
 
 
 @main.command()
-@click.argument("capture", type=PATH, metavar="CAPTURE")
+@click.argument("capture", type=FOLDER, metavar="CAPTURE")
 @click.option("--to", "target", type=PATH, metavar="FILE", help="[params/DATE_TIME_OBJECT.yaml]")
 def params(capture, target) -> None:
     """Write a night's parameters from its headers, each with its origin. Nothing is overwritten.
@@ -174,12 +175,10 @@ def params(capture, target) -> None:
     """
     from sla1tools.run.starting import write_night
 
-    if not capture.is_dir():
-        raise ParametersError(f"{capture}: {missing(capture) if not capture.exists() else 'is not a folder'}")
     click.echo(write_night(capture, target))
 
 
-@main.command(cls=_Command)
+@main.command()
 @NIGHT
 @FILES
 @OVERRIDES
@@ -214,7 +213,7 @@ def check(nights, files, overrides) -> None:
     night.require_usable()
 
 
-@main.command(cls=_Command)
+@main.command()
 @NIGHT
 @FILES
 @OVERRIDES
@@ -239,33 +238,17 @@ def run(nights, files, overrides, outputs, timeout, no_notebooks, strict, adopt,
     if show and result.directory:
         click.launch((result.directory / "index.html").absolute().as_uri())
     if adopt and result.directory:
-        click.echo(f"adopted: {_adopt(parameters, result.directory, outputs)}")
+        from sla1tools.run.season import adopt_night
+
+        adopted, lacking = adopt_night(parameters, result.directory, outputs)
+        if lacking:
+            click.echo(f"{lacking}; the season's setting is taken", err=True)
+        click.echo(f"adopted: {adopted}")
     if strict and result.verdict != "ok":
         raise click.exceptions.Exit(1)
 
 
-def _adopt(parameters: Parameters, directory: Path, outputs: Path) -> Path:
-    """Write the night's recommended cuts of its criterion, else the season's, as a parameters file of their own."""
-    from sla1tools.injections.operating_point import too_few
-    from sla1tools.nights.pooling import identity
-    from sla1tools.run.season import season_setting
-
-    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    point = summary["operating_point"][parameters.criterion]
-    if point is None:
-        camera = json.loads((directory / "manifest.json").read_text(encoding="utf-8")).get("camera")
-        lacking = too_few(len(summary["frames"]["used"]), parameters.false_alarm_budget) or "none keeps the budget"
-        try:
-            comparable = identity(camera, parameters.model_dump(mode="json"))
-            point = {"cuts": season_setting(outputs, parameters.criterion, comparable)[1]}
-        except ParametersError as error:
-            raise Sla1Error(f"nothing to adopt: {lacking}; and {error}") from None
-        click.echo(f"{lacking}; the season's setting is taken", err=True)
-    name = f"adopted {parameters.capture_date} {parameters.capture_time} {parameters.object_name}".replace(" ", "-")
-    return save_parameters(parameters.model_copy(update=point["cuts"]), name, ["criterion", *point["cuts"]], ADOPTED)
-
-
-@main.command(cls=_Command)
+@main.command()
 @click.argument("directory", type=PATH, metavar="DIR")
 @click.option("--frames", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--shape", type=click.IntRange(min=1), nargs=2, default=(2048, 2048), metavar="NY NX", show_default=True)
@@ -310,11 +293,9 @@ def demo() -> None:
     _run_and_tell(parameters, working_folder() / "outputs")
 
 
-@main.command(cls=_Command)
+@main.command()
 @click.argument("frames", nargs=-1, required=True, type=PATH, metavar="FRAME...")
-@click.option(
-    "-f", "files", type=PATH, multiple=True, required=True, help="The night whose darks are of the frames' exposure."
-)
+@DARKS
 @OVERRIDES
 @click.option("--to", type=PATH, default="psf.json", show_default=True, help="What to write.")
 def psf(frames, files, overrides, to) -> None:
@@ -340,12 +321,10 @@ def psf(frames, files, overrides, to) -> None:
         click.echo("warning: the stars are long: use it for nights of the same tracking only", err=True)
 
 
-@main.command(cls=_Command)
+@main.command()
 @click.argument("flashes", nargs=-1, required=True, type=PATH, metavar="FLASHES | FRAME...")
 @click.option("--search", is_flag=True, help="Find the flashes: what one FRAME of a pointing shows and no other does.")
-@click.option(
-    "-f", "files", multiple=True, required=True, type=PATH, help="The night whose darks are of the frames' exposure."
-)
+@DARKS
 @OVERRIDES
 @click.option("--frames", type=PATH, metavar="DIR", help="Where the files are.  [beside FLASHES]")
 @click.option("--searched", type=click.IntRange(min=1), metavar="N", help="Whole frames that were searched.")
@@ -463,9 +442,9 @@ def _write_trends(outputs: Path) -> None:
         click.echo(f"sla1: {error}", err=True)
 
 
-@main.command(cls=_Command)
+@main.command()
 @click.argument("nights", nargs=-1, type=PATH, metavar="[NIGHT]...")
-@click.option("--sessions", type=PATH, metavar="DIR", help="Find every night of darks below DIR.")
+@click.option("--sessions", type=FOLDER, metavar="DIR", help="Find every night of darks below DIR.")
 @FILES
 @OVERRIDES
 @OUTPUTS
@@ -518,7 +497,7 @@ def forget(night, outputs, yes) -> None:
 
 
 @main.command()
-@OUTPUTS
+@click.option("--outputs", type=FOLDER, default=lambda: working_folder() / "outputs", help="Of the nights.  [outputs]")
 @click.option("--adopt", is_flag=True, help="Write the season's recommended setting into params/adopted-season.yaml.")
 def trends(outputs, adopt) -> None:
     """Say on one page what all nights say together, what changed, and which pixels flash again and again.
@@ -530,8 +509,6 @@ def trends(outputs, adopt) -> None:
     from sla1tools.published import holds_outputs
     from sla1tools.run.season import adopt_season, write_trends
 
-    if not outputs.is_dir():
-        raise ParametersError(f"{outputs}: {missing(outputs) if not outputs.exists() else 'is not a folder'}")
     if any(outputs.iterdir()) and not holds_outputs(outputs):
         raise ParametersError(f"{outputs}: holds no night of sla1; name the folder that does: --outputs DIR")
     click.echo(write_trends(outputs))

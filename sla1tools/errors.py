@@ -9,6 +9,8 @@ from pathlib import Path
 class Sla1Error(Exception):
     """Anything the user can mend; the command line and notebooks show it without a traceback."""
 
+    exit_status = 1
+
     def _render_traceback_(self) -> list[str]:
         """Say to IPython what a cell shows in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
@@ -16,6 +18,8 @@ class Sla1Error(Exception):
 
 class ParametersError(Sla1Error):
     """A parameter, or the file that holds it, is wrong: nothing was read."""
+
+    exit_status = 2
 
 
 @contextmanager
@@ -30,9 +34,13 @@ def writing(path: Path) -> Iterator[None]:
 class NightError(Sla1Error):
     """The night as a whole cannot be used."""
 
+    exit_status = 3
+
 
 class BusyError(Sla1Error):
     """Someone else is running this night."""
+
+    exit_status = 75
 
 
 class Reason(StrEnum):
@@ -84,14 +92,13 @@ class FrameError(Sla1Error):
     header: dict | None = None
 
     def __init__(self, reason: Reason, detail: str):
-        super().__init__(f"{reason.value}: {detail}")
+        super().__init__(reason, detail)  # which is what its copy in another process is made of
         self.reason = reason
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.detail}"
 
     def and_then(self, *others: "FrameError") -> "FrameError":
         """Say all at once: the first one's reason, and the details of all."""
         return FrameError(self.reason, "; ".join([self.detail, *map(str, others)]))
-
-    def __reduce__(self):
-        """Rebuild from both arguments: an exception's default pickling would pass only the message."""
-        return type(self), (self.reason, self.detail)

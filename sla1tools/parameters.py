@@ -433,17 +433,17 @@ def _scalar(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def save_parameters(parameters: Parameters, name: str, keys: Iterable[str] | None = None, head: str = "") -> Path:
-    """Write a setting into `params/` as a file that `sla1 run` and `papermill -f` take.
+def save_setting(parameters: Parameters, name: str, cuts: Iterable[str], head: str = "") -> Path:
+    """Write a criterion and its cuts into `params/`, as a file to be layered over others.
 
     Parameters
     ----------
     parameters : Parameters
-        What to write.
+        Which criterion, and its cuts.
     name : str
         File name; `.yaml` is added where it is missing.
-    keys : iterable of str, optional
-        Write only these; a file of a few keys can be layered over others.
+    cuts : iterable of str
+        Their names.
     head : str
         First line, a comment. A file that begins with it is replaced.
 
@@ -460,7 +460,7 @@ def save_parameters(parameters: Parameters, name: str, keys: Iterable[str] | Non
         path.parent.mkdir(exist_ok=True)
         replaced = bool(head) and path.is_file() and path.read_text(encoding="utf-8").startswith(head)
         with path.open("w" if replaced else "x", encoding="utf-8") as file:
-            file.write(head + to_yaml(parameters.model_copy(update={"products_directory": None}), keys=keys))
+            file.write(head + to_yaml(parameters, ["criterion", *cuts]))
     except FileExistsError:
         raise ParametersError(f"{path.name} is there already; choose another name") from None
     except (OSError, UnicodeDecodeError) as error:

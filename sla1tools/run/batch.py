@@ -22,7 +22,6 @@ from sla1tools import __version__
 from sla1tools.errors import ParametersError
 from sla1tools.frames.sessions import find_nights, nights_in
 from sla1tools.parameters import NIGHT_KEYS, Parameters, read_layer, read_parameters
-from sla1tools.places import missing
 from sla1tools.published import LOGS
 from sla1tools.run.night import STEPS
 from sla1tools.run.publishing import refuse_to_mix
@@ -63,8 +62,6 @@ def nights_of(
             raise ParametersError(f"{path}: names no night; what all nights share is given by -f: -f {path}")
     nights = [read_parameters([*files, path], overrides) for path in night_files]
     if sessions is not None:
-        if not sessions.is_dir():
-            raise ParametersError(f"--sessions {sessions}: {missing(sessions)}")
         base = read_parameters(files, [*overrides, *((key, "to be found") for key in NIGHT_KEYS)])
         for folder in find_nights(sessions, base.file_pattern):
             try:

@@ -1,5 +1,6 @@
 """Write the season: the page of all nights, `season.json`, and the adopted setting."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -9,17 +10,20 @@ from typing import Any
 import matplotlib
 from filelock import FileLock
 
-from sla1tools.errors import ParametersError
+from sla1tools.errors import ParametersError, Sla1Error
+from sla1tools.injections.operating_point import too_few
 from sla1tools.nights.dark_current import DarkCurrent, follow_dark_current
 from sla1tools.nights.gallery import season_candidates
+from sla1tools.nights.pooling import identity
 from sla1tools.nights.recurrence import follow_pixels
 from sla1tools.nights.season import Season, sum_season
 from sla1tools.nights.telegraph import follow_telegraph
 from sla1tools.nights.trends import read_nights
-from sla1tools.parameters import Parameters, save_parameters
+from sla1tools.parameters import Parameters, save_setting
 from sla1tools.published import (
     CANDIDATES_PAGE,
     LOCKS,
+    MANIFEST,
     SEASON,
     TRENDS,
     SeasonCriterion,
@@ -31,7 +35,8 @@ from sla1tools.run.publishing import recover, refuse_links, take_outputs
 from sla1tools.show.season_page import gallery_text, page_text
 from sla1tools.text import json_text
 
-ADOPTED = "# The season's setting, by sla1 trends --adopt; the next --adopt replaces this file.\n"
+NIGHTS_OWN = "# The recommended setting, by sla1 run --adopt; the next --adopt of this night replaces this file.\n"
+SEASONS = "# The season's setting, by sla1 trends --adopt; the next --adopt replaces this file.\n"
 
 
 def write_trends(outputs: str | Path) -> Path:
@@ -136,5 +141,34 @@ def adopt_season(outputs: Path) -> Path:
         Where no setting is recommended, saying why.
     """
     criterion, cuts = season_setting(outputs)
-    adopted = Parameters().model_copy(update={"criterion": criterion} | cuts)
-    return save_parameters(adopted, "adopted-season", ["criterion", *cuts], ADOPTED)
+    return save_setting(
+        Parameters().model_copy(update={"criterion": criterion} | cuts), "adopted-season", cuts, SEASONS
+    )
+
+
+def adopt_night(parameters: Parameters, directory: Path, outputs: Path) -> tuple[Path, str]:
+    """Write a night's recommended cuts of its criterion, else the season's, as a parameters file of their own.
+
+    Returns
+    -------
+    path : Path
+    lacking : str
+        Why the night recommends none itself.
+
+    Raises
+    ------
+    Sla1Error
+        Where the season recommends none either, saying why.
+    """
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    point, lacking = summary["operating_point"][parameters.criterion], ""
+    if point is None:
+        camera = json.loads((directory / MANIFEST).read_text(encoding="utf-8")).get("camera")
+        lacking = too_few(len(summary["frames"]["used"]), parameters.false_alarm_budget) or "none keeps the budget"
+        try:
+            comparable = identity(camera, parameters.model_dump(mode="json"))
+            point = {"cuts": season_setting(outputs, parameters.criterion, comparable)[1]}
+        except ParametersError as error:
+            raise Sla1Error(f"nothing to adopt: {lacking}; and {error}") from None
+    name = "-".join(["adopted", *parameters.capture_directory.parts[-3:]]).replace(" ", "-")
+    return save_setting(parameters.model_copy(update=point["cuts"]), name, point["cuts"], NIGHTS_OWN), lacking

@@ -26,7 +26,7 @@ from sla1tools.candidates.rates import poisson_rate
 from sla1tools.candidates.rows import Floors
 from sla1tools.candidates.selection import first_failed
 from sla1tools.errors import ParametersError
-from sla1tools.parameters import read_parameters, save_parameters, to_yaml
+from sla1tools.parameters import read_parameters, save_setting, to_yaml
 from sla1tools.show.explorer import payload as gallery
 from sla1tools.show.explorer.payload import Exhibit
 from sla1tools.show.explorer.widget import Explorer, chosen
@@ -670,15 +670,15 @@ def test_a_number_beyond_the_sliders_end_becomes_the_end(opened, leaders, inject
 
 def test_saving_never_overwrites(tmp_path, monkeypatch):
     monkeypatch.setenv("SLA1_HOME", str(tmp_path))
-    path = save_parameters(parameters(threshold=180.0), "mine")
+    path = save_setting(parameters(threshold=180.0), "mine", ["threshold"])
     assert path == tmp_path / "params" / "mine.yaml"
-    assert read_parameters([path]).threshold == 180.0
+    assert read_yaml(path) == {"criterion": "neighbor_ratio", "threshold": 180.0}
     with pytest.raises(ParametersError, match="already"):
-        save_parameters(parameters(), "mine.yaml")
-    assert read_parameters([path]).threshold == 180.0
+        save_setting(parameters(), "mine.yaml", [])
+    assert read_yaml(path) == {"criterion": "neighbor_ratio", "threshold": 180.0}
     for name in ("", "../mine", "a/b", "a\\b", ".hidden", "a\nb"):
         with pytest.raises(ParametersError, match="plain file name"):
-            save_parameters(parameters(), name)
+            save_setting(parameters(), name, [])
 
 
 @pytest.mark.slow

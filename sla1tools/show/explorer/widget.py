@@ -13,7 +13,7 @@ import numpy as np
 from IPython.display import display
 
 from sla1tools.candidates.criteria import CRITERIA, CUTS
-from sla1tools.parameters import Parameters, save_parameters, validate
+from sla1tools.parameters import Parameters, save_setting, validate
 from sla1tools.show import contact_sheet
 from sla1tools.show.explorer import payload as gallery
 from sla1tools.show.explorer.payload import SLIDERS, Exhibit
@@ -151,7 +151,7 @@ def _buttons(controls, payload, parameters):
         # What a callback raises is invisible in JupyterLab.
         try:
             own = payload["criteria"][controls["criterion"].index]["cuts"]
-            path = save_parameters(chosen(controls, parameters), name.value, ["criterion", *own])
+            path = save_setting(chosen(controls, parameters), name.value, own)
             answer.value = f"Saved as params/{path.name}"
         except Exception as error:
             answer.value = f"Not saved: {error}"
