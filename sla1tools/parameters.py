@@ -55,6 +55,12 @@ def _rising(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
+def _from_cold_to_warm(part: tuple[float, float, float]) -> tuple[float, float, float]:
+    if part[1] > part[2]:
+        raise ValueError(f"must be [exposure, coldest, warmest]; got {list(part)}")
+    return part
+
+
 IsPath = AfterValidator(_path)
 FolderName = Annotated[str, AfterValidator(_one_folder)]
 Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
@@ -96,7 +102,7 @@ class Parameters(BaseModel):
     capture_time: FolderName = "03_38_48"
     object_name: FolderName = "Dark30s"
     file_pattern: Annotated[str, AfterValidator(_pattern_of_names)] = "*.fit*"
-    part: tuple[Seconds, Celsius, Celsius] | None = None  # exposure, coldest, warmest
+    part: Annotated[tuple[Seconds, Celsius, Celsius], AfterValidator(_from_cold_to_warm)] | None = None
     frame_shape: Annotated[tuple[Side, Side], AfterValidator(_fits_memory)] = (2048, 2048)
     dark_exposure: Seconds = 30.0
     exposure_tolerance: float = Field(default=0.005, ge=0, lt=1)

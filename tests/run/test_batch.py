@@ -464,7 +464,7 @@ def test_nights_of_files_and_trees(tmp_path, dry_batch):
     [
         ((), "no night"),
         (("--sessions", "."), "holds no folder of darks"),
-        (("--sessions", "missing"), "--sessions missing: there is no missing in"),
+        (("--sessions", "missing"), "missing: there is no missing in"),
         (("missing.yaml",), "missing.yaml: there is no missing.yaml in"),
         (("--sessions", ".", "--workers", "2", "--scheduler", "tcp://x:1"), "exclude one another"),
         (("--sessions", ".", "-p", "treshold", "1"), "did you mean threshold"),
