@@ -4,7 +4,10 @@ Each test speaks up on one of 10,000 sound nights at most. What a night cannot t
 """
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec
 
 import numpy as np
 from astropy.table import Table
@@ -64,25 +67,37 @@ class Opinion:
         return Opinion(self.doubts + other.doubts, self.notes + other.notes)
 
 
-def judge_frames(capture: Capture) -> Opinion:
+Given = ParamSpec("Given")
+
+
+def _opinion(judge: Callable[Given, Iterator[Doubt | str]]) -> Callable[Given, Opinion]:
+    """Gather what a judge yields: a doubt, or the text of a note."""
+
+    @wraps(judge)
+    def judged(*args: Given.args, **named: Given.kwargs) -> Opinion:
+        told = list(judge(*args, **named))
+        doubts = tuple(one for one in told if isinstance(one, Doubt))
+        return Opinion(doubts, tuple(one for one in told if isinstance(one, str)))
+
+    return judged
+
+
+@_opinion
+def judge_frames(capture: Capture) -> Iterator[Doubt | str]:
     """Doubt a night whose files did not all belong to it."""
-    count = Counter(item.reason.value for item in capture.rejected)
-    doubts = [
-        Doubt(
-            f"{number} frame{'s' * (number > 1)} rejected: {reason}",
-            "the night's numbers are those of the frames that are left",
-            "look at the rejected files in the list of files: each says what was found",
+    cure = "look at the rejected files in the list of files: each says what was found"
+    for reason, number in Counter(item.reason.value for item in capture.rejected).items():
+        told = f"{counted(number, 'frame')} rejected: {reason}"
+        yield Doubt(told, "the night's numbers are those of the frames that are left", cure)
+    for told in capture.doubts:
+        yield Doubt(
+            told, "every number is that of a mixture", "give one state of the camera a folder, or a file_pattern"
         )
-        for reason, number in count.items()
-    ]
-    doubts += [
-        Doubt(doubt, "every number is that of a mixture", "give one state of the camera a folder, or a file_pattern")
-        for doubt in capture.doubts
-    ]
-    return Opinion(tuple(doubts), capture.notes)
+    yield from capture.notes
 
 
-def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer | None = None) -> Opinion:
+@_opinion
+def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer | None = None) -> Iterator[Doubt | str]:
     """Doubt a scale that photon transfer, the headers or the codes deny.
 
     Parameters
@@ -103,7 +118,6 @@ def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer |
     agree with the scale outweigh it.
     """
     parameters = capture.parameters
-    doubts, notes = [], []
     stated, confirmed = _stated_scales(capture), False
     agreeing = [name for name, scale in stated.items() if not _apart(scale, parameters.scale)]
     if transfer is not None and transfer.can_tell:
@@ -113,34 +127,26 @@ def judge_scale(capture: Capture, audit: CountsAudit, transfer: PhotonTransfer |
         denied = far and _apart(transfer.gain, parameters.scale)
         confirmed = transfer.dark_signal and not denied
         if denied and (transfer.dark_signal or not agreeing):
-            doubts.append(_wrong_scale(told, transfer.gain, parameters))
+            yield _wrong_scale(told, transfer.gain, parameters)
         elif not transfer.dark_signal or transfer.agrees_with(parameters.scale) is False:
-            notes.append(f"{told}, configured are {parameters.scale:.4f}")
+            yield f"{told}, configured are {parameters.scale:.4f}"
     elif transfer is not None:
-        notes.append(f"photon transfer cannot tell the gain: {transfer.reason}")
+        yield f"photon transfer cannot tell the gain: {transfer.reason}"
     if stated and not agreeing:
         name, scale = next(iter(stated.items()))
-        told = f"the headers' {name} is {scale:.4g} electrons per count"
-        if confirmed:
-            notes.append(f"{told}, configured are {parameters.scale:.4g}, which photon transfer confirms")
-        else:
-            doubts.append(_wrong_scale(told, scale, parameters))
-    codes = audit.verdict.rstrip(".")
+        doubt = _wrong_scale(f"the headers' {name} is {scale:.4g} electrons per count", scale, parameters)
+        yield f"{doubt.reason}, which photon transfer confirms" if confirmed else doubt
     changed = _changed_counts(capture, audit)
     if changed:
         told, scale, certain = changed
         doubt = _wrong_scale(told, scale, parameters)
-        if confirmed or (agreeing and not certain):
-            notes.append(f"{doubt.reason}: {doubt.meaning}")
-        else:
-            doubts.append(doubt)
-    elif not audit.padding_holds or audit.step > parameters.scale_due_to_padding:
-        if confirmed or agreeing:
-            notes.append(f"{codes}.")
-        else:
-            step = audit.step if audit.padding_holds else 1
-            doubts.append(_wrong_scale(codes, parameters.scale_due_to_gain / step, parameters))
-    return Opinion(tuple(doubts), (*notes, *([] if changed else _fewer_bits(capture, audit))))
+        yield f"{doubt.reason}: {doubt.meaning}" if confirmed or (agreeing and not certain) else doubt
+        return
+    if not audit.padding_holds or audit.step > parameters.scale_due_to_padding:
+        codes, step = audit.verdict.rstrip("."), audit.step if audit.padding_holds else 1
+        denied = not (confirmed or agreeing)
+        yield _wrong_scale(codes, parameters.scale_due_to_gain / step, parameters) if denied else f"{codes}."
+    yield from _fewer_bits(capture, audit)
 
 
 def _changed_counts(capture: Capture, audit: CountsAudit) -> tuple[str, float, bool] | None:
@@ -170,13 +176,12 @@ def _changed_counts(capture: Capture, audit: CountsAudit) -> tuple[str, float, b
     return None
 
 
-def _fewer_bits(capture: Capture, audit: CountsAudit) -> list[str]:
+def _fewer_bits(capture: Capture, audit: CountsAudit) -> Iterator[str]:
     """Note codes that a converter of fewer bits could have made; bits that were cut off all frames cannot be told."""
     bits = next((bits for bits in BITS if capture.highest < 2**bits <= capture.parameters.top_code // 2), 0)
-    if not bits or audit.step > 1:
-        return []
-    rail = 2**bits - 1
-    return [f"no code is above {rail:,}: if the converter has {bits} bits, set top_code to {rail}, to find its rail"]
+    if bits and audit.step <= 1:
+        rail = 2**bits - 1
+        yield f"no code is above {rail:,}: if the converter has {bits} bits, set top_code to {rail}, to find its rail"
 
 
 def _apart(one: float, other: float) -> bool:
@@ -189,9 +194,7 @@ def _stated_scales(capture: Capture) -> dict[str, float]:
     saved, true = (positive(header.get(key)) for key in ("EGAINSAV", "EGAIN"))
     if saved:
         return {"EGAINSAV": saved}
-    if not true:
-        return {}
-    return {"EGAIN": true, "EGAIN over the padding": true / capture.parameters.scale_due_to_padding}
+    return {"EGAIN": true, "EGAIN over the padding": true / capture.parameters.scale_due_to_padding} if true else {}
 
 
 def _wrong_scale(told: str, scale: float, parameters: Parameters) -> Doubt:
@@ -203,19 +206,20 @@ def _wrong_scale(told: str, scale: float, parameters: Parameters) -> Doubt:
     )
 
 
-def judge_crowd(left_out: int, kept: int) -> Opinion:
+@_opinion
+def judge_crowd(left_out: int, kept: int) -> Iterator[Doubt | str]:
     """Doubt a night with more leaders than were measured."""
-    if not left_out:
-        return Opinion()
-    doubt = Doubt(
-        f"this is no night of darks, or it drifts: of {kept + left_out:,} leaders the {kept:,} highest were measured",
-        "no rate is known; a criterion that fits the PSF is counted among the measured leaders alone",
-        "look at the frames in notebook 02: flats and stars do not belong here, and a drift needs level_correction",
-    )
-    return Opinion((doubt,))
+    every = kept + left_out
+    if left_out:
+        yield Doubt(
+            f"this is no night of darks, or it drifts: of {every:,} leaders the {kept:,} highest were measured",
+            "no rate is known; a criterion that fits the PSF is counted among the measured leaders alone",
+            "look at the frames in notebook 02: flats and stars do not belong here, and a drift needs level_correction",
+        )
 
 
-def judge_alarms(low: float | None, per_frame: dict[str, int], capture: Capture, noise: float) -> Opinion:
+@_opinion
+def judge_alarms(low: float | None, per_frame: dict[str, int], capture: Capture, noise: float) -> Iterator[Doubt | str]:
     """Doubt a night whose configured criterion alarms far beyond the budget, or in one frame far more than in others.
 
     Parameters
@@ -229,32 +233,27 @@ def judge_alarms(low: float | None, per_frame: dict[str, int], capture: Capture,
     noise : float
         Median noise of a residual, in electrons.
     """
-    parameters, doubts, cure = capture.parameters, [], _cure_of_drift(capture, noise)
-    if low is not None and low > BEYOND_BUDGET * parameters.false_alarm_budget:
-        doubts.append(
-            Doubt(
-                f"false alarms of {parameters.criterion}: more than {low:,.3g} a frame, and the budget is "
-                f"{parameters.false_alarm_budget:g}",
-                "a flash in a science frame means nothing at this setting",
-                cure or "choose a setting that keeps the budget with the sliders of notebook 02",
-            )
+    parameters, cure = capture.parameters, _cure_of_drift(capture, noise)
+    rule, budget = parameters.criterion, parameters.false_alarm_budget
+    if low is not None and low > BEYOND_BUDGET * budget:
+        yield Doubt(
+            f"false alarms of {rule}: more than {low:,.3g} a frame, and the budget is {budget:g}",
+            "a flash in a science frame means nothing at this setting",
+            cure or "choose a setting that keeps the budget with the sliders of notebook 02",
         )
     total, frames = sum(per_frame.values()), len(per_frame)
     chances = {  # of so many or more, binomial
         name: frames * special.betainc(count, total - count + 1, 1 / frames) for name, count in per_frame.items()
     }
-    odd = [name for name, chance in chances.items() if chance < SOUND_NIGHTS]
+    odd = {name: count for name, count in per_frame.items() if chances[name] < SOUND_NIGHTS}
     if odd:
-        counts = listed([f"{per_frame[name]:,} in {name}" for name in odd], most=3)
-        doubts.append(
-            Doubt(
-                f"candidates of {parameters.criterion} stand out in {len(odd)} of {frames} frames: {counts}; "
-                f"{total - sum(per_frame[name] for name in odd):,} in all others together",
-                "a rate per frame describes neither these frames nor the others",
-                cure or f"look at {odd[0]}, and move it away if it is no dark like the others",
-            )
+        told = f"candidates of {rule} stand out in {len(odd)} of {frames} frames"
+        counts = listed([f"{count:,} in {name}" for name, count in odd.items()], most=3)
+        yield Doubt(
+            f"{told}: {counts}; {total - sum(odd.values()):,} in all others together",
+            "a rate per frame describes neither these frames nor the others",
+            cure or f"look at {next(iter(odd))}, and move it away if it is no dark like the others",
         )
-    return Opinion(tuple(doubts))
 
 
 def _cure_of_drift(capture: Capture, noise: float) -> str:
@@ -272,7 +271,8 @@ def event_sizes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.bincount(connected_components(graph, directed=False)[1])
 
 
-def name_tracks(sizes: dict[str, np.ndarray], area: int) -> Opinion:
+@_opinion
+def name_tracks(sizes: dict[str, np.ndarray], area: int) -> Iterator[Doubt | str]:
     """Note frames in which three or more candidates lie in one track, as particles leave them.
 
     Parameters
@@ -282,13 +282,12 @@ def name_tracks(sizes: dict[str, np.ndarray], area: int) -> Opinion:
     area : int
         Pixels of a frame: nothing is named where so many candidates would lie together by chance.
     """
-    notes, total = [], sum(int(events.sum()) for events in sizes.values())
+    total = sum(int(events.sum()) for events in sizes.values())
     for name, events in sizes.items():
         longest, number = int(events.max(initial=0)), int(events.sum())
         near = number * np.pi * TRACK_REACH**2 / area
         if longest >= LEAST_TRACK and number * near**2 < SOUND_NIGHTS:
-            notes.append(f"{longest} of the {total:,} candidates lie in one track, in {name}")
-    return Opinion(notes=tuple(notes))
+            yield f"{longest} of the {total:,} candidates lie in one track, in {name}"
 
 
 def name_telegraph(found: Table, numbers: dict) -> list[str]:
@@ -312,7 +311,8 @@ def name_telegraph(found: Table, numbers: dict) -> list[str]:
     ]
 
 
-def judge_completeness(chance: float, shares: dict[str, float], flux: float | None) -> Opinion:
+@_opinion
+def judge_completeness(chance: float, shares: dict[str, float], flux: float | None) -> Iterator[Doubt | str]:
     """Doubt completeness that differs between frames by more than chance.
 
     Parameters
@@ -324,31 +324,29 @@ def judge_completeness(chance: float, shares: dict[str, float], flux: float | No
     flux : float or None
         The 50 % flux, for the words.
     """
-    if not chance < SOUND_NIGHTS:
-        return Opinion()
-    least, most = (choose(shares, key=lambda name: shares[name]) for choose in (min, max))
-    told = "the 50 % flux" if flux is None else f"the 50 % flux of {flux:,.0f} e-"
-    doubt = Doubt(
-        f"of the same stars {most} finds {shares[most] / shares[least]:.2f} times as many as {least}",
-        f"{told} is an average over unlike frames, and its interval is that of a draw of frames",
-        f"compare {least} with the others: its level, its noise, and what came before it",
-    )
-    return Opinion((doubt,))
+    if chance < SOUND_NIGHTS:
+        least, *_, most = sorted(shares, key=lambda name: shares[name])
+        told = "the 50 % flux" if flux is None else f"the 50 % flux of {flux:,.0f} e-"
+        yield Doubt(
+            f"of the same stars {most} finds {shares[most] / shares[least]:.2f} times as many as {least}",
+            f"{told} is an average over unlike frames, and its interval is that of a draw of frames",
+            f"compare {least} with the others: its level, its noise, and what came before it",
+        )
 
 
-def judge_star_image(measured_on: str, camera: str | None) -> Opinion:
+@_opinion
+def judge_star_image(measured_on: str, camera: str | None) -> Iterator[Doubt | str]:
     """Doubt a PSF that was measured with another camera, as far as both are named."""
-    if not measured_on or not camera or measured_on == printable(camera):
-        return Opinion()
-    doubt = Doubt(
-        f"the star's image was measured with {measured_on}, these darks with {printable(camera)}",
-        "p_value and completeness hold for the other camera's stars",
-        "measure the star's image on frames of this camera (sla1 psf), or leave psf out",
-    )
-    return Opinion((doubt,))
+    if measured_on and camera and measured_on != printable(camera):
+        yield Doubt(
+            f"the star's image was measured with {measured_on}, these darks with {printable(camera)}",
+            "p_value and completeness hold for the other camera's stars",
+            "measure the star's image on frames of this camera (sla1 psf), or leave psf out",
+        )
 
 
-def judge_power(tested: dict[str, bool], frames: int, holds_a_stamp: bool, injections: int) -> Opinion:
+@_opinion
+def judge_power(tested: dict[str, bool], frames: int, holds_a_stamp: bool, injections: int) -> Iterator[Doubt | str]:
     """Doubt a night that is too small to tell; a class that its camera cannot show is a note.
 
     Parameters
@@ -362,24 +360,14 @@ def judge_power(tested: dict[str, bool], frames: int, holds_a_stamp: bool, injec
     injections : int
         Stars injected.
     """
-    notes = ["no star was injected: completeness is not tested"] if injections == 0 else []
-    if not tested.get("zero_variance", True):
-        notes.append("pixels of zero variance are not tested: at this noise good pixels repeat their count by chance")
-    untested = [name for name, told in tested.items() if not told and name != "zero_variance"]
-    doubts = [
-        Doubt(
-            f"pixel class {name} could not be tested",
-            f"{frames} frames are too few to flag pixels that are {name}",
-            "take at least five darks",
-        )
-        for name in untested
-    ]
+    if injections == 0:
+        yield "no star was injected: completeness is not tested"
+    for name in (name for name, told in tested.items() if not told):
+        if name == "zero_variance":
+            yield "pixels of zero variance are not tested: at this noise good pixels repeat their count by chance"
+        else:
+            few = f"{frames} frames are too few to flag pixels that are {name}"
+            yield Doubt(f"pixel class {name} could not be tested", few, "take at least five darks")
     if not holds_a_stamp:
-        doubts.append(
-            Doubt(
-                "completeness could not be tested: a frame is smaller than a 5x5 stamp",
-                "it is unknown how deep the night reaches",
-                "check frame_shape",
-            )
-        )
-    return Opinion(tuple(doubts), tuple(notes))
+        told = "completeness could not be tested: a frame is smaller than a 5x5 stamp"
+        yield Doubt(told, "it is unknown how deep the night reaches", "check frame_shape")
