@@ -3,7 +3,6 @@
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
@@ -13,12 +12,7 @@ from sla1tools.text import counted, flux_text, magnitude_text, printable, shown
 
 NOT_TESTED = "not tested"
 NOT_REACHED = "not reached"
-_STATES = {
-    "ok": "The night is sound",
-    "degraded": "The night is degraded",
-    "failed": "The night failed",
-}
-_CROWDED = "No rate can be told from this night"
+_STATES = {"ok": "The night is sound", "degraded": "The night is degraded", "failed": "The night failed"}
 
 
 def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +44,7 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
         "state": state if state in _STATES else "failed",
         "verdict": {
             "headline": _headline(night),
-            "state": _CROWDED if night.crowded else _STATES.get(state, state),
+            "state": "No rate can be told from this night" if night.crowded else _STATES.get(state, state),
             "reasons": [str(reason) for reason in summary.get("reasons") or []],
             "meaning": [*_doubts(manifest, "meaning"), *_meaning(night)],
             "actions": [*_doubts(manifest, "cure"), *_actions(night, manifest.get("season_setting"))],
@@ -64,45 +58,25 @@ def night_page(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
     }
 
 
-@dataclass(frozen=True)
 class _Night:
-    """A night's summary, {} for what it lacks, and its parameters, the defaults where an older manifest has none."""
+    """A night's summary, {} for what it lacks, and its parameters, the defaults where an older manifest has none.
 
-    summary: Mapping[str, Any]
-    parameters: Mapping[str, Any]
+    `criteria` are all, the configured one first; `alarms` its false alarms; `seen` the candidates that their rate
+    counts, against the configured reference; `used` the number of frames; `crowded`: a rate of candidates is withheld.
+    """
+
+    def __init__(self, summary: Mapping[str, Any], parameters: Mapping[str, Any]):
+        self.summary, self.parameters, self.criterion = summary, parameters, parameters["criterion"]
+        self.criteria = list(dict.fromkeys([self.criterion, *CRITERIA]))
+        self.alarms = self.block("false_alarms_per_frame", self.criterion)
+        used, found = self.block("frames").get("used"), self.block("candidates", self.criterion)
+        self.used = None if used is None else len(used)
+        self.seen = found.get("in_sample" if parameters["reference"] == "all" else "held_out")
+        self.crowded = bool(self.seen) and self.alarms.get("rate", 0) is None
 
     def block(self, name: str, criterion: str = "") -> Mapping[str, Any]:
         block = self.summary.get(name) or {}
         return (block.get(criterion) or {}) if criterion else block
-
-    @property
-    def criterion(self) -> str:
-        return self.parameters["criterion"]
-
-    @property
-    def alarms(self) -> Mapping[str, Any]:
-        return self.block("false_alarms_per_frame", self.criterion)
-
-    @property
-    def used(self) -> int | None:
-        used = self.block("frames").get("used")
-        return None if used is None else len(used)
-
-    @property
-    def seen(self) -> int | None:
-        """Candidates that the configured criterion's rate counts: against the configured reference."""
-        found = self.block("candidates", self.criterion)
-        return found.get("in_sample" if self.parameters["reference"] == "all" else "held_out")
-
-    @property
-    def crowded(self) -> bool:
-        """Whether candidates were found and their rate is withheld."""
-        return bool(self.seen) and self.alarms.get("rate", 0) is None
-
-    @property
-    def criteria(self) -> list[str]:
-        """All criteria, the configured one first."""
-        return list(dict.fromkeys([self.criterion, *CRITERIA]))
 
     def flux(self, criterion: str, name: str) -> str:
         """Write the flux at which a criterion finds half or nine tenths of the stars."""
@@ -131,11 +105,10 @@ def confidence(alarms: Mapping) -> str:
 
 
 def _setting(value: Any) -> str:
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return (", ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
+    words = {None: "not set", True: "yes", False: "no"}
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _headline(night: _Night) -> str:
@@ -150,12 +123,16 @@ def _meaning(night: _Night) -> list[str]:
     rate, high = alarms.get("rate"), alarms.get("high")
     if rate is None or high is None:
         return [f"The criterion {criterion} could not be tested on this night: this is not the same as none found."]
+    sure = confidence(alarms)
+    first = (
+        f"A dark holds no stars, so whatever {criterion} finds here is a false alarm: {quantity(rate)} a frame, "
+        f"at most {quantity(high)} ({sure})."
+    )
     if rate == 0:
-        first = f"None seen is not none: at {confidence(alarms)} confidence {criterion} raises fewer than"
-        first += f" {quantity(high)} false alarms a frame."
-    else:
-        first = f"A dark holds no stars, so whatever {criterion} finds here is a false alarm: {quantity(rate)} a frame,"
-        first += f" at most {quantity(high)} ({confidence(alarms)})."
+        first = (
+            f"None seen is not none: at {sure} confidence {criterion} raises fewer than {quantity(high)} false alarms"
+        )
+        first += " a frame."
     sentences = [f"{first} {_nightly(night, rate, high)}"]
     gaussian = alarms.get("gaussian_expectation")
     if gaussian is not None:
@@ -174,9 +151,10 @@ def _nightly(night: _Night, rate: float, high: float) -> str:
     if frames is None:
         return f"Frames of {exposure:g} s are biases: a number in a night is not defined."
     told = f"in a night of {hours:g} h, {counted(frames, 'frame')} of {exposure:g} s"
-    if rate == 0:
-        return f"That still allows {high * frames:,.0f} {told}."
-    return f"Expect {rate * frames:,.0f} {told}, and up to {high * frames:,.0f}."
+    most = f"{high * frames:,.0f}"
+    return (
+        f"That still allows {most} {told}." if rate == 0 else f"Expect {rate * frames:,.0f} {told}, and up to {most}."
+    )
 
 
 def _doubts(manifest: Mapping, part: str) -> list[str]:
@@ -189,9 +167,9 @@ def _actions(night: _Night, season_setting: Mapping | None) -> list[str]:
     actions, high, budget = [], night.alarms.get("high"), night.parameters["false_alarm_budget"]
     if high is not None:
         limit = f"upper limit of {quantity(high)} false alarms a frame"
-        kept, broken = f"is within the budget of {quantity(budget)}", f"exceeds the budget of {quantity(budget)}"
-        change = f"The {limit} {broken}: change the setting, or take more darks."
-        actions.append(f"Keep the setting: its {limit} {kept}." if high <= budget else change)
+        kept = f"Keep the setting: its {limit} is within the budget of {quantity(budget)}."
+        broken = f"The {limit} exceeds the budget of {quantity(budget)}: change the setting, or take more darks."
+        actions.append(kept if high <= budget else broken)
         if lacking := too_few(night.used or 0, budget):
             season = f"the season's setting is {in_words(season_setting)}" if season_setting else "a season would, too"
             actions.append(f"This night alone recommends no setting: {lacking}; {season} (sla1 trends).")
