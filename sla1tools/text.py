@@ -13,6 +13,7 @@ from typing import Any
 
 MOST_BYTES = 2**26  # of any text that is read
 MOST_NAMES = 8  # that a message lists
+LEAST_CHANCE = 1e-45  # no single-precision number, as tables hold them, is smaller and not 0
 
 
 def printable(text: Any) -> str:
@@ -69,6 +70,17 @@ def shown(value: float | None, unit: str = "", digits: int = 4, absent: str = "â
         return absent
     whole = 1000 <= abs(value) < 1e12 or (abs(value) < 1000 and float(value).is_integer())
     return (f"{value:,.0f}" if whole else f"{value:.{digits}g}") + f" {unit}" * bool(unit)
+
+
+def chance_text(chance: float | None, digits: int = 2, equals: str = "") -> str:
+    """Write a chance, as a p-value, for reading: where tables hold 0 it is below a bound.
+
+    >>> chance_text(0.01234), "p " + chance_text(0.5, equals="= "), "p " + chance_text(0.0, equals="= ")
+    ('0.012', 'p = 0.5', 'p < 1e-45')
+    """
+    if chance is not None and chance < LEAST_CHANCE:
+        return f"< {LEAST_CHANCE:g}"
+    return equals + shown(chance, digits=digits)
 
 
 def flux_text(flux: float | None, zero_point: float | None, absent: str = "â€“") -> str:

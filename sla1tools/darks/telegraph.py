@@ -9,7 +9,7 @@ from scipy import special
 
 from sla1tools.darks.reference import BAND_ROWS
 from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_sf
-from sla1tools.text import counted
+from sla1tools.text import chance_text, counted
 
 LEAST_FRAMES = 5  # for two readings on each side of one that may be a flash
 SPLIT_CHANCE = 0.02
@@ -144,7 +144,7 @@ class Together:
             return f"{touch}: too few to test whether neighbours switch together"
         verb = "switch together" if self.p_value < LEVEL_TOGETHER else "are not seen to switch together"
         seen = counted(self.both_up, "frame")
-        told = f"both up in {seen}, {self.expected:.1f} if each switches alone (p {self.p_value:.2g})"
+        told = f"both up in {seen}, {self.expected:.1f} if each switches alone (p {chance_text(self.p_value)})"
         return f"{touch} and {verb}: {told}; if half of them did, the chance to see it would be {self.power:.0%}"
 
 

@@ -26,6 +26,7 @@ from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, NightRecord
 from sla1tools.published import TRENDS, write_whole
 from sla1tools.published.formats import DAMAGE, read_archive, write_archive
+from sla1tools.text import chance_text
 
 LEAST, MOST = 3, 8  # captures
 MOST_TRIED = 3  # captures alike in exposure and temperature that are looked at for one of the same chip
@@ -155,11 +156,13 @@ def _alike(one: NightRecord, other: NightRecord) -> bool:
 
 
 def _missing(records: Sequence[NightRecord]) -> DarkCurrent:
-    states = map(_state, records)
-    found = " and ".join(f"{exposure:g} s" + (f" at {heat:g} °C" if heat == heat else "") for exposure, heat in states)
+    states = [f"{exposure:g} s" + f" at {heat:g} °C" * (heat == heat) for exposure, heat in map(_state, records)]
+    found = (
+        f"of one chip there is {' and '.join(states)}, and two points fit any line" if states else "there is no capture"
+    )
     return DarkCurrent(
-        f"not tested: of one chip there is {found or 'nothing'}, and two points fit any line. Dark current and "
-        "pedestal take captures at three exposures (biases of 0 s count) or temperatures, with nothing else changed"
+        f"not tested: {found}. Dark current and pedestal take captures at three exposures (biases of 0 s count) or "
+        "temperatures, with nothing else changed"
     )
 
 
@@ -231,7 +234,7 @@ def _fit(rungs: list[_Rung], others: list[str]) -> DarkCurrent:
     rate = np.where(np.isfinite(maps["RATE"]), maps["RATE"], -np.inf)
     places = zip(*np.unravel_index(np.argsort(-rate, axis=None)[:10], rate.shape), strict=True)
     told = [f"{len(rungs)} captures of one chip"]
-    told += [f"they do not lie on one line (p {p_value:.1g})"] if p_value < BENT else []
+    told += [f"they do not lie on one line (p {chance_text(p_value, digits=1)})"] if p_value < BENT else []
     told += [] if "electrons_per_second" in quoted else ["too little range for a dark current"]
     told += [] if series else ["a doubling temperature takes three temperatures, 3 K apart in all"]
     brightest = [(int(x), int(y), float(rate[y, x]), float(maps["RATE_ERR"][y, x])) for y, x in places]

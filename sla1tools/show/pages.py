@@ -20,7 +20,7 @@ from sla1tools.show.figures import DPI, width_of
 from sla1tools.show.glossary import GLOSSARY
 from sla1tools.show.heading import Heading
 from sla1tools.show.night_page import confidence, limited, night_page, quantity
-from sla1tools.text import counted, printable, shown
+from sla1tools.text import chance_text, counted, printable, shown
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -193,7 +193,13 @@ def page_template(name: str) -> "Template":
     )
     # A quoted path can hold no scheme: javascript: becomes a file name.
     environment.filters["address"] = lambda target: quote(target, safe="/.")
-    environment.globals |= {"glossary": GLOSSARY, "figure": figure_html, "shown": shown, "counted": counted}
+    environment.globals |= {
+        "glossary": GLOSSARY,
+        "figure": figure_html,
+        "shown": shown,
+        "chance": chance_text,
+        "counted": counted,
+    }
     return environment.get_template(name)
 
 

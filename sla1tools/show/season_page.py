@@ -22,7 +22,7 @@ from sla1tools.show.explorer.payload import Exhibit, payload
 from sla1tools.show.figures import HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, png
 from sla1tools.show.pages import gallery_html, page_html
 from sla1tools.show.tables import remarks
-from sla1tools.text import counted, flux_text, shown
+from sla1tools.text import chance_text, counted, flux_text, shown
 
 CHART_PLACE = (0.155, 0.17, 0.83, 0.8)  # left, bottom, width, height: with room for numbers of seven figures
 LONG_GAP = 90  # days without a night that are named
@@ -80,30 +80,22 @@ def sentences(season: Season) -> list[str]:
     """Say what the season means for the observers, at the configured criterion and cuts."""
     parameters = season.parameters
     own = season.statements[parameters.criterion]
-    rate, frames = own.alarms, parameters.frames_per_night
-    setting = f"{parameters.criterion} at {in_words(own.cuts)}"
-    told = [
-        f"{setting} makes {limited(rate)} false alarms a frame (95 % limits, from {counted(rate.nights, 'night')})"
-        + ("" if frames is None else f": {limited(rate, frames)} in a night of {parameters.night_hours:g} h")
-        + "."
-    ]
-    if own.expected is not None:
-        told.append(f"Gaussian noise alone would make {shown(own.expected, digits=2)} a frame.")
-    if own.worst:
-        told.append(
-            f"Nights differ more than chance (p = {shown(own.alarms.dispersion_p, digits=1)}): {'; '.join(own.worst)}."
-        )
-    elif rate.dispersion_p is not None:
-        told.append(f"Nights differ no more than by chance (p = {shown(rate.dispersion_p, digits=1)}).")
-    if rate.nights == 1:
-        told.append("One night says nothing of others: its limits are its own.")
-    elif rate.nights < FEW_NIGHTS:
-        told.append(
-            f"{counted(rate.nights, 'night')} cannot bound a night much worse that comes once in ten; {FEW_NIGHTS} can."
-        )
-    if own.lacking:
-        told.append(f"No setting of {parameters.criterion} is recommended: {own.lacking}.")
-    return told
+    rate, frames, nights = own.alarms, parameters.frames_per_night, counted(own.alarms.nights, "night")
+    spread = chance_text(rate.dispersion_p, digits=1, equals="= ")
+    nightly = "" if frames is None else f": {limited(rate, frames)} in a night of {parameters.night_hours:g} h"
+    told = {
+        f"{parameters.criterion} at {in_words(own.cuts)} makes {limited(rate)} false alarms a frame (95 % limits, from "
+        f"{nights}){nightly}.": True,
+        f"Gaussian noise alone would make {shown(own.expected, digits=2)} a frame.": own.expected is not None,
+        f"Nights differ more than chance (p {spread}): {'; '.join(own.worst)}.": bool(own.worst),
+        f"Nights differ no more than by chance (p {spread}).": rate.dispersion_p is not None and not own.worst,
+        "One night says nothing of others: its limits are its own.": rate.nights == 1,
+        f"{nights} cannot bound a night much worse that comes once in ten; {FEW_NIGHTS} can.": (
+            1 < rate.nights < FEW_NIGHTS
+        ),
+        f"No setting of {parameters.criterion} is recommended: {own.lacking}.": bool(own.lacking),
+    }
+    return [sentence for sentence, holds in told.items() if holds]
 
 
 def stated(season: Season | None) -> HTML:
@@ -131,7 +123,7 @@ def statement(season: Season) -> Table:
         "… a square degree, in a frame": lambda own: limited(own.alarms, 1 / area),
         "… a frame, without recurrent pixels": lambda own: limited(own.without_recurrent),
         "… a frame, from Gaussian noise alone": lambda own: shown(own.expected, digits=2),
-        "chance of such a spread if nights are alike": lambda own: shown(own.alarms.dispersion_p, digits=1),
+        "chance of such a spread if nights are alike": lambda own: chance_text(own.alarms.dispersion_p, digits=1),
         "50 % flux": lambda own: flux(own.flux_50.flux),
         "90 % flux": lambda own: flux(own.flux_90.flux),
         "recommended cuts": lambda own: in_words(own.point.cuts) if own.point else "none",

@@ -19,12 +19,12 @@ from sla1tools.darks.classes import PixelClass, names_in
 from sla1tools.injections.completeness import completeness_curve, flux_bins
 from sla1tools.injections.operating_point import too_few
 from sla1tools.measure import Measurement
-from sla1tools.text import magnitude_text, printable
+from sla1tools.text import chance_text, magnitude_text, printable
 
 REFERENCE_NAMES = {"leave_one_out": "held out", "all": "in sample"}
 
 
-NUMBER = re.compile(r"[-+<]?[\d.,]+(e[-+]?\d+)?( ?(%|e-))?( ?[±(].*)?|(not \w+|none|--|–)?", re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?(< ?)?[\d.,]+(e[-+]?\d+)?( ?(%|e-))?( ?[±(].*)?|(not \w+|none|--|–)?", re.IGNORECASE)
 LONG = 30  # letters: a text of more may wrap
 UNITS = {"electron": "e-", "pix": "px"}
 
@@ -38,7 +38,8 @@ def shown(table: Table) -> HTML:
         return HTML("<p>None.</p>")
     heads, columns = [], []
     for name in table.colnames:
-        column, unit = table[name], str(table[name].unit or "")
+        column, unit = table[name].copy(), str(table[name].unit or "")
+        column.info.format = chance_text if name == "p_value" else column.info.format
         texts = [printable(text.strip()) for text in column.pformat(max_lines=-1, show_name=False, show_unit=False)]
         side = "right" if all(NUMBER.fullmatch(text) for text in texts) else "left"
         wraps = ' class="long"' if any(len(text) > LONG for text in texts) else ""
@@ -98,7 +99,7 @@ def captions(night: Measurement, leaders: Table) -> list[str]:
 def leading_rows(leaders: Table, zero_point: float | None = None, most: int = 20) -> HTML:
     """Show the first rows of a leader table, rounded; with magnitudes where the zero point is known."""
     rows = leaders[:most]
-    formats = {"peak": ".1f", "flux": ".0f", "neighbor_ratio": ".2f", "snr": ".1f", "p_value": ".2g"}
+    formats = {"peak": ".1f", "flux": ".0f", "neighbor_ratio": ".2f", "snr": ".1f"}
     formats["rival_margin"] = "+.1f"
     names = ["frame", "time", "x", "y", *formats, "best_rival", "pixel classes"]
     rows["pixel classes"] = np.array([names_in(dq) for dq in rows["dq"]], dtype=str)

@@ -17,7 +17,7 @@ from sla1tools.darks.model import DarkModel
 from sla1tools.errors import FrameError, NightError
 from sla1tools.frames.capture import Capture
 from sla1tools.parameters import Parameters
-from sla1tools.text import counted, shown
+from sla1tools.text import chance_text, counted, shown
 from sla1tools.vetting.expectation import CameraFlashes
 from sla1tools.vetting.measuring import NEARBY, ScienceFrame, measure
 
@@ -192,7 +192,7 @@ class Witness:
         if own or not snr > self.floors.snr:
             strength = f"{row['height']:.1f} σ" if own or snr is np.ma.masked else f"S/N {snr:.1f}"
             return "not judged", _joined(f"nothing above the noise: {strength}", *reasons)
-        shape = f"p = {p_value:.2g}, p_min {self.parameters.p_min:g}"
+        shape = f"p {chance_text(p_value, equals='= ')}, p_min {self.parameters.p_min:g}"
         if row["rival_margin"] > 0:
             better = row["chi2"] - row["rival_margin"]
             shape += f"; a {row['best_rival']} fits better (χ² {better:.0f} against {row['chi2']:.0f})"

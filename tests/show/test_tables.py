@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from astropy.table import Table
 from small_nights import with_counts, write_small_night
 
 from sla1tools import open_night
 from sla1tools.darks.model import characterize
+from sla1tools.darks.telegraph import Together
 from sla1tools.show import characterization, curves, tables
 
 
@@ -37,6 +39,15 @@ def test_what_a_count_may_be_worth(night):
 def test_remarks_are_text_and_none_is_said():
     assert "&lt;script&gt;" in tables.remarks(["<script>alert(1)</script>", "two"]).data
     assert "none" in tables.remarks([]).data
+
+
+def test_a_chance_too_small_for_a_float_is_below_a_bound(night):
+    shown = tables.shown(Table({"p_value": [0.0, 1e-60, 0.0123]})).data
+    assert shown.count(">&lt; 1e-45<") == 2
+    assert ">0.012<" in shown
+    assert "left" not in shown
+    together = Together(pairs=5, by_chance=0.1, both_up=60, expected=1.0, p_value=0.0, power=0.9)
+    assert "(p < 1e-45)" in str(together)
 
 
 def test_depth_says_how_much_deeper_each_criterion_goes(night):

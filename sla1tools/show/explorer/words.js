@@ -6,6 +6,7 @@ const number = (v, digits = 3) => {
   if (v !== 0 && Math.abs(v) < 1e-3) return v.toExponential(1);
   return Math.abs(v) >= 1000 || Number.isInteger(v) ? Math.round(v).toLocaleString("en-US") : String(Number(v.toPrecision(digits)));
 };
+const chance = (p) => (p < 1e-45 ? "< 1e-45" : number(p, 2)); // as chance_text
 const percent = (v) => `${Math.round(100 * v)} %`;
 const plural = (n, word) => `${number(n)} ${word}${n === 1 ? "" : "s"}`;
 const fluxText = ({ zero_point }, v) => `${number(v)} e-${zero_point !== null && v > 0 ? ` (${(zero_point - 2.5 * Math.log10(v)).toFixed(2)} mag)` : ""}`;
@@ -25,7 +26,7 @@ function captionLines(night, now, s, i) {
   const head = night.show === "injections"
     ? `${fluxText(night, night.trials.flux[i])}: ${now.trialMask[i] ? "found" : `missed, ${missReason(night, s, i)}`}`
     : `${frame} · ${unbroken(`${number(t.peak[i])} e-`)}`;
-  return [head, Number.isNaN(t.snr[i]) ? "not fitted" : `S/N ${number(t.snr[i])} · ${unbroken(`p ${number(t.p_value[i], 2)}`)}`];
+  return [head, Number.isNaN(t.snr[i]) ? "not fitted" : `S/N ${number(t.snr[i])} · ${unbroken(`p ${chance(t.p_value[i])}`)}`];
 }
 
 // All that is measured of it.
@@ -38,7 +39,7 @@ function around(night, i) {
 function measures(night, i) {
   const t = night.shown, margin = t.rival_margin[i], rival = t.rivals[t.rival[i]];
   const parts = [`ratio ${number(t.neighbor_min[i] / t.peak[i], 2)}`, ...(Number.isNaN(t.snr[i]) ? [`not fitted: S/N not above ${number(night.carried.floors.snr)}, or its centre is flagged`]
-    : [`S/N ${number(t.snr[i])}`, `p ${number(t.p_value[i], 2)}`, `flux ${fluxText(night, t.flux[i])}`])];
+    : [`S/N ${number(t.snr[i])}`, `p ${chance(t.p_value[i])}`, `flux ${fluxText(night, t.flux[i])}`])];
   if (rival) parts.push(`${rival} fits ${margin > 0 ? "better" : "worse"}: χ² ${margin > 0 ? "−" : "+"}${number(Math.abs(margin))}`);
   return parts.map(unbroken).join(" · ");
 }
