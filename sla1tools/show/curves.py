@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
 from sla1tools.parameters import Parameters
-from sla1tools.show.figures import ACCENT, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, nothing
+from sla1tools.show.figures import ACCENT, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, TOP, WIDTH, Drawing, blank_axes, nothing
 
 
 def low_bits(audit) -> Drawing:
@@ -65,7 +65,7 @@ def calibration(widths: Table) -> Drawing | HTML:
     ax.plot(widths["level"], widths["mad"], "o-", color=HELD_OUT, markersize=4, label="1.4826 · MAD")
     ax.plot(widths["level"], widths["std"], "s:", color=IN_SAMPLE, markersize=4, label="standard deviation")
     ax.set(xlabel="dark level [e-]", ylabel="width of residual / noise", title="Is the noise calibrated?")
-    ax.legend(frameon=False, ncols=3)
+    ax.legend(frameon=False, ncols=3, columnspacing=1)
     low, high = ax.get_ylim()
     ax.set_ylim(min(low, 0.9), min(max(high, 1.1), 3))
     return figure
@@ -146,7 +146,7 @@ def completeness(
     """
     if not any(map(len, curves.values())):
         return nothing("Completeness: not tested, for no star was injected.")
-    figure, ax = blank_axes(WIDTH, 3.8, "Completeness against flux")
+    figure, ax = blank_axes(WIDTH, 3.8, "Completeness against flux", top=_top(zero_point))
     ax.set_xscale("log")
     for criterion, curve in curves.items():
         color = CRITERIA[criterion].color
@@ -212,7 +212,8 @@ def tradeoff(
     """
     if not np.isfinite(grid["flux_50"]).any():
         return nothing("No setting finds half of the stars, or none was injected: there is no trade-off to be drawn.")
-    figure, ax = blank_axes(WIDTH, 4.2, "False alarms against the flux found half of the time")
+    alt = "False alarms against the flux found half of the time"
+    figure, ax = blank_axes(WIDTH, 4.2, alt, top=_top(zero_point))
     ax.set(xscale="log", yscale="log")
     unseen = 0.3 / frames
     for name, criterion in CRITERIA.items():
@@ -237,6 +238,10 @@ def tradeoff(
     _magnitudes(ax, zero_point)
     ax.legend(frameon=False)
     return figure
+
+
+def _top(zero_point: float | None) -> float:
+    return TOP if zero_point is None else TOP + 0.5
 
 
 def _magnitudes(ax, zero_point: float | None) -> None:

@@ -16,10 +16,11 @@ from astropy.table import Table
 from astropy.visualization import AsinhStretch, ImageNormalize
 from IPython.display import HTML
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator, NullLocator, ScalarFormatter
 from PIL import Image
 
 from sla1tools.candidates.criteria import CRITERIA, CUTS, candidates, in_words
@@ -38,6 +39,9 @@ MAP_PIXELS = 512  # a map is drawn with at most so many pixels a side: more only
 
 
 WIDTH = 5.5  # inches of a figure, whose text of 10 pt a telephone then shows at 9 px
+LEFT, RIGHT, BOTTOM, TOP = 0.95, 0.25, 0.6, 0.35  # inches around axes: for numbers of seven digits, label and title
+BAR = 1.2  # inches for a colour bar with such numbers and its label
+SUPERSCRIPTS = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
 DPI, SHARP = 110, 2  # pixels of a page to an inch, and dots to such a pixel
 BROADEST = 1900  # dots of a figure: a page is 944 pixels wide, and shows broader ones scaled
 
@@ -51,9 +55,14 @@ def png(figure: Figure) -> bytes:
     255; a palette of the most frequent colours, the usual choice, moves those of thin lines by 60.
     """
     canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
-    canvas.draw()  # once, with its layout: `savefig` draws twice
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    picture = picture.quantize(method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    canvas.draw()  # once: `savefig` draws twice
+    dots = np.asarray(canvas.buffer_rgba())
+    single = dots.view(np.uint32).ravel()
+    runs = np.flatnonzero(np.diff(single, prepend=~single[:1]))  # of one colour: far fewer than dots
+    few = Image.fromarray(dots.reshape(1, -1, 4)[:, runs, :3])
+    few = few.quantize(method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    picture = Image.fromarray(np.repeat(np.asarray(few)[0], np.diff(runs, append=single.size)).reshape(dots.shape[:2]))
+    picture.putpalette(few.getpalette() or [])
     picture.save(buffer, "PNG", compress_level=4, dpi=(figure.dpi, figure.dpi))
     return buffer.getvalue()
 
@@ -65,6 +74,16 @@ def width_of(image: bytes) -> int:
     return round(picture.width * DPI / density)
 
 
+class Powers(LogFormatterSciNotation):
+    """Write powers of ten at the ticks as plain text: to draw them as formulas takes ten times as long."""
+
+    def __call__(self, x, pos=None):
+        """Return what matplotlib would write, without its marks."""
+        text = super().__call__(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "×")
+        number, _, power = text.partition("^")
+        return number + power.strip("{}").translate(SUPERSCRIPTS)
+
+
 class Drawing(Figure):
     """A figure that shows itself as the last line of a cell, with a text (`alt`) for those who cannot see it."""
 
@@ -72,10 +91,15 @@ class Drawing(Figure):
 
     def draw(self, renderer) -> None:
         """Draw with whole numbers at the ticks: no power of ten and no offset stands apart from them."""
-        for axis in (axis for ax in self.axes for axis in (ax.xaxis, ax.yaxis)):
+        every = (inner for ax in self.axes for inner in (ax, *ax.child_axes))
+        for axis in (axis for ax in every for axis in (ax.xaxis, ax.yaxis)):
             if isinstance(formatter := axis.get_major_formatter(), ScalarFormatter):
                 formatter.set_useOffset(False)
                 formatter.set_scientific(False)
+            elif type(formatter) is LogFormatterSciNotation:
+                axis.set_major_formatter(Powers())
+            if type(axis.get_minor_formatter()) is LogFormatterSciNotation:
+                axis.set_minor_formatter(Powers())
         super().draw(renderer)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -84,17 +108,46 @@ class Drawing(Figure):
         return shown, {"image/png": {"alt": self.alt, "width": width_of(picture)}}
 
 
-def blank_axes(width: float, height: float, alt: str, **kwargs):
+def blank_axes(width: float, height: float, alt: str, *, nrows=1, ncols=1, bar=0.0, top=TOP, **kwargs):
     """Make a figure of that size in inches and its axes, without the frame's upper and right side.
 
-    `alt` says what it shows to those who cannot see it. Further arguments go to `Figure.subplots`.
+    `alt` says what it shows to those who cannot see it; `bar` is the room right of each of the axes, `top` that above
+    them, in inches. Further arguments go to `Figure.subplots`.
+
+    Notes
+    -----
+    Axes have fixed places. A layout would measure every text first, which takes as long as to draw it, and the axes of
+    a page's figures would not stand below one another.
     """
-    figure = Drawing(figsize=(width, height), dpi=min(SHARP * DPI, BROADEST / width), layout="constrained")
+    right = max(bar, RIGHT)
+    beside = RIGHT if kwargs.get("sharey") else LEFT + right
+    below = top + 0.1 if kwargs.get("sharex") else BOTTOM + top
+    wide, high = width - LEFT - right, height - BOTTOM - top
+    place = {"left": LEFT / width, "right": 1 - right / width, "bottom": BOTTOM / height, "top": 1 - top / height}
+    place |= {"wspace": beside * ncols / (wide - (ncols - 1) * beside)}
+    place |= {"hspace": below * nrows / (high - (nrows - 1) * below)}
+    figure = Drawing(figsize=(width, height), dpi=min(SHARP * DPI, BROADEST / width))
     figure.alt = alt
-    axes = figure.subplots(**kwargs)
+    axes = figure.subplots(nrows, ncols, gridspec_kw=place, **kwargs)
     for ax in np.atleast_1d(axes).flat:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def color_bar(ax, colors: ScalarMappable, label: str, share: float = 1.0, **kwargs) -> None:
+    """Draw a colour bar in the room right of axes, from their top down that share of their height.
+
+    Further arguments go to `Figure.colorbar`.
+    """
+    inch = 1 / (ax.get_position().width * ax.figure.get_figwidth())
+    place = ax.inset_axes((1 + 0.1 * inch, 1 - share, 0.15 * inch, share))
+    ax.figure.colorbar(colors, cax=place, label=label, **kwargs)
+
+
+def _show_pixels(ax, image: np.ndarray, colors: ScalarMappable, extent: tuple[float, ...]) -> None:
+    """Draw an image pixel by pixel, coloured as it is: matplotlib would colour every dot of the page."""
+    shown = colors.to_rgba(np.ma.masked_invalid(image), bytes=True)
+    ax.imshow(shown, origin="lower", extent=extent, interpolation="nearest")
 
 
 def nothing(text: str) -> HTML:
@@ -120,15 +173,14 @@ def maps(images: dict[str, tuple[np.ndarray, str]]) -> Drawing:
         Title → ((ny, nx) array, label of its colour bar with the unit).
     """
     alt = f"Maps of the chip: {', '.join(images)}"
-    figure, axes = blank_axes(5.2 * len(images), 4.4, alt, ncols=len(images), squeeze=False)
+    figure, axes = blank_axes(5.2 * len(images), 4.4, alt, ncols=len(images), bar=BAR, squeeze=False)
     for ax, (title, (image, label)) in zip(axes[0], images.items(), strict=True):
         block = math.ceil(max(image.shape) / MAP_PIXELS)
         small = block_medians(np.asarray(image), min(block, image.shape[0]), min(block, image.shape[1]))
         vmin, vmax = percentile_limits(small)
-        norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.3))
-        extent = (-0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5)
-        shown = ax.imshow(small, origin="lower", cmap=MAP, norm=norm, extent=extent, interpolation="nearest")
-        figure.colorbar(shown, ax=ax, label=label, shrink=0.85)
+        colors = ScalarMappable(ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.3)), MAP)
+        _show_pixels(ax, small, colors, (-0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5))
+        color_bar(ax, colors, label)
         ax.set(title=title, xlabel="x, column [px]", ylabel="y, row [px]")
     return figure
 
@@ -260,8 +312,10 @@ def montage(
     columns = min(columns, shown)
     rows = math.ceil(shown / columns)
     cell = STAMP_SIZE + 3  # with the caption
-    height = 2.9 * rows + 0.6  # as wide as high: the longest caption fills its cell
-    figure, ax = blank_axes(2.9 * columns + 1, height, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
+    wide, high = 2.9 * columns, 2.9 * rows  # inches: the longest caption fills its cell
+    width, height = 0.1 + wide + BAR, 0.1 + high + TOP
+    figure, ax = blank_axes(width, height, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
+    ax.set_position((0.1 / width, 0.1 / height, wide / width, high / height))
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
     norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.05))
     sheet = np.full((rows * cell, columns * cell), np.nan)  # one image: many would take many times as long to draw
@@ -271,12 +325,10 @@ def montage(
         ax.add_patch(Rectangle((left, bottom), STAMP_SIZE, STAMP_SIZE, **BEYOND_EDGE))
         text = captions[i].replace(" around ", "\n")
         ax.text(left, bottom + STAMP_SIZE + 0.15, text, va="bottom", parse_math=False)
-    extent = (0, columns * cell, 0, rows * cell)
-    image = ax.imshow(sheet, origin="lower", cmap="gray", norm=norm, extent=extent, interpolation="nearest")
-    ax.set(xlim=(-0.3, columns * cell - 1.5), ylim=(-0.3, rows * cell), aspect="equal")
+    colors = ScalarMappable(norm, "gray")
+    _show_pixels(ax, sheet, colors, (0, columns * cell, 0, rows * cell))
     ax.axis("off")
-    shrink = min(1.0, 2.2 / height + 0.25)
-    figure.colorbar(image, ax=ax, label="residual [e-]", shrink=shrink, ticks=_ticks_apart(norm))
+    color_bar(ax, colors, "residual [e-]", min(1.0, 1 / rows + 0.1), ticks=_ticks_apart(norm))
     hidden = f" ({shown} of {len(stamps):,} shown)" if shown < len(stamps) else ""
     ax.set_title(title + hidden, loc="left", fontsize=11, parse_math=False)
     return figure
@@ -319,7 +371,7 @@ def leader_scatter(leaders: Table, parameters: Parameters) -> Drawing | HTML:
     if not drawn.any():
         return nothing("There is no leader to be drawn.")
     figure, ax = blank_axes(
-        WIDTH, 4.4, f"Leaders by {first.label} and {second.label}, with the cuts of {criterion.name}"
+        WIDTH, 4.4, f"Leaders by {first.label} and {second.label}, with the cuts of {criterion.name}", bar=BAR
     )
     cells = ax.hexbin(
         first.values[drawn],
@@ -333,7 +385,7 @@ def leader_scatter(leaders: Table, parameters: Parameters) -> Drawing | HTML:
         cmap=LinearSegmentedColormap.from_list("crowd", ["#c9cdd1", "#1c2126"]),
         linewidths=0.2,
     )
-    figure.colorbar(cells, ax=ax, label=f"leaders in a cell ({np.count_nonzero(drawn):,} in all)")
+    color_bar(ax, cells, f"leaders in a cell ({np.count_nonzero(drawn):,} in all)")
     found = np.flatnonzero(candidates(leaders, parameters))
     dots = {"s": 36, "color": criterion.color, "edgecolors": "white", "linewidths": 0.6}
     ax.scatter(first.values[found], second.values[found], label=counted(len(found), "candidate"), **dots)

@@ -8,6 +8,7 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from sla1tools.candidates.psf import PSF
 from sla1tools.candidates.psf_measuring import BAD_FIT, MeasuredPSF, elongation, fine_image
+from sla1tools.show import figures
 from sla1tools.show.figures import GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, png
 from sla1tools.show.pages import page_html
 
@@ -26,7 +27,7 @@ REASONS = {
 def psf_page(measured: MeasuredPSF, sources: Sequence[str]) -> str:
     """Return the page: self-contained, and asking nothing of the network."""
     counts = Counter(str(reason) for reason in measured.stars["reason"])
-    figures = [nine_places(measured.psf), residuals(measured), fit_against_flux(measured), star_map(measured)]
+    charts = [nine_places(measured.psf), residuals(measured), fit_against_flux(measured), star_map(measured)]
     return page_html(
         "psf",
         measured=measured,
@@ -35,7 +36,7 @@ def psf_page(measured: MeasuredPSF, sources: Sequence[str]) -> str:
         bad_fit=BAD_FIT,
         sources=sources,
         reasons=[(text, counts[reason]) for reason, text in REASONS.items() if counts[reason]],
-        figures=[(figure.alt, png(figure)) for figure in figures],
+        figures=[(chart.alt, png(chart)) for chart in charts],
     )
 
 
@@ -45,7 +46,8 @@ def nine_places(psf: PSF) -> Drawing:
     side = 3 if psf.varies else 1
     where = "at nine places of the frame" if psf.varies else "all over the frame"
     alt = f"The star as pixels see it, {where}; contours at a half and a tenth of its peak"
-    figure, axes = blank_axes(0.5 + 2.2 * side, 0.7 + 2.2 * side, alt, nrows=side, ncols=side, squeeze=False)
+    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = blank_axes(0.9 + 2.4 * side, 0.6 + 2.5 * side, alt, nrows=side, ncols=side, **shared)
     for ax, (row, column) in zip(axes.flat, np.ndindex(side, side), strict=True):
         share_x, share_y = (column / 2, 1 - row / 2) if psf.varies else (0.5, 0.5)
         place = np.array([share_x * (nx - 1)]), np.array([share_y * (ny - 1)])
@@ -65,13 +67,14 @@ def residuals(measured: MeasuredPSF) -> Drawing:
     order = np.argsort(np.asarray(stars["chi2"] / stars["dof"]))
     half = min(MOST_SHOWN, len(order)) // 2
     alt = "What the PSF of the other half of the stars leaves of the best (above) and the worst (below), in sigma"
-    figure, axes = blank_axes(1.6 * half, 4.2, alt, nrows=2, ncols=half, squeeze=False)
+    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = blank_axes(1.9 + 1.6 * half, 4.6, alt, nrows=2, ncols=half, bar=figures.BAR, top=0.6, **shared)
     for ax, row in zip(axes.flat, [*order[:half], *order[-half:]], strict=True):
         star = stars[row]
         image = ax.imshow(star["residual"], origin="lower", cmap="RdBu_r", vmin=-4, vmax=4)
         ax.set_title(f"{star['flux'] / 1000:.0f} ke-\nχ²/dof {star['chi2'] / star['dof']:.2f}", fontsize=10)
         ax.set(xticks=[], yticks=[])
-    figure.colorbar(image, ax=axes, label="data - model [σ]", shrink=0.8)
+    figures.color_bar(axes[0, -1], image, "data - model [σ]")
     return figure
 
 

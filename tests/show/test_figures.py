@@ -105,7 +105,8 @@ def some_figures():
         yield curves.false_alarm_curve(counted, (flux, flux / 1e4), Parameters(criterion=criterion), 10)
     yield curves.completeness({"psf_chi2": share}, {"psf_chi2": 900.0})
     yield curves.share_by({"x, column [px]": share}, "Stars of 300 e-")
-    yield curves.tradeoff(grid, 10, {"psf_chi2": (900.0, 0.1)}, {"psf_chi2": (800.0, 0.2)})
+    for zero_point in (None, 25.0):
+        yield curves.tradeoff(grid, 10, {"psf_chi2": (900.0, 0.1)}, {"psf_chi2": (800.0, 0.2)}, zero_point)
 
 
 @pytest.mark.slow
@@ -116,12 +117,27 @@ def test_few_colours_show_what_all_of_them_do():
     for figure in every:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        figure.set_layout_engine("none")  # each drawing would lay it out a little anew
-        canvas.draw()
         shown = Image.open(io.BytesIO(figures.png(figure)))
         drawn = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
         assert shown.mode == "P"
         assert np.abs(drawn - np.asarray(shown.convert("RGB"))).max() <= 10, figure.alt
+
+
+@pytest.mark.slow
+def test_every_text_has_its_room():
+    """Places are fixed: nothing is cut off at the edge of the figure, no label lies on the numbers of its axis."""
+    for figure in some_figures():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        left, bottom, right, top = figure.get_tightbbox(canvas.get_renderer()).extents  # inches
+        assert min(left, bottom) >= 0, figure.alt
+        assert (right <= figure.get_figwidth(), top <= figure.get_figheight()) == (True, True), figure.alt
+        axes = [inner for ax in figure.axes for inner in (ax, *ax.child_axes) if inner.axison]
+        for axis in (axis for ax in axes for axis in (ax.xaxis, ax.yaxis) if axis.label.get_text()):
+            numbers = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+            low, high = sorted(axis.get_view_interval())
+            shown = [text.get_window_extent() for place, text in numbers if low <= place <= high]
+            assert axis.label.get_window_extent().count_overlaps(shown) == 0, (figure.alt, axis.label.get_text())
 
 
 @pytest.mark.slow
