@@ -5,10 +5,10 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -209,35 +209,27 @@ def judge_capture(parameters: Parameters) -> Capture:
         names = sorted(os.listdir(directory), key=_numbers_by_value)
     except OSError as error:
         raise NightError(f"{directory}: cannot be listed: {error.strerror}") from None
-    pattern = parameters.file_pattern.lower()
-    wanted = {name for name in names if is_text(name) and not name.startswith(".") and fnmatch(name.lower(), pattern)}
-    if parameters.part:
-        wanted = {name for name in wanted if is_in_part(directory / name, parameters)}
-    ignored = [name for name in names if name not in wanted]
-    frames: list[Frame] = []
-    rejected: list[Rejected] = []
+    wanted = [name for name in names if is_text(name) and _is_asked_for(directory / name, parameters)]
+    asked_for = set(wanted)
+    ignored = tuple(readable(name) for name in names if name not in asked_for)
     seen: dict[str, Sample] = {}
     first_with: dict[bytes, str] = {}
-    present = set(names)
-    for name in sorted((name for name in names if name in wanted), key=lambda name: _is_copy(name, present)):
-        verdict = _judge_file(directory / name, parameters, first_with, seen)
-        if isinstance(verdict, Rejected):
-            rejected.append(verdict)
-        else:
-            frames.append(verdict)
-    frames.sort(key=lambda frame: _numbers_by_value(frame.path.name))
-    unlike = _unlike_majority(frames)
-    frames = _thaw([frame for frame in frames if frame.name not in unlike])
+    judged: dict[str, Frame | Rejected] = {}
+    for name in sorted(wanted, key=lambda name: _is_copy(name, names)):
+        judged[name] = _judge_file(directory / name, parameters, first_with, seen)
+    verdicts = {readable(name): judged[name] for name in wanted}
+    verdicts |= _unlike_majority(_used(verdicts))
+    verdicts |= {frame.name: frame for frame in _thaw(_used(verdicts))}
+    frames = _used(verdicts)
     agreement = judge_together(
         [frame.name for frame in frames],
         [seen[frame.name] for frame in frames],
         [frame.temperature for frame in frames],
         parameters,
     )
-    misfits = [Rejected(frames[k].name, *why, frames[k].sha256) for k, why in agreement.misfits.items()]
-    frames = [frame for k, frame in enumerate(frames) if k not in agreement.misfits]
-    rejected = sorted([*rejected, *unlike.values(), *misfits], key=lambda item: _numbers_by_value(item.name))
-    frames = _note_exposure_changes(frames, rejected)
+    for k, why in agreement.misfits.items():
+        verdicts[frames[k].name] = Rejected(frames[k].name, *why, frames[k].sha256)
+    frames = _note_exposure_changes(verdicts)
     used = [seen[frame.name] for frame in frames]
     clipped_at = clip_code(used, parameters.top_code)
     notes = [*_night_notes(frames), *agreement.notes]
@@ -245,23 +237,32 @@ def judge_capture(parameters: Parameters) -> Capture:
         notes.append(f"pixels are clipped at {clipped_at:,} counts, below top_code {parameters.top_code:,}: saturated")
         parameters = parameters.model_copy(update={"top_code": clipped_at})
     histogram = np.zeros(CODES, np.int64)
-    for frame in used:
-        histogram[frame.codes] += frame.numbers
+    for sample in used:
+        histogram[sample.codes] += sample.numbers
     return Capture(
         parameters,
         tuple(frames),
-        tuple(rejected),
-        ignored=tuple(map(readable, ignored)),
-        notes=tuple(notes),
-        histogram=histogram,
-        known=known,
+        tuple(verdict for verdict in verdicts.values() if isinstance(verdict, Rejected)),
+        ignored,
+        tuple(notes),
+        histogram,
+        known,
         doubts=tuple(agreement.doubts),
         noise=agreement.noise,
-        highest=max((frame.highest for frame in used), default=CODES - 1),
+        highest=max((sample.highest for sample in used), default=CODES - 1),
     )
 
 
-def _is_copy(name: str, present: set[str]) -> bool:
+def _used(verdicts: Mapping[str, Frame | Rejected]) -> list[Frame]:
+    return [verdict for verdict in verdicts.values() if isinstance(verdict, Frame)]
+
+
+def _is_asked_for(path: Path, parameters: Parameters) -> bool:
+    matches = fnmatch(path.name.lower(), parameters.file_pattern.lower()) and not path.name.startswith(".")
+    return matches and (not parameters.part or is_in_part(path, parameters))
+
+
+def _is_copy(name: str, present: Sequence[str]) -> bool:
     """Tell the names that systems give to a second copy of a file that is there: x (1).fit, x - Copy.fit."""
     original = re.sub(r"( ?\(\d+\)| - Copy)(?=\.)", "", name)
     return original != name and original in present
@@ -302,8 +303,7 @@ def _judge_file(
         if pixels in first_with:
             raise FrameError(Reason.DUPLICATE, f"the same pixels as {first_with[pixels]}")
     except FrameError as error:
-        if error.header is not None:
-            error = _with_its_header(error, parameters)
+        error = _with_its_header(error, parameters)
         return Rejected(readable(path.name), error.reason, error.detail, sha256)
     first_with[pixels] = frame.name
     seen[frame.name] = sample_frame(image.counts, histogram)
@@ -313,17 +313,17 @@ def _judge_file(
 def _with_its_header(error: FrameError, parameters: Parameters) -> FrameError:
     """Add what is wrong with the header of a frame that is refused by its shape: all is told at once."""
     try:
-        read_facts(error.header or {}, parameters)
+        if error.header is not None:
+            read_facts(error.header, parameters)
     except FrameError as more:
         return error.and_then(more)
     return error
 
 
 def _frame_of(path: Path, image: Image, parameters: Parameters, sha256: str, level: float) -> Frame:
-    facts = read_facts(image.header, parameters)
-    stated = {item.name: getattr(facts, item.name) for item in fields(facts)}
+    facts = vars(read_facts(image.header, parameters))
     return Frame(
-        **stated | {"notes": (*image.notes, *facts.notes)},
+        **facts | {"notes": (*image.notes, *facts["notes"])},
         name=readable(path.name),
         path=path,
         shape=parameters.frame_shape,
@@ -363,17 +363,15 @@ def _unlike_majority(frames: list[Frame]) -> dict[str, Rejected]:
     return outliers
 
 
-def _note_exposure_changes(frames: list[Frame], rejected: list[Rejected]) -> list[Frame]:
-    """Note frames that follow one of another exposure: the sensor's state may still be that of the other."""
-    judged: list[Frame | Rejected] = [*frames, *rejected]
-    judged.sort(key=lambda item: _numbers_by_value(item.name))
-    changed = {
-        after.name
-        for before, after in pairwise(judged)
-        if isinstance(before, Rejected) and before.reason == Reason.EXPOSURE
-    }
-    note = "first frame after an exposure change"
-    return [replace(frame, notes=(*frame.notes, note)) if frame.name in changed else frame for frame in frames]
+def _note_exposure_changes(verdicts: Mapping[str, Frame | Rejected]) -> list[Frame]:
+    """Return the used frames, with a note on those that follow one of another exposure: its state may linger."""
+    frames, changed = [], False
+    for verdict in verdicts.values():
+        if isinstance(verdict, Frame):
+            note = ("first frame after an exposure change",) * changed
+            frames.append(replace(verdict, notes=(*verdict.notes, *note)))
+        changed = isinstance(verdict, Rejected) and verdict.reason == Reason.EXPOSURE
+    return frames
 
 
 def _night_notes(frames: list[Frame]) -> list[str]:

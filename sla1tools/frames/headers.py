@@ -156,30 +156,24 @@ def chip_temperature(header: dict, parameters: Parameters) -> tuple[float | None
 def _times(header: dict, exposure: float) -> tuple[datetime | None, datetime | None, list[str]]:
     """Start and end in UTC. Without a GPS lock SharpCap writes DATE-OBS in year 1: then DATE-END minus EXPTIME."""
     start, end = _sane_time(header.get("DATE-OBS")), _sane_time(header.get("DATE-END"))
-    if start is None and end is not None:
-        start = end - timedelta(seconds=exposure)
-        return (
-            start,
-            end,
-            [f"start is DATE-END minus EXPTIME, as DATE-OBS is not sane: {printable(header.get('DATE-OBS'))}"],
-        )
-    if start is None:
+    if start is not None:
+        return start, end or start + timedelta(seconds=exposure), []
+    if end is None:
         return None, None, ["time unknown, as neither DATE-OBS nor DATE-END is sane"]
-    return start, end or start + timedelta(seconds=exposure), []
+    stated = printable(header.get("DATE-OBS"))
+    note = f"start is DATE-END minus EXPTIME, as DATE-OBS is not sane: {stated}"
+    return end - timedelta(seconds=exposure), end, [note]
 
 
 def _sane_time(text) -> datetime | None:
     """Return a time in UTC; one without an offset is taken for UTC, as the FITS standard has it."""
-    stamp = r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d* ?(?:Z|([+-]\d\d):?(\d\d))?"
-    match = re.fullmatch(stamp, str(text))
-    if match is None:
-        return None
-    offset = f"{match[4]}:{match[5]}" if match[4] else "+00:00"
+    stamp = re.sub(" (?=[Z+-])", "", str(text))
     try:
-        time = datetime.fromisoformat(f"{match[1]}T{match[2]}{match[3] or ''}{offset}")
+        time = datetime.fromisoformat(stamp)
     except ValueError:
         return None
-    return time.replace(tzinfo=None) - (time.utcoffset() or timedelta()) if 1990 <= time.year < 2200 else None
+    whole = len(stamp) >= len("1990-01-01T00:00:00") and 1990 <= time.year < 2200
+    return time.replace(tzinfo=None) - (time.utcoffset() or timedelta()) if whole else None
 
 
 JUDGES = {

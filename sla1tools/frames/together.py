@@ -101,13 +101,13 @@ def judge_together(
     if len(group) > 1:
         against = _AgainstGroup(states, group)
         misfits = {k: why for k in range(len(samples)) if (why := states.why(k, group, against))}
-    used = np.array([k for k in everyone if k not in misfits], int)
+    left = np.isin(everyone, list(misfits))
+    used, others = everyone[~left], everyone[left]
     if min(len(group), len(used)) < least:
         doubt = "no three frames agree in level, noise, hot pixels, codes and temperature: none could be rejected"
         refused = len(samples) > FEW and len(used) < least
         return Agreement(misfits, [], []) if refused else Agreement({}, [], [doubt])
     notes = states.drift(used)
-    others = np.array([k for k in everyone if k in misfits], int)
     second = states.largest_group(others) if len(others) else others
     if len(second) >= LEAST_AGREEING:
         notes.append(_describe_second(names, used, second, misfits))
@@ -222,11 +222,13 @@ class _States:
         scale_out = abs(scale - 1) > against.scale_limit[k]
         hot = f"hot pixels at {scale:.2f} of the group's (limit 1 ± {against.scale_limit[k]:.2f})"
         if self.shallow[k] and median > DEEPER:
-            text = f"no code above {EIGHT_BIT - 1}: 8 bit, where the group's median is {median:.0f} counts"
-            return Reason.CODES, text
+            return (
+                Reason.CODES,
+                f"no code above {EIGHT_BIT - 1}: 8 bit, where the group's median is {median:.0f} counts",
+            )
         if abs(heat - middle) > self.tolerance:
-            text = f"{heat:.2f} C, the group's middle is {middle:.2f} C (limit {self.tolerance:g} K)"
-            return Reason.TEMPERATURE, text
+            told = f"{heat:.2f} C, the group's middle is {middle:.2f} C (limit {self.tolerance:g} K)"
+            return Reason.TEMPERATURE, told
         if scale < IN_PLACE and (move := against.where_hot(self.samples[k], self.shape)):
             return Reason.GEOMETRY, f"{move}: so its hot pixels are the group's, in place they are at {scale:.2f}"
         if abs(level) > level_limit:
@@ -236,11 +238,8 @@ class _States:
         if abs(math.log(noise)) > against.noise_limit:
             nearest = np.nanmin(self.first.spread[k]) / (math.sqrt(2) * against.unit)
             pattern = ": a pattern that moves, for some frames share its own" if nearest < NOISE_LIMIT < noise else ""
-            least = "at most " if noise <= LEAST_NOISE else ""
-            return (
-                Reason.NOISE,
-                f"{least}{noise:.2f} times the group's (limit {math.exp(against.noise_limit):.2f}){pattern}",
-            )
+            least, limit = "at most " * (noise <= LEAST_NOISE), math.exp(against.noise_limit)
+            return Reason.NOISE, f"{least}{noise:.2f} times the group's (limit {limit:.2f}){pattern}"
         if scale_out:
             return Reason.TRANSITION, hot + (": as after a switch of the exposure" if scale < 1 else "")
         if self.steps[k] and against.step and self.steps[k] != against.step:
