@@ -238,7 +238,7 @@ class _States:
         if abs(math.log(noise)) > against.noise_limit:
             nearest = np.nanmin(self.first.spread[k]) / (math.sqrt(2) * against.unit)
             pattern = ": a pattern that moves, for some frames share its own" if nearest < NOISE_LIMIT < noise else ""
-            least, limit = "at most " * (noise <= LEAST_NOISE), math.exp(against.noise_limit)
+            least, limit = "at most " if noise <= LEAST_NOISE else "", math.exp(against.noise_limit)
             return Reason.NOISE, f"{least}{noise:.2f} times the group's (limit {limit:.2f}){pattern}"
         if scale_out:
             return Reason.TRANSITION, hot + (": as after a switch of the exposure" if scale < 1 else "")
