@@ -135,7 +135,7 @@ def measure_dark_current(records: Sequence[NightRecord], outputs: Path) -> DarkC
 def _ladder(records: Sequence[NightRecord]) -> list[list[NightRecord]]:
     """Put captures of one camera and setting into slots of one exposure and temperature, the latest first."""
     ladders: dict[tuple, list[list[NightRecord]]] = {}
-    for record in reversed([record for record in records if record.published and record.frames and record.shape]):
+    for record in reversed([record for record in records if record.published and record.frames and any(record.shape)]):
         slots = ladders.setdefault((record.shape, record.instrument, *record.chip), [])
         slot = next((slot for slot in slots if _alike(slot[0], record)), None)
         if slot is None:
@@ -183,7 +183,7 @@ def _of_one_chip(slots: list[list[NightRecord]], outputs: Path) -> tuple[list[_R
 
 
 def _read(record: NightRecord, outputs: Path) -> _Rung | None:
-    path, shape = outputs / record.path / MASTER, record.shape or (0, 0)
+    path, shape = outputs / record.path / MASTER, record.shape
     master, spread, noise, dq = (read_plane(path, name, shape) for name in ("MASTER", "STDDEV", "NOISE", "DQ"))
     if master is None or spread is None or noise is None or dq is None:
         return None

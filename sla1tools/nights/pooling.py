@@ -38,7 +38,7 @@ class Group:
     `others` are comparable but for their star's image: their false alarms count where a criterion does not use it.
     """
 
-    nights: list[NightRecord]
+    nights: list[NightRecord] = field(default_factory=list)
     others: list[NightRecord] = field(default_factory=list)
     name: str = ""
 
@@ -59,12 +59,10 @@ def comparable(records: Sequence[NightRecord]) -> list[Group]:
         if record.star is None or not record.frames:
             continue
         groups = alike.setdefault(_series(record), [])
-        for group in groups:
-            if same_image(group.nights[0].star, record.star):
-                group.nights.append(record)
-                break
-        else:
-            groups.append(Group([record]))
+        group = next((group for group in groups if same_image(group.nights[0].star, record.star)), None)
+        if group is None:
+            groups.append(group := Group())
+        group.nights.append(record)
     found = [group for groups in alike.values() for group in groups]
     for groups in alike.values():
         for group in groups:

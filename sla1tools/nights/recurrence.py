@@ -15,7 +15,6 @@ from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 from tokenize import TokenError
-from typing import get_args
 
 import numpy as np
 from astropy.io import fits
@@ -27,7 +26,6 @@ from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.darks.classes import BLOCKING, PixelClass, bits_of
 from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, METRICS, UNREADABLE, NightRecord, unreadable
-from sla1tools.parameters import Excludable
 from sla1tools.published import TRENDS, write_whole
 from sla1tools.text import open_regular, read_regular
 
@@ -70,7 +68,7 @@ def bad_pixels(record: NightRecord, outputs: Path, keep: bool) -> np.ndarray | N
     listed : (n, 2) int32 array or None
         Flat index and DQ value, by index; None where there is no DQ image of that shape.
     """
-    shape, kept = record.shape or (0, 0), _kept_as(record) if keep else None
+    shape, kept = record.shape, _kept_as(record) if keep else None
     if kept:
         with suppress(OSError, ValueError, EOFError, MemoryError, TokenError), open_regular(outputs / kept) as file:
             listed = np.lib.format.read_array(file, allow_pickle=False)
@@ -289,19 +287,19 @@ def follow_pixels(
     latest : NightRecord or None
         The latest published night.
     """
-    published = [record for record in records if record.published and record.shape]
+    published = [record for record in records if record.published and any(record.shape)]
     if not published:
         return recurrent_pixels({}), None
     latest = published[-1]
     mine = [r for r in published if (r.instrument, r.shape) == (latest.instrument, latest.shape)]
     found: dict[str, set[Pixel]] = {}
     for record in mine:
-        pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape or (0, 0))
+        pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape)
         if pixels is None:
             record.verdict, record.reasons = UNREADABLE, (*record.reasons, unreadable("candidates.ecsv"))
         found[record.night] = {*(pixels or ()), *(record.seen_on_known or ())}
     times = Counter(pixel for pixels in found.values() for pixel in pixels)
-    earlier = read_list(outputs / KNOWN_PIXELS, latest.shape or (0, 0))
+    earlier = read_list(outputs / KNOWN_PIXELS, latest.shape)
     asked = sorted({*earlier, *(pixel for pixel, nights in times.items() if nights >= LEAST_NIGHTS)})
     blind: dict[Pixel, list[int]] = {}
     place = {id(record): k for k, record in enumerate(mine)}
@@ -347,9 +345,7 @@ def _left_out(record: NightRecord) -> int:
 
     A night that tells what its known pixels do shows them, though they make no candidate.
     """
-    excluded = record.parameters.get("excluded_classes")
-    names = set(excluded if isinstance(excluded, list) else ()) & set(get_args(Excludable))
-    rule = CRITERIA.get(str(record.parameters.get("criterion")))
+    rule = CRITERIA.get(record.parameters.get("criterion", ""))
     terms = [int(term.bound) for term in rule.terms if term.column == "dq"] if rule else []
-    bits = reduce(or_, terms, bits_of(names))
+    bits = reduce(or_, terms, bits_of(set(record.parameters.get("excluded_classes", ()))))
     return bits if record.seen_on_known is None else bits & ~PixelClass.KNOWN

@@ -18,17 +18,8 @@ from sla1tools.errors import ParametersError
 from sla1tools.injections.completeness import FluxLimit, flux_limit
 from sla1tools.injections.counts import BELOW, FLUX_CENTERS, flux_50, settings, tradeoff
 from sla1tools.injections.operating_point import OperatingPoint, cuts_of, deepest, operating_point, too_few
-from sla1tools.nights.pooling import (
-    COUNTS,
-    PSF_CRITERIA,
-    Adder,
-    Group,
-    Sums,
-    comparable,
-    identity,
-    read_counts,
-    rows_of,
-)
+from sla1tools.nights import pooling
+from sla1tools.nights.pooling import Group, Sums
 from sla1tools.nights.recurrence import candidate_pixels
 from sla1tools.nights.trends import NightRecord
 from sla1tools.parameters import Parameters, validate
@@ -114,7 +105,7 @@ class Season:
     @property
     def identity(self) -> dict[str, str]:
         """What its nights share."""
-        return identity(self.nights[0].instrument, self.nights[0].parameters)
+        return pooling.identity(self.nights[0].instrument, self.nights[0].parameters)
 
 
 def sum_season(records: Sequence[NightRecord], outputs: Path) -> Season | None:
@@ -133,7 +124,7 @@ def sum_season(records: Sequence[NightRecord], outputs: Path) -> Season | None:
         Of the group of most frames; None where no night can be counted.
     """
     left_out = {record.path: "; ".join(record.reasons) or record.verdict for record in records if not record.frames}
-    summed = [_sum_group(group, outputs, left_out) for group in comparable(records)]
+    summed = [_sum_group(group, outputs, left_out) for group in pooling.comparable(records)]
     seasons = sorted((season for season in summed if season), key=lambda season: -season.frames)
     if not seasons:
         return None
@@ -169,7 +160,7 @@ def _pool_of(group: Group, outputs: Path) -> "_Pool | None":
 
 
 def _read(record: NightRecord, outputs: Path) -> np.ndarray:
-    return read_counts(outputs / record.path, record.sha256.get(COUNTS), SETTINGS)
+    return pooling.read_counts(outputs / record.path, record.sha256.get(pooling.COUNTS), SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -180,11 +171,6 @@ class _Counted:
     alarms: dict[str, int]
     frames: int
     stars: bool
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of its frames; none has a candidate where the manifest does not tell."""
-        return self.record.shape or (0, 0)
 
     def has(self, cuts: Mapping[str, float]) -> bool:
         """Whether it was run with these cuts."""
@@ -199,8 +185,8 @@ class _Pool:
         self.table = settings(parameters)
         self.cuts = {name: criterion.configured(parameters) for name, criterion in CRITERIA.items()}
         # cuts on the fixed grid, as those of an adopted setting, are counted on nights that were run with others, too
-        self.stated = {name: int(rows_of(self.table, name, own)[-1]) for name, own in self.cuts.items()}
-        self._adders = Adder(len(self.table)), Adder(len(self.table))
+        self.stated = {name: int(pooling.rows_of(self.table, name, own)[-1]) for name, own in self.cuts.items()}
+        self._adders = pooling.Adder(len(self.table)), pooling.Adder(len(self.table))
         self.nights: list[_Counted] = []
         self.first = np.zeros(0, np.int32)
 
@@ -212,7 +198,7 @@ class _Pool:
             if not night.has(own):
                 counts[row] = BELOW
         if not stars:  # of another image: nor what it finds, nor the criteria that use it
-            counts[1:][np.isin(self.table["criterion"], list(PSF_CRITERIA))] = BELOW
+            counts[1:][np.isin(self.table["criterion"], list(pooling.PSF_CRITERIA))] = BELOW
             counts[:, 2:] = np.minimum(counts[:, 2:], 0)
         for name, row in self.stated.items():
             night.alarms[name] = int(counts[1 + row, :2].sum()) if counts[1 + row, 0] != BELOW else BELOW
@@ -299,11 +285,11 @@ def _worst(nights: Sequence[_Counted], name: str, alarms: SeasonRate) -> tuple[s
 
 def _without_recurrent(nights: Sequence[_Counted], outputs: Path) -> SeasonRate | None:
     """Rate of the candidates that no other night has within 1 px."""
-    found = [(one, candidate_pixels(outputs / one.record.path / "candidates.ecsv", one.shape)) for one in nights]
+    found = [(one, candidate_pixels(outputs / one.record.path / "candidates.ecsv", one.record.shape)) for one in nights]
     listed = [(one, np.array(pixels, int).reshape(-1, 2)) for one, pixels in found if pixels is not None]
     if len(listed) < 2:
         return None
-    ny, nx = listed[0][0].shape
+    ny, nx = listed[0][0].record.shape
     near = np.zeros((ny + 2, nx + 2), np.int32)  # nights with a candidate within 1 px
     steps = np.stack(np.meshgrid([0, 1, 2], [0, 1, 2]), axis=-1).reshape(-1, 2)
     for _, pixels in listed:

@@ -27,10 +27,10 @@ def follow_telegraph(records: Sequence[NightRecord], outputs: Path) -> Table:
         listed on so many. The most frequent first. A night on which it was up once is none that lists it.
     """
     listing = (record for record in records if record.published and TELEGRAPH in record.sha256)
-    published = [record for record in listing if record.shape and record.frames]
+    published = [record for record in listing if any(record.shape) and record.frames]
     none = np.zeros((0, len(COLUMNS)))
     lists, looked = [np.insert(none, len(COLUMNS), 0, axis=1)], 0
-    ny, nx = published[-1].shape or (1, 1) if published else (1, 1)
+    ny, nx = published[-1].shape if published else (1, 1)
     for record in published:
         if (record.instrument, record.shape) == (published[-1].instrument, (ny, nx)):
             with suppress(OSError, ValueError):

@@ -13,21 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from sla1tools import published
 from sla1tools.candidates.criteria import CUTS
 from sla1tools.frames.sessions import cards
-from sla1tools.parameters import MOST_SIDE
-from sla1tools.published import (
-    FAILED,
-    MANIFEST,
-    Completeness,
-    Limits,
-    Manifest,
-    MasterCards,
-    StarImage,
-    Summary,
-    read_json,
-    read_manifest,
-)
+from sla1tools.published import FAILED, MANIFEST, MasterCards
 from sla1tools.text import is_text, printable, shown
 
 SENSOR_KEYS = ("frame_shape", "dark_exposure", "scale_due_to_padding", "scale_due_to_gain")
@@ -148,7 +137,7 @@ class NightRecord:
     instrument: str = ""
     chip: tuple = ()
     sha256: Mapping[str, str] = field(default_factory=dict)
-    star: StarImage | None = None
+    star: published.StarImage | None = None
     seen_on_known: set[tuple[int, int]] | None = None
     expected: dict[str, float] = field(default_factory=dict)
     changes: Any = None
@@ -159,12 +148,10 @@ class NightRecord:
         return not self.path.startswith(FAILED)
 
     @property
-    def shape(self) -> tuple[int, int] | None:
-        """Rows and columns of its frames; None where the manifest does not tell."""
-        shape = self.parameters.get("frame_shape")
-        if isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and 0 < n <= MOST_SIDE for n in shape):
-            return shape[0], shape[1]
-        return None
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of its frames; (0, 0) where the manifest does not tell."""
+        ny, nx = self.parameters.get("frame_shape", (0, 0))
+        return ny, nx
 
     def outside(self, metric: Metric) -> bool:
         """Whether its value lies outside the limits that the nights before it set."""
@@ -199,11 +186,12 @@ def read_nights(outputs: str | Path) -> list[NightRecord]:
 
 def _record(outputs: Path, path: Path) -> NightRecord:
     folder, failed = outputs / path, path.parts[0] == FAILED
-    read: dict[str, Any] = {MANIFEST: read_manifest(folder)}
+    read: dict[str, Any] = {MANIFEST: published.read_manifest(folder)}
     if not failed:
-        read |= {"summary.json": read_json(folder / "summary.json", Summary), MASTER: _read_cards(folder / MASTER)}
+        summary = published.read_json(folder / "summary.json", published.Summary)
+        read |= {"summary.json": summary, MASTER: _read_cards(folder / MASTER)}
     damaged = [name for name, found in read.items() if found is None]
-    manifest = read[MANIFEST] or Manifest(outputs={})
+    manifest = read[MANIFEST] or published.Manifest(outputs={})
     master = read.get(MASTER) or NO_CARDS
     date, time, name = path.parts[-3:]
     here = f"{os.path.join(time, name)}: "  # ends the capture folder, which some reasons begin with
@@ -235,19 +223,16 @@ def _read_cards(path: Path) -> MasterCards | None:
 
 def _checked(values: Mapping[str, str]) -> MasterCards | None:
     with suppress(ValueError):
-        return MasterCards.model_validate(
-            {key: text[:19] if key == "DATE-BEG" else text for key, text in values.items()}
-        )
+        return MasterCards.model_validate({**values, "DATE-BEG": values.get("DATE-BEG", "")[:19] or None})
     return None
 
 
-def _fill(record: NightRecord, summary: Summary, master: MasterCards) -> None:
-    criterion = str(record.parameters.get("criterion"))
-    alarms = summary.false_alarms_per_frame.get(criterion, Limits())
-    flux = summary.completeness.get(criterion, Completeness()).flux_50
-    point = summary.operating_point.get(criterion)
+def _fill(record: NightRecord, summary: published.Summary, master: MasterCards) -> None:
+    criterion, (ny, nx) = record.parameters.get("criterion", ""), record.shape
+    alarms = summary.false_alarms_per_frame.get(criterion, published.Limits())
+    flux = summary.completeness.get(criterion, published.Completeness()).flux_50
+    point = summary.operating_point.get(criterion) or published.OperatingPoint()
     record.frames = len(summary.frames.used)
-    ny, nx = record.shape or (0, 0)
     record.seen_on_known = None if alarms.known is None else {(x, y) for x, y in alarms.known if x < nx and y < ny}
     told = {name: limits.gaussian_expectation for name, limits in summary.false_alarms_per_frame.items()}
     record.expected = {name: expected for name, expected in told.items() if expected is not None}
@@ -263,8 +248,7 @@ def _fill(record: NightRecord, summary: Summary, master: MasterCards) -> None:
     for name, block in (("alarms", alarms), ("flux_50", flux)):
         if block.low is not None and block.high is not None:
             record.intervals[name] = block.low, block.high
-    if point:
-        record.recommended = tuple(f"{name} {shown(value)}" for name, value in point.cuts.items())
+    record.recommended = tuple(f"{name} {shown(value)}" for name, value in point.cuts.items())
 
 
 def control_limits(values: Sequence[float]) -> tuple[float, float] | None:
