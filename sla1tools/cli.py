@@ -131,7 +131,8 @@ def main(ctx: click.Context, verbose: bool) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     # Before numpy: its threads wait for one another, at several times the cost of the work, wherever cores are shared.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     if not verbose:
         logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it says of a failure is told by us
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -248,7 +248,10 @@ def _measure(parameters: Parameters) -> Measurement:
 def handed_over(parameters: Parameters) -> Measurement | None:
     """Load the measurement that a run left for its notebooks; None where there is none (any more)."""
     folder = Path(parameters.products_directory or "")
-    return stored(Measurement, folder) if parameters.products_directory and folder.is_dir() else None
+    if not (parameters.products_directory and folder.is_dir()):
+        return None
+    left = stored(Measurement, folder)
+    return replace(left, capture=replace(left.capture, parameters=parameters))
 
 
 def _located(source) -> Path:

@@ -15,7 +15,7 @@ from sla1tools.show.tables import shown
 from sla1tools.simulate.night import TRUTH_NAME
 from sla1tools.simulate.scores import truth_scores as score_classes
 
-CALIBRATED_PIXELS = 2_000_000
+CALIBRATED_PIXELS = 1_000_000
 
 
 def verdicts(capture) -> HTML:
@@ -48,35 +48,34 @@ def calibration(night: Measurement) -> tuple[Table, np.ndarray]:
     Returns
     -------
     widths : Table
-        `level` (electrons), `pixels`, `std`, `mad` (1.4826 times the median absolute deviation); ten groups of equal
-        size of unflagged pixels.
-    scaled : array
-        Residual over noise of those pixels.
+        `level` (electrons), `pixels` of all frames, `std`, `mad` (1.4826 times the median absolute deviation); ten
+        groups of equal size of unflagged pixels.
+    scaled : (N, n) array
+        Residual over noise of those pixels in each frame.
 
     Notes
     -----
-    Some whole rows of every frame, about two million pixels in all. Pixels are grouped by their neighbours' level, for
+    Some whole rows of every frame, about a million pixels in all. Pixels are grouped by their neighbours' level, for
     their own holds their own noise. Codes of coarse steps would let the median jump from step to step: residuals are
     dithered by a step, and their noise is given that much more.
     """
     frames, (ny, nx) = night.capture.frames, night.capture.shape
     rows = slice(None, None, max(1, ny * nx * len(frames) // CALIBRATED_PIXELS))
     good, around = (night.dark.classes.dq == 0)[rows], _neighbor_level(night.dark.reference.master[rows])
-    rng, step = np.random.default_rng(0), night.audit.step * night.dark.scale
+    rng, step, level = np.random.default_rng(0), night.audit.step * night.dark.scale, around[good]
     parts = []
     for frame in frames:
         counts, where = frame.rows(0, ny)[rows], np.s_[rows, :]
         residual = night.dark.residual(counts, "leave_one_out", where) + step * rng.uniform(-0.5, 0.5, counts.shape)
         sigma = np.hypot(night.dark.sigma(counts, where, "leave_one_out"), step / np.sqrt(12))
         parts.append((residual / sigma)[good])
-    scaled, level = np.concatenate(parts), np.tile(around[good], len(frames))
-    table = []
+    scaled, table = np.stack(parts), []
     for group in np.array_split(np.argsort(level, kind="stable"), 10):
-        values = scaled[group]
-        if len(values):
+        values = scaled[:, group]
+        if values.size:
             mad = 1.4826 * np.median(np.abs(values - np.median(values)))
             middle = float(np.median(level[group])) * night.dark.scale
-            table.append((middle, len(values), float(values.std()), float(mad)))
+            table.append((middle, values.size, float(values.std()), float(mad)))
     return Table(rows=table or None, names=("level", "pixels", "std", "mad"), dtype=[float, int, float, float]), scaled
 
 
@@ -164,7 +163,7 @@ def truth_scores(night: Measurement) -> HTML:
         return HTML(
             "<p>A real night: there is no truth to compare with. Simulated nights print precision and recall here.</p>"
         )
-    scores = score_classes(night.dark.classes.dq, Table.read(path, format="ascii.ecsv"))
+    scores = score_classes(night.dark.classes.dq, Table.read(path, format="ascii.fast_basic"))
     for name in ("recall", "precision"):
         scores[name].info.format = ".2f"
     return shown(scores)
@@ -176,7 +175,7 @@ def hits_per_frame(night: Measurement) -> dict[str, np.ndarray]:
     return {"all hits": night.per_frame(night.hits), "tracks": night.per_frame(tracks)}
 
 
-def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> HTML:
+def lacosmic(night: Measurement, k: int = 0, side: int = 256) -> HTML:
     """Run L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) on the middle of a frame's residual, bare and with stars.
 
     The stars, 5000 e- of the night's PSF, lie on a grid of 32 px; one counts as flagged if any of the 3x3 pixels at
@@ -186,7 +185,7 @@ def lacosmic(night: Measurement, k: int = 0, side: int = 512) -> HTML:
 
     y0, x0 = (max(0, (size - side) // 2) for size in night.capture.shape)
     middle = night.residual(k, "leave_one_out")[y0 : y0 + side, x0 : x0 + side].astype(np.float32)
-    noise = night.dark.median_noise
+    noise = night.summary["dark"]["noise"]
     places = [(y, x) for y in range(16, middle.shape[0] - 16, 32) for x in range(16, middle.shape[1] - 16, 32)]
     starred = middle.copy()
     star = 5000 * psf_of(night.parameters).images(np.array([0.2]), np.array([-0.3]))[0, 0]

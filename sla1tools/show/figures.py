@@ -144,12 +144,6 @@ def color_bar(ax, colors: ScalarMappable, label: str, share: float = 1.0, **kwar
     ax.figure.colorbar(colors, cax=place, label=label, **kwargs)
 
 
-def _show_pixels(ax, image: np.ndarray, colors: ScalarMappable, extent: tuple[float, ...]) -> None:
-    """Draw an image pixel by pixel, coloured as it is: matplotlib would colour every dot of the page."""
-    shown = colors.to_rgba(np.ma.masked_invalid(image), bytes=True)
-    ax.imshow(shown, origin="lower", extent=extent, interpolation="nearest")
-
-
 def nothing(text: str) -> HTML:
     """Say that there is nothing to draw."""
     return HTML(f"<p>{html.escape(text)}</p>")
@@ -179,7 +173,9 @@ def maps(images: dict[str, tuple[np.ndarray, str]]) -> Drawing:
         small = block_medians(np.asarray(image), min(block, image.shape[0]), min(block, image.shape[1]))
         vmin, vmax = percentile_limits(small)
         colors = ScalarMappable(ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.3)), MAP)
-        _show_pixels(ax, small, colors, (-0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5))
+        shown = colors.to_rgba(np.ma.masked_invalid(small), bytes=True)  # before it has as many dots as the page
+        extent = (-0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5)
+        ax.imshow(shown, origin="lower", extent=extent, interpolation="nearest")
         color_bar(ax, colors, label)
         ax.set(title=title, xlabel="x, column [px]", ylabel="y, row [px]")
     return figure
@@ -195,7 +191,9 @@ def class_map(dq: np.ndarray, classes: dict[str, int]) -> Drawing | HTML:
     classes : dict
         Name → bit, for the classes to draw.
     """
-    present = {name: bit for name, bit in classes.items() if (dq & bit).any()}
+    flagged = np.flatnonzero(dq)
+    bits = dq.ravel()[flagged]
+    present = {name: bit for name, bit in classes.items() if (bits & bit).any()}
     if not present:
         return nothing("No pixel is flagged.")
     columns = min(4, len(present))
@@ -206,7 +204,7 @@ def class_map(dq: np.ndarray, classes: dict[str, int]) -> Drawing | HTML:
     for ax in axes.flat[len(present) :]:
         ax.axis("off")
     for ax, (name, bit) in zip(axes.flat, present.items(), strict=False):
-        y, x = np.divmod(np.flatnonzero(dq & bit), dq.shape[1])
+        y, x = np.divmod(flagged[bits & bit != 0], dq.shape[1])
         size = 12 if len(x) < 100 else 2 if len(x) < 3000 else 0.2
         ax.scatter(x, y, s=size, clip_on=False, color=HELD_OUT, linewidths=0, rasterized=True)
         ax.set(
@@ -322,11 +320,11 @@ def montage(
     for i in range(shown):
         left, bottom = (i % columns) * cell, (rows - 1 - i // columns) * cell
         sheet[bottom : bottom + STAMP_SIZE, left : left + STAMP_SIZE] = stamps[i]
-        ax.add_patch(Rectangle((left, bottom), STAMP_SIZE, STAMP_SIZE, **BEYOND_EDGE))
+        if np.isnan(stamps[i]).any():
+            ax.add_patch(Rectangle((left, bottom), STAMP_SIZE, STAMP_SIZE, **BEYOND_EDGE))
         text = captions[i].replace(" around ", "\n")
         ax.text(left, bottom + STAMP_SIZE + 0.15, text, va="bottom", parse_math=False)
-    colors = ScalarMappable(norm, "gray")
-    _show_pixels(ax, sheet, colors, (0, columns * cell, 0, rows * cell))
+    colors = ax.pcolormesh(np.ma.masked_invalid(sheet), cmap="gray", norm=norm)
     ax.axis("off")
     color_bar(ax, colors, "residual [e-]", min(1.0, 1 / rows + 0.1), ticks=_ticks_apart(norm))
     hidden = f" ({shown} of {len(stamps):,} shown)" if shown < len(stamps) else ""

@@ -35,16 +35,13 @@ def truth_scores(dq: np.ndarray, truth: Table) -> Table:
         that are flagged) and `precision` (share of the flagged that are of this kind, or of another that does what
         the class says: telegraph pixels are noisy too); NaN for no pixels.
     """
-    kind, y, x = np.asarray(truth["kind"]), np.asarray(truth["y"]), np.asarray(truth["x"])
+    kind, flat, some = np.asarray(truth["kind"]), dq.ravel(), dq[dq != 0]
+    place = np.asarray(truth["y"]) * dq.shape[1] + np.asarray(truth["x"])
     rows = []
     for flag, kinds in _KIND.items():
-        flagged = dq & flag != 0
-        own = np.zeros(dq.shape, bool)
-        own[y[kind == kinds[0]], x[kind == kinds[0]]] = True
-        behind = np.zeros(dq.shape, bool)
-        behind[y[np.isin(kind, kinds)], x[np.isin(kind, kinds)]] = True
-        n_true, n_flagged = int(own.sum()), int(flagged.sum())
-        recall = (flagged & own).sum() / n_true if n_true else np.nan
-        precision = (flagged & behind).sum() / n_flagged if n_flagged else np.nan
-        rows.append((name_of(flag), kinds[0], n_true, n_flagged, float(recall), float(precision)))
+        own, behind = flat[np.unique(place[kind == kinds[0]])], flat[np.unique(place[np.isin(kind, kinds)])]
+        n_true, n_flagged = len(own), np.count_nonzero(some & flag)
+        recall = np.count_nonzero(own & flag) / n_true if n_true else np.nan
+        precision = np.count_nonzero(behind & flag) / n_flagged if n_flagged else np.nan
+        rows.append((name_of(flag), kinds[0], n_true, n_flagged, recall, precision))
     return Table(rows=rows, names=("class", "kind", "n_true", "n_flagged", "recall", "precision"))

@@ -28,9 +28,10 @@ from sla1tools.candidates.selection import first_failed
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import read_parameters, save_setting, to_yaml
 from sla1tools.show.explorer import payload as gallery
+from sla1tools.show.explorer import widget
 from sla1tools.show.explorer.payload import Exhibit
 from sla1tools.show.explorer.widget import Explorer, chosen
-from sla1tools.show.pages import export_html
+from sla1tools.show.pages import GALLERY_MIME, export_html
 
 FRAMES = frame_names(10)
 FLOORS = Floors(120.0, 4.0)
@@ -611,6 +612,15 @@ def test_static_mode_is_a_contact_sheet(opened, leaders, injections):
     watched = opened(explorer)
     assert watched.page.locator("img").count() == 1
     assert watched.page.locator(".sla1-gallery, input, select").count() == 0
+
+
+def test_a_run_makes_no_widget_which_would_be_dead_with_its_kernel(leaders, injections, monkeypatch):
+    for folder, alive in ((None, True), ("/handed/over", False)):
+        shown = []
+        monkeypatch.setattr(widget, "display", lambda data, raw, shown=shown: shown.append(data))
+        explorer_of(leaders, injections, parameters(products_directory=folder), FRAMES, FLOORS)._ipython_display_()
+        assert ["application/vnd.jupyter.widget-view+json" in data for data in shown] == [False, True][: 1 + alive]
+        assert GALLERY_MIME in shown[0]
 
 
 @pytest.mark.parametrize("width", [390, 1100])

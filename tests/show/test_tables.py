@@ -102,7 +102,7 @@ def test_a_sound_night_is_calibrated_however_coarse_its_codes(tmp_path, step, no
     widths, scaled = characterization.calibration(night)
     for width in (widths["mad"], widths["std"]):
         np.testing.assert_allclose(width, 1, atol=0.02)
-    assert len(scaled) == 10 * np.count_nonzero(night.dark.classes.dq == 0), "every frame"
+    assert scaled.size == 10 * np.count_nonzero(night.dark.classes.dq == 0), "every frame"
 
 
 def test_a_noise_that_is_wrong_shows_in_the_widths(night):

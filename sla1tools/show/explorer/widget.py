@@ -59,7 +59,7 @@ class Explorer:
         In one output other converters would take the widget, and show nothing where it is dead.
         """
         display(self._repr_mimebundle_(), raw=True)
-        if self.parameters.interactive:
+        if self.parameters.interactive and not self.parameters.products_directory:  # a run's kernel is gone after it
             alive = self.widget._repr_mimebundle_() | {"text/plain": "Sliders live in JupyterLab, and in the report."}
             display(alive, raw=True)
 
