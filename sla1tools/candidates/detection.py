@@ -16,7 +16,7 @@ from sla1tools.candidates.rows import PSF_COLUMNS, Floors, measured
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.noise import residual_factor
-from sla1tools.darks.reference import Reference
+from sla1tools.darks.reference import Reference, pixels_at
 from sla1tools.parameters import Parameters
 
 NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel
@@ -72,8 +72,9 @@ class FirstLook:
 
     def near(self, residual: np.ndarray, snr_floor: float) -> np.ndarray:
         """Tell which pixels, or a neighbour of which, may belong to a fit above the floor, (ny, nx) bool."""
-        y, x = np.divmod(np.flatnonzero(self.matched(residual) > self.share * snr_floor), residual.shape[1])
-        ny, nx = residual.shape
+        (ny, nx), least = residual.shape, self.share * snr_floor
+        bright = np.concatenate([(snr > least).ravel() for snr in self.matched(residual)])
+        y, x = np.divmod(np.flatnonzero(bright), nx)
         near = self.known.copy()
         for dy in (-1, 0, 1):
             for dx in (-1, 0, 1):
@@ -86,6 +87,7 @@ def detect(
     first_look: FirstLook,
     frame: str,
     counts: np.ndarray,
+    residual: np.ndarray,
     reference: Reference,
     floors: Floors,
     parameters: Parameters,
@@ -103,6 +105,8 @@ def detect(
         The frame's name, for its column.
     counts : (ny, nx) uint16 array
         The frame's raw counts.
+    residual : (ny, nx) float64 array
+        Of them, in electrons (`DarkModel.residual`).
     reference : {'leave_one_out', 'all', 'outside'}
         What the frame is compared with.
     floors : Floors
@@ -119,15 +123,15 @@ def detect(
         Where more than `most` were found, `meta["found"]` is their number and `meta["counted"]` how many of them are
         candidates, by criterion, as far as that is known without a fit.
     """
-    residual = dark.residual(counts, reference)
-    near = first_look.near(residual.astype(np.float32), floors.snr)
+    near = first_look.near(residual, floors.snr)
     y, x, neighbor_min = leading_pixels(residual, near | (residual > floors.peak), parameters.neighbors)
     psf = psf_of(parameters)
 
     def around(y, x) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         places = stamp_places(y, x, counts.shape)
-        valid = cut_stamps(first_look.usable, y, x, False) & (counts[places] < parameters.top_code)
-        return cut_stamps(residual, y, x), dark.sigma(counts[places], places, reference), valid
+        own = pixels_at(counts, places)
+        valid = cut_stamps(first_look.usable, y, x, False) & (own < parameters.top_code)
+        return cut_stamps(residual, y, x), dark.sigma(own, places, reference), valid
 
     if most < len(y) <= LOOKED_AT_AGAIN * most:
         reach = greatest_snr(*around(y, x), psf) > grid_share(psf) * floors.snr
@@ -176,16 +180,16 @@ def _count(table: Table, parameters: Parameters) -> dict[str, int]:
 
 
 def stamp_places(y, x, shape):
-    """Rows and columns of stamps, (n, 5, 5) each, cut to the frame: what lies beyond is masked by its caller."""
+    """Rows (n, 5, 1) and columns (n, 1, 5) of stamps, cut to the frame: what lies beyond is masked by its caller."""
     reach = np.arange(-STAMP_RADIUS, STAMP_RADIUS + 1)
     rows = np.clip(y[:, None, None] + reach[:, None], 0, shape[0] - 1)
     columns = np.clip(x[:, None, None] + reach, 0, shape[1] - 1)
-    return np.broadcast_arrays(rows, columns)
+    return rows, columns
 
 
-def find_hits(dark: DarkModel, frame: str, counts: np.ndarray, reference: Reference, sigma: np.ndarray) -> Table:
+def find_hits(dark: DarkModel, frame: str, residual: np.ndarray, sigma: np.ndarray) -> Table:
     """Find the cosmic-ray-like hits of one frame over `sigma`, which is `dark.level_sigma`; see `hits.cosmic_rays`."""
-    hits = cosmic_rays(dark.residual(counts, reference), sigma, dark.classes.dq)
+    hits = cosmic_rays(residual, sigma, dark.classes.dq)
     hits["frame"] = np.full(len(hits), frame)
     return hits
 
@@ -232,10 +236,12 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     looks = {reference: look.over(dark, reference) for reference in parts}
     for k, name in enumerate(capture.names):
         counts = capture.rows(k, 0, capture.shape[0])
-        hits.append(find_hits(dark, name, counts, "leave_one_out", sigma))
         before = floors
         for reference, tables in parts.items():
-            found = (dark, looks[reference], name, counts, reference)
+            residual = dark.residual(counts, reference)
+            if reference == "leave_one_out":
+                hits.append(find_hits(dark, name, residual, sigma))
+            found = (dark, looks[reference], name, counts, residual, reference)
             table = detect(*found, floors, parameters, most)
             while "found" in table.meta and floors != floors.raised(1.5, parameters):
                 floors = floors.raised(1.5, parameters)

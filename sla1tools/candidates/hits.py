@@ -6,9 +6,11 @@ A muon's spot cannot be told from a star two pixels wide, so a hit is a count to
 import numpy as np
 from astropy import units
 from astropy.table import Table
-from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from sla1tools.darks.classes import BLOCKING
+from sla1tools.darks.reference import bands
 
 FAINT_SIGMA = 3.0  # pixels that belong to a hit
 PEAK_SIGMA = 6.0  # what its brightest pixel must exceed
@@ -35,11 +37,12 @@ def cosmic_rays(residual: np.ndarray, sigma: np.ndarray, dq: np.ndarray) -> Tabl
         the brightest, `pixels`, `length` (px, from end to end), `signal` (sum), `peak_snr`, `track` (four or more
         pixels long and two and a half times as long as wide; the others are spots); no rows where there is none.
     """
-    bright = (residual > FAINT_SIGMA * sigma) & (dq & BLOCKING == 0)
-    labels, _ = ndimage.label(bright, np.ones((3, 3)))
-    y, x = np.divmod(np.flatnonzero(bright), bright.shape[1])
-    group, signal = labels[y, x], residual[y, x]
-    snr = signal / sigma[y, x]
+    bright = [(residual[rows] > FAINT_SIGMA * sigma[rows]).ravel() for rows in bands(len(residual))]
+    places = np.flatnonzero(np.concatenate(bright))
+    places = places[dq.take(places) & BLOCKING == 0]
+    y, x = np.divmod(places, residual.shape[1])
+    group, signal = _touching(y, x), residual.take(places)
+    snr = signal / sigma.take(places)
     sizes = np.bincount(group)
     peaks = np.zeros(len(sizes))
     np.maximum.at(peaks, group, snr)
@@ -53,6 +56,17 @@ def cosmic_rays(residual: np.ndarray, sigma: np.ndarray, dq: np.ndarray) -> Tabl
         name: np.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(zip(names, types, strict=True))
     }
     return Table(columns, units={"x": units.pix, "y": units.pix, "length": units.pix})
+
+
+def _touching(y, x) -> np.ndarray:
+    """Number the groups of touching pixels in the order of their first, (n,) int; pixels are in the order of rows."""
+    width, n = x.max(initial=0) + 2, len(x)  # the ends of two rows do not touch
+    place, pairs = y * width + x, []
+    for step in (1, width - 1, width, width + 1):
+        at = np.minimum(np.searchsorted(place, place + step), n - 1)
+        pairs.append(np.stack([np.arange(n), at])[:, place[at] == place + step])
+    links = coo_array((np.ones(sum(pair.shape[1] for pair in pairs), bool), np.concatenate(pairs, axis=1)), (n, n))
+    return connected_components(links, directed=False)[1]
 
 
 def _describe(y, x, signal, snr):

@@ -3,6 +3,8 @@
 import numpy as np
 from astropy.table import Column, Table
 
+from sla1tools.darks.reference import pixels_at
+
 STAMP_RADIUS = 2
 STAMP_SIZE = 2 * STAMP_RADIUS + 1
 _EDGES = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -77,12 +79,12 @@ def leading_pixels(residual: np.ndarray, asked: np.ndarray, neighbors: int = 4):
     """
     # numpy lists the places of a flat array many times faster than those of a plane
     y, x = np.divmod(np.flatnonzero(asked), residual.shape[1])
-    (ny, nx), peak = residual.shape, residual[y, x]
+    (ny, nx), peak = residual.shape, pixels_at(residual, (y, x))
     leads = ~np.isnan(peak)
     neighbor_min = np.full(len(peak), np.inf)
     for dy, dx in OFFSETS[neighbors]:
         inside = (y + dy >= 0) & (y + dy < ny) & (x + dx >= 0) & (x + dx < nx)
-        value = residual[np.where(inside, y + dy, 0), np.where(inside, x + dx, 0)]
+        value = pixels_at(residual, (np.where(inside, y + dy, 0), np.where(inside, x + dx, 0)))
         leads &= ~(inside & (value > peak))
         np.fmin(neighbor_min, value, out=neighbor_min, where=inside)
     return y[leads], x[leads], neighbor_min[leads]
@@ -116,12 +118,11 @@ def cut_stamps(image: np.ndarray, y, x, fill=np.nan, radius: int = STAMP_RADIUS)
             [0, 1, 2],
             [0, 3, 4]]])
     """
-    ny, nx = image.shape
-    reach = np.arange(-radius, radius + 1)
+    (ny, nx), reach = image.shape, np.arange(-radius, radius + 1)
     rows = np.asarray(y)[:, None, None] + reach[:, None]
     columns = np.asarray(x)[:, None, None] + reach
-    inside = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
-    return np.where(inside, image[np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)], fill)
+    inside = ((rows >= 0) & (rows < ny)) & ((columns >= 0) & (columns < nx))
+    return np.where(inside, pixels_at(image, (rows.clip(0, ny - 1), columns.clip(0, nx - 1))), fill)
 
 
 def caption(x: int, y: int, peak: float, shape: tuple[int, int]) -> str:

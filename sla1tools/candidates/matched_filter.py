@@ -3,17 +3,19 @@
 Inside, arrays are (25, n), stamps last: numpy adds up a few long rows several times faster than many short ones.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import as_psf, hermite_profiles
+from sla1tools.darks.reference import bands
 
 POSITION_BOUND = 1.0  # a fitted star stays within it of the stamp's centre, along x and along y, px
 GRID_STEP = POSITION_BOUND / 5
 CENTRE = STAMP_SIZE**2 // 2
-CHUNK = 512
+CHUNK = 1024
 
 _BLAS_COLUMNS = 64
 _FILTER_ROWS = 64  # such a tile stays in a core's cache
@@ -88,30 +90,30 @@ class MatchedFilter:
         power = _separable(np.pad(self._weights, len(self._profile) // 2), self._profile**2)
         self._norm = np.where(use, 1 / np.sqrt(np.where(use, power, 1)), np.float32(np.nan))
 
-    def __call__(self, residual) -> np.ndarray:
+    def __call__(self, residual) -> Iterator[np.ndarray]:
         """Filter a frame.
 
         Parameters
         ----------
-        residual : (ny, nx) float32 array
+        residual : (ny, nx) float array
             Electrons; finite, and not changed.
 
-        Returns
-        -------
-        snr : (ny, nx) float32 array
-            Pixels beyond the edge do not count; NaN where the pixel itself is not valid.
+        Yields
+        ------
+        snr : (at most 64, nx) float32 array
+            Of one band of rows after the other. Pixels beyond the edge do not count; NaN where the pixel itself is not
+            valid.
         """
         ny, nx = residual.shape
         half = len(self._profile) // 2
-        snr = np.empty(residual.shape, np.float32)
-        for top in range(0, ny, _FILTER_ROWS):
-            first, stop = max(top - half, 0), min(top + _FILTER_ROWS, ny)
-            rows = slice(first, min(stop + half, ny))
-            tile = np.zeros((stop - top + 2 * half, nx + 2 * half), np.float32)
-            inside = tile[first - top + half : rows.stop - top + half, half:-half]
-            np.multiply(residual[rows], self._weights[rows], out=inside)
-            np.multiply(_separable(tile, self._profile), self._norm[top:stop], out=snr[top:stop])
-        return snr
+        for band in bands(ny, _FILTER_ROWS):
+            rows = slice(max(band.start - half, 0), min(band.stop + half, ny))
+            tile = np.zeros((band.stop - band.start + 2 * half, nx + 2 * half), np.float32)
+            inside = tile[rows.start - band.start + half : rows.stop - band.start + half, half:-half]
+            np.multiply(residual[rows].astype(np.float32), self._weights[rows], out=inside)
+            snr = _separable(tile, self._profile)
+            snr *= self._norm[band]
+            yield snr
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,7 @@ from sla1tools.darks.noise import (
     pixel_statistics,
     residual_factor,
 )
-from sla1tools.darks.reference import BAND_ROWS, DarkReference, Reference, middle_counts
+from sla1tools.darks.reference import DarkReference, Reference, bands, middle_counts, pixels_at
 from sla1tools.errors import NightError
 
 
@@ -102,8 +102,8 @@ class DarkModel:
         reference : {'leave_one_out', 'all', 'outside'}
             What the residual was taken against; a frame from outside is judged by all frames.
         """
-        maps = (self.mean[where], self.variance[where], self.prior[where])
-        return self.noise_model.held_out_sigma(counts, *maps, reference) * np.float32(self.scale)
+        mean, variance, prior = (pixels_at(own, where) for own in (self.mean, self.variance, self.prior))
+        return self.noise_model.held_out_sigma(counts, mean, variance, prior, reference) * np.float32(self.scale)
 
 
 class PublishedDark(DarkModel):
@@ -218,8 +218,8 @@ def _combine(capture) -> tuple[PixelStatistics, DarkReference, np.ndarray]:
     """
     n, (ny, _), method = len(capture.frames), capture.shape, capture.parameters.combination_method
     parts, exact, levels = [], [], []
-    for top in range(0, ny, BAND_ROWS):
-        band = capture.band(top, min(top + BAND_ROWS, ny))
+    for rows in bands(ny):
+        band = capture.band(rows.start, rows.stop)
         parts.append(pixel_statistics(band))
         middle = middle_counts(band)
         exact.append(middle if method == "median" else band.sum(axis=0, dtype=np.uint32)[None])

@@ -100,7 +100,7 @@ def leaders_of(frame: ScienceFrame, witness: Witness) -> Table:
     """Every leader above the floor in S/N; `snr` is NaN where something that cannot be measured is."""
     field, psf = frame.field, psf_of(witness.parameters)
     look = FirstLook.of(witness.dark, "outside", psf, field.sigma)
-    near = look.near(field.electrons.astype(np.float32), witness.floors.snr)
+    near = look.near(field.electrons, witness.floors.snr)
     y, x, _ = leading_pixels(field.electrons, near, witness.parameters.neighbors)
     found, problems = measure(frame, x, y)
     lost = np.flatnonzero(problems != "")

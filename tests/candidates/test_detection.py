@@ -69,7 +69,8 @@ def fast_leaders(night, dark, k, reference):
     parameters = night.parameters
     look = FirstLook.of(dark, reference, psf_of(parameters))
     counts = night.rows(k, 0, night.shape[0])
-    return detect(dark, look, night.names[k], counts, reference, Floors.of(parameters, dark.median_noise), parameters)
+    residual, floors = dark.residual(counts, reference), Floors.of(parameters, dark.median_noise)
+    return detect(dark, look, night.names[k], counts, residual, reference, floors, parameters)
 
 
 def places(table):
@@ -349,7 +350,8 @@ def test_frames_and_model_are_not_changed(defective):
     counts = defective.rows(0, 0, 128).copy()
     before = counts.copy()
     look = FirstLook.of(dark, "leave_one_out", gaussian(2.0))
-    detect(dark, look, "a", counts, "leave_one_out", Floors(120.0, 4.0), defective.parameters)
+    residual = dark.residual(counts, "leave_one_out")
+    detect(dark, look, "a", counts, residual, "leave_one_out", Floors(120.0, 4.0), defective.parameters)
     np.testing.assert_array_equal(counts, before)
     for old, new in zip(kept, (dark.reference.exact, dark.mean, dark.variance, dark.classes.dq), strict=True):
         np.testing.assert_array_equal(old, new)

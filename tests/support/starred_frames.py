@@ -56,7 +56,8 @@ def frame_leaders(night, dark, k, floors):
     parameters = night.parameters
     look = FirstLook.of(dark, parameters.reference, psf_of(parameters))
     counts = night.rows(k, 0, night.shape[0])
-    return detect(dark, look, night.names[k], counts, parameters.reference, floors, parameters)
+    residual = dark.residual(counts, parameters.reference)
+    return detect(dark, look, night.names[k], counts, residual, parameters.reference, floors, parameters)
 
 
 def near(leaders, star):
