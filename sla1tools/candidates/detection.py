@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from astropy.table import Table, vstack
@@ -36,8 +37,9 @@ class FirstLook:
     ----------
     usable : (ny, nx) bool array
         Pixels that may enter a fit.
-    known : (ny, nx) bool array
-        Pixels of the list, which are looked at in any case: else none could be seen to have stopped, or to go on.
+    known : (n,) int array
+        Flat indices of the listed pixels, which are looked at in any case: else none could be seen to have stopped, or
+        to go on.
     matched : MatchedFilter
         With the noise that a pixel's level suggests.
     share : float
@@ -61,7 +63,7 @@ class FirstLook:
         share = min(NOISE_MARGIN * corner_share(psf), MOST_SHARE)
         # a fit may place its star on a pixel that it leaves out: the filter looks there too, at what is around it
         noise = np.where(usable, dark.level_sigma(reference) if sigma is None else sigma, BLIND)
-        known = dark.classes.dq & PixelClass.KNOWN != 0
+        known = np.flatnonzero(dark.classes.dq & PixelClass.KNOWN)
         return cls(usable, known, MatchedFilter(noise, np.ones_like(usable), psf.fwhm), share)
 
     def over(self, dark: DarkModel, reference: Reference) -> "FirstLook":
@@ -75,7 +77,8 @@ class FirstLook:
         (ny, nx), least = residual.shape, self.share * snr_floor
         bright = np.concatenate([(snr > least).ravel() for snr in self.matched(residual)])
         y, x = np.divmod(np.flatnonzero(bright), nx)
-        near = self.known.copy()
+        near = np.zeros(residual.shape, bool)
+        near.flat[self.known] = True
         for dy in (-1, 0, 1):
             for dx in (-1, 0, 1):
                 near[np.clip(y + dy, 0, ny - 1), np.clip(x + dx, 0, nx - 1)] = True
@@ -187,9 +190,9 @@ def stamp_places(y, x, shape):
     return rows, columns
 
 
-def find_hits(dark: DarkModel, frame: str, residual: np.ndarray, sigma: np.ndarray) -> Table:
-    """Find the cosmic-ray-like hits of one frame over `sigma`, which is `dark.level_sigma`; see `hits.cosmic_rays`."""
-    hits = cosmic_rays(residual, sigma, dark.classes.dq)
+def find_hits(dark: DarkModel, frame: str, residual: np.ndarray, reference: Reference) -> Table:
+    """Find the cosmic-ray-like hits of one frame over the noise that its level suggests; see `hits.cosmic_rays`."""
+    hits = cosmic_rays(residual, partial(dark.level_sigma, reference), dark.classes.dq)
     hits["frame"] = np.full(len(hits), frame)
     return hits
 
@@ -231,7 +234,7 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     floors, share = Floors.of(parameters, dark.median_noise), MOST_KEPT // (2 * len(capture.names))
     most = max(MOST_IN_FRAME, share)
     parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
-    hits, sigma = [], dark.level_sigma("leave_one_out")
+    hits = []
     look = FirstLook.of(dark, "leave_one_out", psf_of(parameters))
     looks = {reference: look.over(dark, reference) for reference in parts}
     for k, name in enumerate(capture.names):
@@ -240,7 +243,7 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
         for reference, tables in parts.items():
             residual = dark.residual(counts, reference)
             if reference == "leave_one_out":
-                hits.append(find_hits(dark, name, residual, sigma))
+                hits.append(find_hits(dark, name, residual, reference))
             found = (dark, looks[reference], name, counts, residual, reference)
             table = detect(*found, floors, parameters, most)
             while "found" in table.meta and floors != floors.raised(1.5, parameters):

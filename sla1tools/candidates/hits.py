@@ -3,6 +3,8 @@
 A muon's spot cannot be told from a star two pixels wide, so a hit is a count to hold against the muons expected.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from astropy import units
 from astropy.table import Table
@@ -20,13 +22,15 @@ TRACK_ELONGATION = 2.5
 MUONS_PER_CM2_SECOND = 2.5 / 30 / 2.25**2  # 2.5 in 30 s on 22.5 x 22.5 mm
 
 
-def cosmic_rays(residual: np.ndarray, sigma: np.ndarray, dq: np.ndarray) -> Table:
+def cosmic_rays(residual: np.ndarray, sigma: Callable, dq: np.ndarray) -> Table:
     """Find the cosmic-ray-like hits of one frame.
 
     Parameters
     ----------
-    residual, sigma : (ny, nx) arrays
-        Held-out residual of the frame and its 1 sigma, in one unit.
+    residual : (ny, nx) array
+        Held-out residual of the frame.
+    sigma : callable
+        Gives its 1 sigma, in the same unit, at an index: of rows, or of the rows and columns of pixels.
     dq : (ny, nx) uint16 array
         The night's DQ: pixels of a blocking class are not looked at.
 
@@ -37,12 +41,12 @@ def cosmic_rays(residual: np.ndarray, sigma: np.ndarray, dq: np.ndarray) -> Tabl
         the brightest, `pixels`, `length` (px, from end to end), `signal` (sum), `peak_snr`, `track` (four or more
         pixels long and two and a half times as long as wide; the others are spots); no rows where there is none.
     """
-    bright = [(residual[rows] > FAINT_SIGMA * sigma[rows]).ravel() for rows in bands(len(residual))]
+    bright = [(residual[rows] > FAINT_SIGMA * sigma((rows,))).ravel() for rows in bands(len(residual))]
     places = np.flatnonzero(np.concatenate(bright))
     places = places[dq.take(places) & BLOCKING == 0]
     y, x = np.divmod(places, residual.shape[1])
     group, signal = _touching(y, x), residual.take(places)
-    snr = signal / sigma.take(places)
+    snr = signal / sigma((y, x))
     sizes = np.bincount(group)
     peaks = np.zeros(len(sizes))
     np.maximum.at(peaks, group, snr)

@@ -137,7 +137,7 @@ class Darks:
         counts, usual = self._checked(frame), Floors.of(self.parameters, self.model.median_noise)
         floors = Floors(usual.peak if threshold is None else threshold, usual.snr if snr_min is None else snr_min)
         residual = self.model.residual(counts, "outside")
-        hits = find_hits(self.model, "", residual, self.model.level_sigma("outside"))
+        hits = find_hits(self.model, "", residual, "outside")
         leaders = detect(self.model, self._first_look, "", counts, residual, "outside", floors, self.parameters)
         flag_hits(leaders, hits)
         return leaders

@@ -3,7 +3,7 @@
 A frame's own flash must not classify the pixel it falls on: noisy and unstable pixels need more than one odd frame.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
 from functools import cache
@@ -70,6 +70,9 @@ BLOCKING = (
 them because telegraph noise lives there and few frames cannot rule it out. Warm pixels and offset columns only add a
 constant, which the reference removes, and a shot noise, which the model has. An edge cuts the stamp, no pixel.
 """
+
+ODD = PixelClass.METADATA | PixelClass.ZERO_VARIANCE | PixelClass.SATURATED
+"""Classes whose readings say nothing of the pixel: it is not classed by them as well."""
 
 
 def bits_of(excluded: Iterable[str]) -> int:
@@ -167,18 +170,20 @@ def classify(stack, evidence: Evidence) -> PixelClasses:
     tested below five frames. Constant pixels are not tested where more than one would be expected by chance; those
     constant at code 0 or at the rail are flagged in any case. Warm and hot are apart from each other.
     """
-    n, pixels = evidence.statistics.frames, evidence.level.size
-    excess = evidence.level - smooth_level(evidence.level)
-    spread = _level_spread(excess, evidence.prior, evidence.model)
-    chance_constant = _chance_constant(evidence.prior, n, evidence.step)
-    planes, telegraph = _planes(stack, evidence, excess, spread, chance_constant > 1)
-    dq = np.zeros(excess.shape, np.uint16)
-    for flag, plane in planes.items():
+    statistics, prior, model = evidence.statistics, evidence.prior, evidence.model
+    n, pixels = statistics.frames, prior.size
+    chance_constant = _chance_constant(prior, n, evidence.step)
+    dq, counts = np.zeros(prior.shape, np.uint16), {}
+    for flag, plane in _planes(stack, evidence, chance_constant > 1):
         dq |= plane * np.uint16(flag)
+        counts[name_of(flag)] = int(np.count_nonzero(plane))
+    telegraph = telegraph_pixels(stack.band, statistics, prior, model, stack.parameters.scale)
+    telegraph = telegraph[dq[telegraph["y"], telegraph["x"]] & ODD == 0]
+    dq[telegraph["y"], telegraph["x"]] |= np.uint16(PixelClass.UNSTABLE)
     enough = n >= LEAST_FRAMES
     return PixelClasses(
         dq=dq,
-        counts={name_of(flag): int(np.count_nonzero(plane)) for flag, plane in planes.items()},
+        counts=counts | {name_of(PixelClass.UNSTABLE): len(telegraph)},
         tested={"zero_variance": bool(chance_constant <= 1), "noisy": enough, "unstable": enough},
         expected_false={
             "zero_variance": chance_constant,
@@ -186,41 +191,40 @@ def classify(stack, evidence: Evidence) -> PixelClasses:
             "noisy": 1.0,
             "unstable": min(1.0, pixels * suspect_chance(pixels) * SPLIT_CHANCE),
         },
-        power=_power(n, pixels, evidence.model.prior_dof) if enough else {},
+        power=_power(n, pixels, model.prior_dof) if enough else {},
         telegraph=telegraph,
     )
 
 
-def _planes(stack, evidence, excess, spread, rails_only) -> tuple[dict[PixelClass, np.ndarray], Table]:
-    """Decide class by class which pixels are in it; `excess` and `spread` are the level's, in counts."""
+def _planes(stack, evidence: Evidence, rails_only: bool) -> Iterator[tuple[PixelClass, np.ndarray]]:
+    """Decide class by class, all but the unstable, which pixels are in it."""
     statistics, prior, model = evidence.statistics, evidence.prior, evidence.model
-    top_code, none = stack.parameters.top_code, np.zeros(excess.shape, bool)
-    edge = np.ones(excess.shape, bool)
-    edge[EDGE_WIDTH:-EDGE_WIDTH, EDGE_WIDTH:-EDGE_WIDTH] = False
-    constant = statistics.minimum == statistics.maximum
+    excess, top_code = smooth_level(evidence.level), stack.parameters.top_code
+    np.subtract(evidence.level, excess, out=excess)
+    spread = _level_spread(excess, prior, model)
+    plane = np.ones(excess.shape, bool)
+    plane[EDGE_WIDTH:-EDGE_WIDTH, EDGE_WIDTH:-EDGE_WIDTH] = False
+    yield PixelClass.EDGE, plane
+    odd = _metadata(statistics, excess, spread, prior)
+    yield PixelClass.METADATA, odd
+    yield PixelClass.KNOWN, np.zeros_like(odd) if stack.known is None else np.asarray(stack.known, bool)
+    plane = statistics.minimum == statistics.maximum
     if rails_only:
-        constant &= (statistics.minimum == 0) | (statistics.minimum >= top_code)
-    planes = {
-        PixelClass.EDGE: edge,
-        PixelClass.METADATA: _metadata(statistics, excess, spread, prior),
-        PixelClass.KNOWN: none if stack.known is None else np.asarray(stack.known, bool),
-        PixelClass.ZERO_VARIANCE: constant,
-        PixelClass.SATURATED: statistics.maximum >= top_code,
-    }
-    odd = planes[PixelClass.METADATA] | planes[PixelClass.ZERO_VARIANCE] | planes[PixelClass.SATURATED]
+        plane &= (statistics.minimum == 0) | (statistics.minimum >= top_code)
+    odd |= plane
+    yield PixelClass.ZERO_VARIANCE, plane
+    plane = statistics.maximum >= top_code
+    odd |= plane
+    yield PixelClass.SATURATED, plane
     lines = _columns_and_rows(excess, spread, evidence)
-    apart = excess - lines.distance
+    apart = np.subtract(excess, lines.distance, out=lines.distance)
     high = (apart > WARM_SIGMA * spread) & ~odd
-    planes[PixelClass.HOT] = high & (apart > HOT_NOISES * np.sqrt(np.median(prior[:: max(1, len(prior) // 256)])))
-    planes[PixelClass.WARM] = high & ~planes[PixelClass.HOT]
-    planes[PixelClass.COLUMN_ROW] = lines.odd
+    plane = high & (apart > HOT_NOISES * np.sqrt(np.median(prior[:: max(1, len(prior) // 256)])))
+    yield PixelClass.HOT, plane
+    yield PixelClass.WARM, high & ~plane
+    yield PixelClass.COLUMN_ROW, lines.odd
     few = statistics.frames < LEAST_FRAMES
-    planes[PixelClass.NOISY] = none if few else (_noisy(statistics, prior, model) | lines.noisy) & ~odd
-    telegraph = telegraph_pixels(stack.band, statistics, prior, model, stack.parameters.scale)
-    telegraph = telegraph[~odd[telegraph["y"], telegraph["x"]]]
-    planes[PixelClass.UNSTABLE] = none.copy()
-    planes[PixelClass.UNSTABLE][telegraph["y"], telegraph["x"]] = True
-    return planes, telegraph
+    yield PixelClass.NOISY, np.zeros_like(odd) if few else (_noisy(statistics, prior, model) | lines.noisy) & ~odd
 
 
 def _level_spread(excess, prior, model):

@@ -12,11 +12,10 @@ from sla1tools.darks.noise import (
     PixelStatistics,
     combined_variance,
     fit_noise_model,
-    join_statistics,
     pixel_statistics,
     residual_factor,
 )
-from sla1tools.darks.reference import DarkReference, Reference, bands, middle_counts, pixels_at
+from sla1tools.darks.reference import DarkReference, Reference, bands, middle_counts, middle_places, pixels_at
 from sla1tools.errors import NightError
 
 
@@ -88,7 +87,7 @@ class DarkModel:
     def level_sigma(self, reference: Reference, where=np.s_[:, :]) -> np.ndarray:
         """1-sigma of a residual that the pixel's level alone suggests, float32 electrons: (ny, nx), or at `where`."""
         factor = residual_factor(self.noise_model.frames, self.noise_model.method, reference)
-        return np.sqrt(self.prior[where] * np.float32(factor * self.scale**2))
+        return np.sqrt(pixels_at(self.prior, where) * np.float32(factor * self.scale**2))
 
     def sigma(self, counts: np.ndarray, where, reference: Reference) -> np.ndarray:
         """1-sigma in electrons of the residual of a frame's pixels, judged by the other frames.
@@ -216,13 +215,17 @@ def _combine(capture) -> tuple[PixelStatistics, DarkReference, np.ndarray]:
 
     The median for the average too: a bright star must not raise its own noise.
     """
-    n, (ny, _), method = len(capture.frames), capture.shape, capture.parameters.combination_method
-    parts, exact, levels = [], [], []
-    for rows in bands(ny):
+    n, shape, method = len(capture.frames), capture.shape, capture.parameters.combination_method
+    mean, variance = (np.empty(shape, np.float32) for _ in range(2))
+    minimum, maximum, level = (np.empty(shape, np.uint16) for _ in range(3))
+    whole = PixelStatistics(n, mean, variance, minimum, maximum)
+    kept, kind = (middle_places(n), np.uint16) if method == "median" else ((0,), np.uint32)
+    exact = np.empty((len(kept), *shape), kind)
+    for rows in bands(shape[0]):
         band = capture.band(rows.start, rows.stop)
-        parts.append(pixel_statistics(band))
-        middle = middle_counts(band)
-        exact.append(middle if method == "median" else band.sum(axis=0, dtype=np.uint32)[None])
-        levels.append(np.rint(DarkReference(n, "median", middle).master).astype(np.uint16))
-    reference = DarkReference(n, method, np.concatenate(exact, axis=1))
-    return join_statistics(parts), reference, np.concatenate(levels)
+        own, middle = pixel_statistics(band), middle_counts(band)
+        for name in ("mean", "variance", "minimum", "maximum"):
+            getattr(whole, name)[rows] = getattr(own, name)
+        exact[:, rows] = middle if method == "median" else band.sum(axis=0, dtype=np.uint32)
+        level[rows] = np.rint(DarkReference(n, "median", middle).master)
+    return whole, DarkReference(n, method, exact), level

@@ -6,7 +6,6 @@ variance of Smyth (2004, Stat. Appl. Genet. Mol. Biol. 3, 3), with outliers left
 Ann. Appl. Stat. 10, 946). Variances are in counts squared until the NOISE map.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -72,12 +71,6 @@ def pixel_statistics(band: np.ndarray) -> PixelStatistics:
         minimum=band.min(axis=0),
         maximum=band.max(axis=0),
     )
-
-
-def join_statistics(parts: Sequence[PixelStatistics]) -> PixelStatistics:
-    """Put the statistics of consecutive bands of one night together."""
-    maps = ("mean", "variance", "minimum", "maximum")
-    return PixelStatistics(parts[0].frames, *(np.concatenate([getattr(part, name) for part in parts]) for name in maps))
 
 
 def leave_one_out_variance(counts, mean, variance, n: int) -> np.ndarray:

@@ -19,7 +19,7 @@ def residual_with(pixels, shape=(64, 64), seed=1):
 
 
 def hits_of(residual, dq=NONE):
-    return cosmic_rays(residual, np.ones_like(residual), dq)
+    return cosmic_rays(residual, np.ones_like(residual).__getitem__, dq)
 
 
 def test_a_track_and_a_spot():
@@ -88,7 +88,7 @@ def test_finds_the_simulated_muons():
         defects = night.truth[(night.truth["frame"] == -1)]
         dq = np.zeros((256, 256), np.uint16)
         dq[defects["y"], defects["x"]] = PixelClass.KNOWN
-        hits = cosmic_rays(residual, night.noise_map * np.sqrt(1.4487), dq)
+        hits = cosmic_rays(residual, (night.noise_map * np.sqrt(1.4487)).__getitem__, dq)
         muons = night.truth[(night.truth["kind"] == "muon") & (night.truth["frame"] == 0)]
         where = {(row["y"], row["x"]): row["track"] for row in muons}
         struck = {where.get((row["y"], row["x"])) for row in hits}

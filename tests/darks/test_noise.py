@@ -9,7 +9,6 @@ from scipy import stats
 
 from sla1tools.darks.noise import (
     fit_noise_model,
-    join_statistics,
     leave_one_out_variance,
     median_variance,
     pixel_statistics,
@@ -77,14 +76,6 @@ def test_statistics_do_not_overflow_at_the_rail():
     statistics = pixel_statistics(band)
     assert statistics.variance[0, 0] == pytest.approx(65535**2 / 200)
     assert (statistics.variance.ravel()[1:] == 0).all()
-
-
-def test_bands_join_to_the_whole():
-    counts = gaussian_night(1, 4, (10, 8), np.full((10, 8), 1300.0))
-    whole = pixel_statistics(counts)
-    joined = join_statistics([pixel_statistics(counts[:, a:b]) for a, b in ((0, 3), (3, 9), (9, 10))])
-    for name in ("mean", "variance", "minimum", "maximum"):
-        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
 
 
 @given(bands)

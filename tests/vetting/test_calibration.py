@@ -136,7 +136,7 @@ def cut_hits(capture, dark):
         counts = capture.rows(k, 0, capture.shape[0])
         residual = dark.residual(counts, "leave_one_out")
         lit = binary_dilation(residual > 3 * sigma, np.ones((3, 3)))
-        for hit in find_hits(dark, "", residual, sigma):
+        for hit in find_hits(dark, "", residual, "leave_one_out"):
             x, y = int(hit["x"]), int(hit["y"])
             if 6 <= x < capture.shape[1] - 6 and 6 <= y < capture.shape[0] - 6:
                 where = np.s_[y - 4 : y + 5, x - 4 : x + 5]
