@@ -17,7 +17,7 @@ from sla1tools.candidates.rows import PSF_COLUMNS, Floors, measured
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.noise import residual_factor
-from sla1tools.darks.reference import Reference, pixels_at
+from sla1tools.darks.reference import REFERENCES, Reference, pixels_at
 from sla1tools.parameters import Parameters
 
 NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel
@@ -35,8 +35,6 @@ class FirstLook:
 
     Attributes
     ----------
-    usable : (ny, nx) bool array
-        Pixels that may enter a fit.
     known : (n,) int array
         Flat indices of the listed pixels, which are looked at in any case: else none could be seen to have stopped, or
         to go on.
@@ -51,7 +49,6 @@ class FirstLook:
     of the nine pixels around it, which is where a star that near has its brightest response.
     """
 
-    usable: np.ndarray
     known: np.ndarray
     matched: MatchedFilter
     share: float
@@ -64,7 +61,7 @@ class FirstLook:
         # a fit may place its star on a pixel that it leaves out: the filter looks there too, at what is around it
         noise = np.where(usable, dark.level_sigma(reference) if sigma is None else sigma, BLIND)
         known = np.flatnonzero(dark.classes.dq & PixelClass.KNOWN)
-        return cls(usable, known, MatchedFilter(noise, np.ones_like(usable), psf.fwhm), share)
+        return cls(known, MatchedFilter(noise, np.ones_like(usable), psf.fwhm), share)
 
     def over(self, dark: DarkModel, reference: Reference) -> "FirstLook":
         """Return the same look, of held-out residuals, for those over a reference with another share of the noise."""
@@ -133,7 +130,7 @@ def detect(
     def around(y, x) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         places = stamp_places(y, x, counts.shape)
         own = pixels_at(counts, places)
-        valid = cut_stamps(first_look.usable, y, x, False) & (own < parameters.top_code)
+        valid = (cut_stamps(dark.classes.dq, y, x, BLOCKING) & BLOCKING == 0) & (own < parameters.top_code)
         return cut_stamps(residual, y, x), dark.sigma(own, places, reference), valid
 
     if most < len(y) <= LOOKED_AT_AGAIN * most:
@@ -236,21 +233,12 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
     hits = []
     look = FirstLook.of(dark, "leave_one_out", psf_of(parameters))
-    looks = {reference: look.over(dark, reference) for reference in parts}
-    for k, name in enumerate(capture.names):
-        counts = capture.rows(k, 0, capture.shape[0])
+    for k in range(len(capture.names)):
         before = floors
-        for reference, tables in parts.items():
-            residual = dark.residual(counts, reference)
-            if reference == "leave_one_out":
-                hits.append(find_hits(dark, name, residual, reference))
-            found = (dark, looks[reference], name, counts, residual, reference)
-            table = detect(*found, floors, parameters, most)
-            while "found" in table.meta and floors != floors.raised(1.5, parameters):
-                floors = floors.raised(1.5, parameters)
-                table = detect(*found, floors, parameters, most)
-            flag_hits(table, hits[-1])
-            tables.append(table)
+        struck, found, floors = _measure_frame(capture, dark, look, k, floors, most)
+        hits.append(struck)
+        for reference, table in found.items():
+            parts[reference].append(table)
         floors = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
         if floors != before:
             for tables in parts.values():
@@ -258,16 +246,38 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
         if sum(len(table) for tables in parts.values() for table in tables) > MOST_KEPT:
             for tables in parts.values():
                 tables[:] = [_highest(table, share, parameters) for table in tables]
+    del look  # before the tables are copied
     every = [*parts["leave_one_out"], *parts["all"]]
     leaders = vstack(every, metadata_conflicts="silent")
     leaders.meta.clear()
-    found = sum(table.meta.get("found", len(table)) for table in every)
-    if found > len(leaders):
-        floors = replace(floors, left_out=found - len(leaders))
+    led = sum(table.meta.get("found", len(table)) for table in every)
+    if led > len(leaders):
+        floors = replace(floors, left_out=led - len(leaders))
         leaders.meta["counted"] = {
             reference: [_count(table, parameters) for table in tables] for reference, tables in parts.items()
         }
     return leaders, vstack(hits, metadata_conflicts="silent"), floors
+
+
+def _measure_frame(
+    capture, dark: DarkModel, look: FirstLook, k: int, floors: Floors, most: int
+) -> tuple[Table, dict[Reference, Table], Floors]:
+    """Find a frame's hits and measure its leaders over each reference, above higher floors where over `most` lead."""
+    name, counts, parameters = capture.names[k], capture.rows(k, 0, capture.shape[0]), capture.parameters
+    tables: dict[Reference, Table] = {}
+    for reference in REFERENCES:
+        residual = dark.residual(counts, reference)
+        if reference == "leave_one_out":
+            hits = find_hits(dark, name, residual, reference)
+        found = (dark, look.over(dark, reference), name, counts, residual, reference)
+        table = detect(*found, floors, parameters, most)
+        while "found" in table.meta and floors != floors.raised(1.5, parameters):
+            floors = floors.raised(1.5, parameters)
+            table = detect(*found, floors, parameters, most)
+        flag_hits(table, hits)
+        tables[reference] = table
+        del residual, found  # before the next is made
+    return hits, tables, floors
 
 
 def _above(table: Table, floors: Floors) -> Table:

@@ -84,11 +84,14 @@ class MatchedFilter:
     """
 
     def __init__(self, noise, valid, fwhm):
-        use = np.isfinite(noise) & (noise > 0) & valid
-        self._weights = np.where(use, noise, np.float32(np.inf)).astype(np.float32) ** np.float32(-2)
         self._profile = hermite_profiles(0.0, fwhm, 0)[0].astype(np.float32)
-        power = _separable(np.pad(self._weights, len(self._profile) // 2), self._profile**2)
-        self._norm = np.where(use, 1 / np.sqrt(np.where(use, power, 1)), np.float32(np.nan))
+        self._weights, self._norm = np.zeros((2, *np.shape(noise)), np.float32)
+        for rows in bands(len(noise), _FILTER_ROWS):
+            use = np.isfinite(noise[rows]) & (noise[rows] > 0) & valid[rows]
+            np.power(noise[rows], np.float32(-2), out=self._weights[rows], where=use, dtype=np.float32)
+        for rows, tile in self._tiles(self._weights.__getitem__):
+            power = np.where(self._weights[rows] > 0, _separable(tile, self._profile**2), np.float32(np.nan))
+            self._norm[rows] = 1 / np.sqrt(power)
 
     def __call__(self, residual) -> Iterator[np.ndarray]:
         """Filter a frame.
@@ -104,16 +107,19 @@ class MatchedFilter:
             Of one band of rows after the other. Pixels beyond the edge do not count; NaN where the pixel itself is not
             valid.
         """
-        ny, nx = residual.shape
-        half = len(self._profile) // 2
+        for rows, tile in self._tiles(lambda rows: residual[rows].astype(np.float32) * self._weights[rows]):
+            snr = _separable(tile, self._profile)
+            snr *= self._norm[rows]
+            yield snr
+
+    def _tiles(self, values) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield bands of rows, and `values` of these and of a margin that the filter reaches, 0 beyond the frame."""
+        (ny, nx), half = self._weights.shape, len(self._profile) // 2
         for band in bands(ny, _FILTER_ROWS):
             rows = slice(max(band.start - half, 0), min(band.stop + half, ny))
             tile = np.zeros((band.stop - band.start + 2 * half, nx + 2 * half), np.float32)
-            inside = tile[rows.start - band.start + half : rows.stop - band.start + half, half:-half]
-            np.multiply(residual[rows].astype(np.float32), self._weights[rows], out=inside)
-            snr = _separable(tile, self._profile)
-            snr *= self._norm[band]
-            yield snr
+            tile[rows.start - band.start + half : rows.stop - band.start + half, half:-half] = values(rows)
+            yield band, tile
 
 
 @lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from sla1tools.candidates.psf import as_psf
+from sla1tools.darks.reference import bands
 
 CONFIDENCE = 0.95
 DRAWS = 4000  # of as many alarms over the nights, where these are few
@@ -156,15 +157,16 @@ def gaussian_expectation(noise: np.ndarray, threshold, ratio: float, neighbors: 
     thresholds = np.atleast_1d(threshold)
     if not usable.any():
         return 0.0 if np.ndim(threshold) == 0 else np.zeros(len(thresholds))
-    least, most = (int(np.rint(np.log(end(noise[usable])) * 100)) for end in (np.min, np.max))
+    ends = noise.min(where=usable, initial=np.inf), noise.max(where=usable, initial=0)
+    least, most = (int(np.rint(np.log(end) * 100)) for end in ends)
     shape = (most - least + 1, most - least + 1, neighbors + 1)
     pixels, own_sum, around_sum = np.zeros((3, math.prod(shape)))
-    padded = np.pad(np.where(usable, noise, 0), 1)
-    for top in range(0, len(noise), BAND_ROWS):  # a band stays in a core's cache
-        band = slice(top, top + BAND_ROWS)
+    padded = np.pad(noise, 1)
+    padded[1:-1, 1:-1][~usable] = 0
+    for band in bands(len(noise), BAND_ROWS):  # which stays in a core's cache
         own, around, count = (
             values[leads[band][usable[band]]]
-            for values in _noise_neighborhoods(padded[top : top + BAND_ROWS + 2], neighbors)
+            for values in _noise_neighborhoods(padded[band.start : band.stop + 2], neighbors)
         )
         steps = (np.rint(np.log(values) * 100).astype(np.int64) - least for values in (own, around))
         key = np.ravel_multi_index((*steps, count), shape, mode="clip")
@@ -242,18 +244,25 @@ def telegraph_expectation(dark, parameters) -> float:
         share = (np.sign(share - 0.5) + 1) / 2
     above = height[:, None] * (states - share)
     y, x = (np.asarray(found[name], int) for name in "yx")
-    ny, nx = parameters.frame_shape
-    mean, total = np.zeros((ny + 2, nx + 2)), 0.0
+    (ny, nx), total = parameters.frame_shape, 0.0
+    key = y * (nx + 2) + x  # the ends of two rows are not beside each other
+    order = np.argsort(key)
+
+    def heights(row, column) -> np.ndarray:
+        """Heights in every frame of the telegraph pixels at some places, (n, N); 0 where there is none."""
+        at = np.searchsorted(key, row * (nx + 2) + column, sorter=order)
+        at = order[np.minimum(at, len(key) - 1)]
+        return np.where((key[at] == row * (nx + 2) + column)[:, None], above[at], 0)
+
     places = [(y + dy, x + dx) for dy, dx in ((0, 0), *OFFSETS[parameters.neighbors])]
     own, *noises = (
         dark.level_sigma(parameters.reference, (np.clip(row, 0, ny - 1), np.clip(column, 0, nx - 1))).astype(float)
         for row, column in places
     )
     there = [(row >= 0) & (row < ny) & (column >= 0) & (column < nx) for row, column in places]
+    means = [heights(*place) for place in places[1:]]
     for k in range(n):
-        mean[y + 1, x + 1] = above[:, k]
-        means = (mean[row + 1, column + 1] for row, column in places[1:])
-        beside = list(zip(means, noises, there[1:], strict=True))
+        beside = [(mean[:, k], *others) for mean, *others in zip(means, noises, there[1:], strict=True)]
         chances = _leading_probability(own, beside, parameters.threshold, parameters.ratio, above[:, k])
         total += float(chances.sum())
     return total / n

@@ -55,7 +55,10 @@ class DarkModel:
     @property
     def master(self) -> np.ndarray:
         """Master dark of all frames, (ny, nx) float32 electrons."""
-        return (self.reference.master * self.scale).astype(np.float32)
+        master = np.empty(self.reference.exact.shape[1:], np.float32)
+        for rows in bands(len(master)):
+            master[rows] = replace(self.reference, exact=self.reference.exact[:, rows]).master * self.scale
+        return master
 
     @property
     def noise(self) -> np.ndarray:

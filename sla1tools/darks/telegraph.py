@@ -7,8 +7,8 @@ import numpy as np
 from astropy.table import Table
 from scipy import special
 
-from sla1tools.darks.reference import BAND_ROWS
-from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_sf
+from sla1tools.darks.reference import bands
+from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_sf, varies_more
 from sla1tools.text import chance_text, counted
 
 LEAST_FRAMES = 5  # for two readings on each side of one that may be a flash
@@ -47,14 +47,14 @@ def telegraph_pixels(band, statistics, prior, model, scale: float) -> Table:
     """
     n, pixels = statistics.frames, prior.size
     limit = variance_ratio_isf(suspect_chance(pixels), n - 1, model.prior_dof) if n >= LEAST_FRAMES else np.inf
-    suspect = statistics.variance > prior * np.float32(limit)
+    suspect = varies_more(statistics.variance, prior, limit)
     places, readings = [np.zeros((2, 0), int)], [np.zeros((max(n, LEAST_FRAMES), 0), np.uint16)]
-    for top in range(0, len(suspect), BAND_ROWS):
-        y, x = np.nonzero(suspect[top : top + BAND_ROWS])
+    for rows in bands(len(suspect)):
+        y, x = np.nonzero(suspect[rows])
         if len(y):
-            counts = band(top, min(top + BAND_ROWS, len(suspect)))[:, y, x]
+            counts = band(rows.start, rows.stop)[:, y, x]
             split = two_levels(counts)
-            places.append(np.array([top + y, x])[:, split])
+            places.append(np.array([rows.start + y, x])[:, split])
             readings.append(counts[:, split])
     (y, x), counts = np.concatenate(places, axis=1), np.concatenate(readings, axis=1)
     score, below = _split(counts)

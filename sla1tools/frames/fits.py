@@ -249,7 +249,8 @@ def _decode_part(contents: bytes, part: _Part, number: int, shape: tuple[int, in
     if not _holds_plain_words(part.header):
         with fits.open(io.BytesIO(contents), memmap=False) as hdus:
             return _whole_counts(hdus[number].data).reshape(shape), None, notes
-    counts = _words_to_counts(contents[part.start : part.start + 2 * math.prod(shape)]).reshape(shape)
+    words = memoryview(contents)[part.start : part.start + 2 * math.prod(shape)]
+    counts = _words_to_counts(words).reshape(shape)
     return counts, part.start, notes
 
 
@@ -353,9 +354,11 @@ def _holds_plain_words(header: fits.Header) -> bool:
     return layout == [16, 32768, 1] and "BLANK" not in header
 
 
-def _words_to_counts(words: bytes) -> np.ndarray:
+def _words_to_counts(words: bytes | memoryview) -> np.ndarray:
     """FITS stores unsigned 16-bit as signed with BZERO 32768: flipping the sign bit is that addition."""
-    return np.frombuffer(words, ">u2").astype(np.uint16) ^ np.uint16(0x8000)
+    counts = np.frombuffer(words, ">u2").astype(np.uint16)
+    counts ^= np.uint16(0x8000)
+    return counts
 
 
 def _whole_counts(pixels: np.ndarray) -> np.ndarray:
