@@ -52,12 +52,11 @@ def pictures(frame: ScienceFrame, found: Table, witness: Witness, dark_counts: C
     drawn = []
     for i, (row, left) in enumerate(zip(found, _left_over(frame, found), strict=True)):
         places = *images, *(cuts[k] for k in highest[i] if k in cuts)
-        flash, master, *darks = (_png(image[i], 0, 1, "gray") for image in places)
-        star, rival = (_png(image, -LEFT_OVER, LEFT_OVER, "RdBu_r") for image in left) if left else ("", "")
-        drawn.append(
-            {"place": int(row["place"]), "flash": flash, "master": master, "darks": darks, "star": star, "rival": rival}
-            | {"rival_name": str(row["best_rival"] or ""), "history": _history(histories[i], row)}
-        )
+        picture = {"place": int(row["place"]), "history": _history(histories[i], row)}
+        picture["flash"], picture["master"], *picture["darks"] = (_png(image[i], 0, 1, "gray") for image in places)
+        pair = (_png(image, -LEFT_OVER, LEFT_OVER, "RdBu_r") for image in left) if left else ("", "")
+        picture["star"], picture["rival"] = pair
+        drawn.append(picture | {"rival_name": str(row["best_rival"] or "")})
     return drawn
 
 
@@ -80,10 +79,11 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
     for i, (given, row) in enumerate(zip(flashes, judged, strict=True)):
         decisive, *reasons = str(row["reasons"]).split("; ")
         numbers = {name: _value(row[name]) for name in ("snr", "p_value", "expected", "expected_high", "flux")}
+        more = [(name, str(given[name])) for name in flashes.colnames if name not in ("file", "x", "y")]
         cards.append(
             {"file": given["file"], "x": _value(given["x"]), "y": _value(given["y"]), "verdict": row["verdict"]}
             | {"order": VERDICTS.index(row["verdict"]), "decisive": decisive, "reasons": reasons}
-            | {"numbers": numbers, "picture": by_row.get(i), "more": _others(flashes, given)}
+            | {"numbers": numbers, "picture": by_row.get(i), "more": more}
         )
     parameters, counts = witness.parameters, Counter(judged["verdict"])
     return page_html(
@@ -158,10 +158,6 @@ def _value(value) -> float | None:
     return None if value is np.ma.masked or not np.isfinite(value) else float(value)
 
 
-def _others(flashes: Table, given) -> list[tuple[str, str]]:
-    return [(name, str(given[name])) for name in flashes.colnames if name not in ("file", "x", "y")]
-
-
 def _png(image: np.ndarray, low: float, high: float, colors: str) -> str:
     buffer = io.BytesIO()
     imsave(buffer, image, vmin=low, vmax=high, cmap=colors, origin="lower", format="png")
@@ -176,9 +172,5 @@ def _history(history: np.ndarray, row) -> dict:
     *y, zero, jump = (HEIGHT - 6 - (HEIGHT - 12) * (level - low) / (high - low)).round(1).tolist()
     x = np.linspace(6, WIDTH - 62, len(history)).round(1).tolist()
     text = f"{len(history)} darks, the highest {history.max():.1f} sigma; this flash {row['height']:.1f} sigma"
-    return {"points": list(zip(x, y[:-1], strict=True)), "flash": (WIDTH - 50, y[-1]), "zero": zero, "jump": jump} | {
-        "text": text,
-        "height": f"{row['height']:.1f} σ",
-        "width": WIDTH,
-        "tall": HEIGHT,
-    }
+    places = {"points": list(zip(x, y[:-1], strict=True)), "flash": (WIDTH - 50, y[-1]), "zero": zero, "jump": jump}
+    return places | {"text": text, "height": f"{row['height']:.1f} σ", "width": WIDTH, "tall": HEIGHT}

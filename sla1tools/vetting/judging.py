@@ -159,10 +159,11 @@ class Witness:
         for name, values in zip(("expected", "expected_high"), self.flashes.expected(snr, share), strict=True):
             found[name] = MaskedColumn(values, mask=~np.isfinite(snr))
         verdicts = self._judge(found)
-        found["verdict"], found["reasons"] = (np.array([part[k] for part in verdicts], "U") for k in (0, 1))
+        found["verdict"] = np.array([verdict for verdict, _ in verdicts], "U")
+        found["reasons"] = np.array(["; ".join(reasons) for _, reasons in verdicts], "U")
         return found, problems
 
-    def _judge(self, found: Table) -> list[tuple[str, str]]:
+    def _judge(self, found: Table) -> list[tuple[str, list[str]]]:
         if not len(found):
             return []
         x, y = (np.asarray(found[axis]) for axis in ("x", "y"))
@@ -174,7 +175,7 @@ class Witness:
         again = tree.query_ball_point(np.stack([x, y], axis=1), 1, p=np.inf, return_length=True)
         return [self._verdict(*row) for row in zip(found, nearby, histories, again, strict=True)]
 
-    def _verdict(self, row, nearby: int, history, again: int) -> tuple[str, str]:
+    def _verdict(self, row, nearby: int, history, again: int) -> tuple[str, list[str]]:
         """Return the verdict and its reasons, the deciding one first."""
         snr, p_value, own = row["snr"], row["p_value"], int(row["dq"]) & int(BLOCKING)
         jumps = np.count_nonzero(history >= max(JUMP_SIGMA, EXPLAINS * row["height"]))
@@ -182,54 +183,46 @@ class Witness:
         most = "" if len(history) == frames else "at most (by mean and variance, as the raw frames are gone) "
         highest = f"highest of its {counted(frames, 'dark')}: {most}{history.max():.1f} σ"
         reasons = [f"{highest}, this flash: {row['height']:.1f} σ"]
-        if nearby:
-            reasons.append(f"beside it a pixel is flagged: {names_in(nearby)}")
+        reasons += [f"beside it a pixel is flagged: {names_in(nearby)}"] if nearby else []
         switching = self.dark.classes.telegraph
         for pixel in switching[(switching["x"] == row["x"]) & (switching["y"] == row["y"])]:
             reasons.append(f"it switches from {pixel['low']:.0f} to {pixel['high']:.0f} e-, up in {pixel['up']} darks")
         if own and row["height"] >= LEAST_HEIGHT:
-            return "camera", _joined(f"its pixel is flagged by the darks: {names_in(own)}", *reasons)
+            return "camera", [f"its pixel is flagged by the darks: {names_in(own)}", *reasons]
         if own or not snr > self.floors.snr:
             strength = f"{row['height']:.1f} σ" if own or snr is np.ma.masked else f"S/N {snr:.1f}"
-            return "not judged", _joined(f"nothing above the noise: {strength}", *reasons)
+            return "not judged", [f"nothing above the noise: {strength}", *reasons]
+        if jumps:
+            return "camera", [f"its pixel has jumped so before, in {jumps} of {frames} darks", *reasons]
+        if again:
+            near = f"{counted(again, 'candidate')} of darks, on this night or others, within a pixel of it"
+            return "camera", [near, *reasons]
         shape = f"p {chance_text(p_value, equals='= ')}, p_min {self.parameters.p_min:g}"
         if row["rival_margin"] > 0:
             better = row["chi2"] - row["rival_margin"]
             shape += f"; a {row['best_rival']} fits better (χ² {better:.0f} against {row['chi2']:.0f})"
-        if jumps:
-            return "camera", _joined(f"its pixel has jumped so before, in {jumps} of {frames} darks", *reasons)
-        if again:
-            return "camera", _joined(
-                f"{counted(again, 'candidate')} of darks, on this night or others, within a pixel of it", *reasons
-            )
         if p_value < self.parameters.p_min and row["nearby"] > OUTSHONE * row["peak"]:
             brighter = f"something {OUTSHONE:g} times as bright within {NEARBY} px"
-            return "not judged", _joined(f"its shape cannot be judged, with {brighter}: {shape}", *reasons)
+            return "not judged", [f"its shape cannot be judged, with {brighter}: {shape}", *reasons]
         if p_value < self.parameters.p_min:
-            return "camera-like", _joined(f"no star looks so: {shape}", *reasons)
-        least, most = (shown(float(row[name]), digits=2) for name in ("expected", "expected_high"))
-        rate = (
-            f"the camera made {self.flashes.at_least(snr):,} such flashes in {self.flashes.seen}: "
-            f"{least} are expected in what was searched, at most {most}"
-        )
+            return "camera-like", [f"no star looks so: {shape}", *reasons]
         reasons.insert(0, f"it looks like a star: {shape}")
         if snr < FAINT:
             reasons.append(f"below S/N {FAINT:g} half of the particle hits look like stars, too")
+        least, most = (shown(float(row[name]), digits=2) for name in ("expected", "expected_high"))
+        made = f"the camera made {self.flashes.at_least(snr):,} such flashes in {self.flashes.seen}"
+        reasons.insert(0, f"{made}: {least} are expected in what was searched, at most {most}")
         if row["expected_high"] <= self.parameters.vet_level:
-            return "not the camera's", _joined(rate, *reasons)
+            return "not the camera's", reasons
         enough = self.flashes.darks_to_clear(snr, row["searched"], self.parameters.vet_level)
-        cure = f"{enough:,} darks in all would clear it" if enough else "no number of darks would clear it"
-        return "not told apart", _joined(f"{rate}; {cure}", *reasons)
+        reasons.insert(1, f"{enough:,} darks in all would clear it" if enough else "no number of darks would clear it")
+        return "not told apart", reasons
 
 
 def highest_of(dark: DarkModel, x, y) -> np.ndarray:
     """Bound the highest reading of n pixels by their stored variance, in sigma, (n, 1): it is reached by one jump."""
     frames, where = dark.reference.frames, (np.asarray(y), np.asarray(x))
     return (np.sqrt(dark.variance[where] / dark.prior[where]) * (frames - 1) / np.sqrt(frames))[:, None]
-
-
-def _joined(*reasons: str) -> str:
-    return "; ".join(reasons)
 
 
 def _in_order(every: list[Table], problems: np.ndarray) -> Table:

@@ -135,10 +135,8 @@ def _surroundings(frame: ScienceFrame, row, column):
     reach = int(np.ceil(inner + RING_WIDTH))
     away = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])
     ring, usable = (away >= inner) & (away < inner + RING_WIDTH), frame.dark.classes.dq & BLOCKING == 0
-    electrons, saturated = (
-        np.where(usable, frame.electrons, np.nan),
-        usable & (frame.counts >= frame.parameters.top_code),
-    )
+    electrons = np.where(usable, frame.electrons, np.nan)
+    saturated = usable & (frame.counts >= frame.parameters.top_code)
     sky, pixels, dazzled = np.full(len(row), np.nan), np.zeros(len(row), int), np.zeros(len(row), bool)
     for start in range(0, len(row), MOST_AT_ONCE):
         some = np.arange(start, min(start + MOST_AT_ONCE, len(row)))

@@ -1,6 +1,7 @@
 """Flashes of one pointing: what one of its frames shows and none of the others does. It is no transient pipeline."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,9 @@ def what_was_searched(witness: Witness, paths: Iterable[Path]) -> tuple[int, str
 
 
 def _belongs(path: Path, witness: Witness) -> bool:
-    try:
-        witness.take(path)
-    except FrameError:
-        return False
-    return not path.name.startswith(".")
+    with suppress(FrameError):
+        return bool(witness.take(path)) and not path.name.startswith(".")
+    return False
 
 
 def find_flashes(paths: Sequence[Path], witness: Witness) -> tuple[Table, list[str]]:
@@ -104,11 +103,11 @@ def leaders_of(frame: ScienceFrame, witness: Witness) -> Table:
     y, x, _ = leading_pixels(field.electrons, near, witness.parameters.neighbors)
     found, problems = measure(frame, x, y)
     lost = np.flatnonzero(problems != "")
-    snr = np.concatenate([column_of(found, "snr"), np.full(len(lost), np.nan)])
-    own = np.concatenate([found["nearby"] <= OUTSHONE * found["peak"], np.zeros(len(lost), bool)])
-    place = np.concatenate([found["place"], lost]).astype(int)
+    snr = np.append(column_of(found, "snr"), np.full(len(lost), np.nan))
+    own = np.append(found["nearby"] <= OUTSHONE * found["peak"], np.zeros(len(lost), bool))
+    place = np.append(found["place"], lost).astype(int)
     leaders = Table(
-        {"x": x[place], "y": y[place], "snr": snr, "own": own, "frame": np.zeros(len(snr)), "reference": snr * 0}
+        [x[place], y[place], snr, own, 0 * snr, 0 * snr], names=("x", "y", "snr", "own", "frame", "reference")
     )
     return leaders[~(snr <= witness.floors.snr)]
 
@@ -120,13 +119,11 @@ def _only_once(paths, seen, shifts, witness: Witness) -> Table:
         snr = np.asarray(leaders["snr"])
         new, covered = (snr >= witness.parameters.snr_min) & leaders["own"], np.zeros(len(snr), bool)
         new = one_per_star(new, same_star(leaders, np.nan_to_num(snr)))
-        for j, others in enumerate(seen):
-            if j == k:
-                continue
+        for j in set(range(len(seen))) - {k}:
             place = np.stack([leaders["x"], leaders["y"]], axis=1) + shifts[j] - shifts[k]
             inside = ((place >= 0) & (place < (nx, ny))).all(axis=1)
             covered |= inside
-            new &= ~(inside & _is_there(place, others))
+            new &= ~(inside & _is_there(place, seen[j]))
         chosen = leaders[new & covered]
         flashes.append(Table({"file": np.full(len(chosen), str(path)), "x": chosen["x"], "y": chosen["y"]}))
     return vstack(flashes)

@@ -202,7 +202,7 @@ def test_a_single_pixel_is_camera_like_and_named(night, quiet):
     counts[y, x] += 20_000
     (row,) = night.vet(counts, *quiet, known_place=True)
     assert row["verdict"] == "camera-like"
-    assert "a single pixel fits better" in row["reasons"]
+    assert "p < 1e-45, p_min 0.001; a single pixel fits better" in row["reasons"]
 
 
 def test_a_whole_chunk_of_flagged_centres_is_not_fitted():
