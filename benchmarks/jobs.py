@@ -61,7 +61,7 @@ def steps(parameters) -> dict:
     """Do what `sla1 run` does, one thing after the other, each with its seconds."""
     clock = Clock()
     from sla1tools.measure import measure_night
-    from sla1tools.published import store
+    from sla1tools.published.formats import store
     from sla1tools.run.night import night_notebooks
     from sla1tools.run.notebooks import execute
     from sla1tools.run.products import write_products

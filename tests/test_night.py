@@ -19,8 +19,8 @@ from sla1tools.injections.injection import inject
 from sla1tools.measure import Measurement, depends_on, measure_night, selected_again
 from sla1tools.parameters import Parameters, to_yaml
 from sla1tools.places import CHECKOUT
-from sla1tools.published import INDEX, store, write_manifest
-from sla1tools.published.formats import ARCHIVE, STAMPS, Stamps, read_archive, write_archive
+from sla1tools.published import write_manifest
+from sla1tools.published.formats import ARCHIVE, INDEX, STAMPS, Stamps, read_archive, store, write_archive
 from sla1tools.run.night import run_night
 from sla1tools.simulate.night import Star
 
@@ -136,7 +136,7 @@ def test_a_night_handed_over_is_not_measured_again(measured, parameters, tmp_pat
     folder = tmp_path / "handed over"
     store(measured, folder)
     with monkeypatch.context() as patched:
-        patched.setattr(night_module, "measure_night", lambda _: pytest.fail("measured again"))
+        patched.setattr(night_module, "measure_night", lambda *_: pytest.fail("measured again"))
         assert_same(open_night(parameters.model_copy(update={"products_directory": str(folder)})), measured)
     moved = open_night(parameters.model_copy(update={"products_directory": str(tmp_path / "gone")}))
     assert moved.summary == measured.summary, "a folder that is no longer there is no error"
@@ -162,7 +162,7 @@ def test_what_somebody_put_in_place_of_a_night_handed_over_is_not_opened(measure
 def test_the_defaults_name_the_demo_night_and_it_is_made_on_first_use(measured, monkeypatch):
     asked = []
     monkeypatch.setattr(night_module, "ensure_demo_night", asked.append)
-    monkeypatch.setattr(night_module, "measure_night", lambda parameters: measured)
+    monkeypatch.setattr(night_module, "measure_night", lambda *_: measured)
     open_night()
     open_night(Parameters())
     assert asked == [Parameters(), Parameters()]

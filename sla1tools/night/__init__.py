@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,8 +26,6 @@ from sla1tools.simulate.night import ensure_demo_night
 from sla1tools.text import counted, printable
 from sla1tools.vetting.judging import Witness, highest_of
 from sla1tools.vetting.pooled import with_season
-
-STEPS = 5  # of `measure_night`
 
 
 @dataclass(frozen=True, repr=False)
@@ -214,35 +213,30 @@ def _measured(parameters: Parameters) -> Measurement:
     before = place and cache.kept(place)
     night = selected_again(before, parameters) if before else None
     if night is None:
-        night = _measure(parameters)
+        night = measure_night(parameters, _teller())
         if place:
             cache.keep(night, place)
     return night
 
 
-def _measure(parameters: Parameters) -> Measurement:
-    """Measure, and say how far it is where somebody looks: a bar in a terminal, in a notebook one line, which stays."""
-    shell = sys.modules.get("IPython")
+def _teller() -> Callable[[str], None] | None:
+    """Return what tells the steps where somebody looks: a line each in a terminal, in a notebook one, which stays."""
+    shell, began, line = sys.modules.get("IPython"), time.monotonic(), None
     if shell and shell.get_ipython():
         from IPython.display import display
 
-        line, began = display({"text/plain": "measuring"}, raw=True, display_id=True), time.monotonic()
+        line = display({"text/plain": "measuring"}, raw=True, display_id=True)
+    elif not (sys.stderr and sys.stderr.isatty()):
+        return None
 
-        def told(word: str) -> None:
-            line.update({"text/plain": f"{word}, {time.monotonic() - began:.0f} s"}, raw=True)
+    def tell(word: str) -> None:
+        text = f"{word}, {time.monotonic() - began:.0f} s"
+        if line:
+            line.update({"text/plain": text}, raw=True)
+        else:
+            print(text, file=sys.stderr)
 
-        return measure_night(parameters, progress=told)
-    if not (sys.stderr and sys.stderr.isatty()):
-        return measure_night(parameters)
-    from tqdm import tqdm
-
-    with tqdm(total=STEPS, bar_format="{desc:20}|{bar:20}| {elapsed}", leave=False) as bar:
-
-        def step(word: str) -> None:
-            bar.set_description_str(word)
-            bar.update()
-
-        return measure_night(parameters, progress=step)
+    return tell
 
 
 def handed_over(parameters: Parameters) -> Measurement | None:

@@ -30,7 +30,7 @@ def place_of(parameters: Parameters) -> Path | None:
     """
     outputs, directory = working_folder() / "outputs", parameters.capture_directory
     try:
-        files = {name: _contents(directory / name, parameters.frame_shape) for name in sorted(os.listdir(directory))}
+        files = {name: contents_of(directory / name, parameters.frame_shape) for name in sorted(os.listdir(directory))}
         if not outputs.is_dir():
             return None
         take_outputs(outputs)
@@ -38,18 +38,24 @@ def place_of(parameters: Parameters) -> Path | None:
     except (OSError, NightError, ParametersError) as error:
         logging.getLogger(__name__).info("nothing is kept: %s", error)
         return None
-    others = [name and from_working_folder(name) for name in (parameters.psf, parameters.known_pixels)]
-    named = [path and path.is_file() and sha256_of(path) for path in others]
+    named = [digest_of(name) for name in (parameters.psf, parameters.known_pixels)]
     told = [__version__, os.path.abspath(directory), depends_on(parameters), files, named]
     return outputs / CACHE / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _contents(path: Path, shape: tuple[int, int]) -> list | None:
-    """Digest of what a run would read of a file, and what tells that it is still that file; None for nothing."""
-    with suppress(FrameError):
+def contents_of(path: Path, shape: tuple[int, int]) -> tuple[str | None, ...]:
+    """SHA-256 of what a run would read of a file, and what tells that it is still that file; (None,) for nothing."""
+    try:
         contents, signature = read_bytes(path, shape)
-        return [hashlib.sha256(contents).hexdigest(), *signature]
-    return None
+    except FrameError:
+        return (None,)
+    return hashlib.sha256(contents).hexdigest(), *map(str, signature)
+
+
+def digest_of(name: str | None) -> str | None:
+    """SHA-256 of the file that a parameter names; None where it names none, or one that is not there."""
+    path = name and from_working_folder(name)
+    return sha256_of(path) if path and path.is_file() else None
 
 
 def kept(place: Path) -> Measurement | None:

@@ -14,8 +14,8 @@ from sla1tools.errors import FrameError, NightError
 from sla1tools.frames.capture import Capture
 from sla1tools.frames.fits import plane_of, read_bytes
 from sla1tools.measure import Measurement
-from sla1tools.published import read_manifest, sha256_of
-from sla1tools.published.formats import ARCHIVE, DAMAGE, STAMPS, Stamps, from_half, read_archive, read_table
+from sla1tools.published import read_manifest
+from sla1tools.published.formats import ARCHIVE, DAMAGE, STAMPS, Stamps, from_half, read_archive, read_table, sha256_of
 from sla1tools.text import listed
 
 FITS_FILES = ("master_dark.fits", "leaders.fits", "injections.fits")

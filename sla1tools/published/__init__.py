@@ -5,7 +5,6 @@ a model of what they may say.
 """
 
 import os
-import stat
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import COLDEST, PATH_KEYS, Parameters
-from sla1tools.published.formats import INDEX as INDEX
-from sla1tools.published.formats import sha256_of as sha256_of
-from sla1tools.published.formats import store as store
-from sla1tools.published.formats import stored as stored
+from sla1tools.published.formats import sha256_of
 from sla1tools.text import is_text, json_text, read_regular
 
 MARK = ".sla1-outputs"
@@ -80,9 +76,8 @@ class Manifest(_Read):
     @classmethod
     def _values_of_parameters(cls, values):
         """Refuse what no parameter can be; names of another version and paths of another machine may be anything."""
-        Parameters.model_validate(
-            {key: values[key] for key in (values.keys() & Parameters.model_fields) - {*PATH_KEYS}}
-        )
+        ours = (values.keys() & Parameters.model_fields) - {*PATH_KEYS}
+        Parameters.model_validate({key: values[key] for key in ours})
         return values
 
 
@@ -238,19 +233,18 @@ def take_outputs(outputs: Path) -> None:
     """
     if not is_text(str(outputs)):
         raise ParametersError(f"{outputs}: is not valid UTF-8: name another outputs folder")
-    mark = outputs / MARK
+    mark, cure = outputs / MARK, "move it away, or name another outputs folder"
     try:
         make_folders(outputs)
         for path in (mark, *(outputs / name for name in (*FOLDERS, KEPT))):
-            right = stat.S_ISREG if path == mark else stat.S_ISDIR
-            if os.path.lexists(path) and not right(path.lstat().st_mode):
-                raise ParametersError(f"{path}: is not what sla1 made; move it away, or name another outputs folder")
+            right = path.is_file() if path == mark else path.is_dir()
+            if os.path.lexists(path) and (path.is_symlink() or not right):
+                raise ParametersError(f"{path}: is not what sla1 made; {cure}")
         if mark.exists():
             return
         strange = next((name for name in (*FOLDERS, *PAGES) if os.path.lexists(outputs / name)), None)
         # asked again: another command may have marked the folder since
         if strange and not holds_outputs(outputs):
-            cure = "move it away, or name another outputs folder"
             raise ParametersError(f"{outputs}: holds a {strange} that sla1 did not make; {cure}")
         mark.write_text(MARK_TEXT, encoding="utf-8")
     except OSError as error:
@@ -259,12 +253,9 @@ def take_outputs(outputs: Path) -> None:
 
 def holds_outputs(outputs: Path) -> bool:
     """Whether a folder has our mark, or a night of ours from before there was one."""
-    return (outputs / MARK).exists() or _holds_a_night(outputs)
-
-
-def _holds_a_night(outputs: Path) -> bool:
     roots = (outputs, outputs / FAILED, outputs / ASIDE)
-    return any(read_manifest(path.parent) for root in roots for path in root.glob(f"*/*/*/{MANIFEST}"))
+    nights = (path.parent for root in roots for path in root.glob(f"*/*/*/{MANIFEST}"))
+    return (outputs / MARK).exists() or any(map(read_manifest, nights))
 
 
 def make_folders(path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -41,7 +42,7 @@ def store(value: Any, folder: Path) -> None:
     arrays: list[np.ndarray] = []
     tree = _packed(value, arrays)
     folder.mkdir(mode=0o700)
-    digests = [_save(folder / f"{number}.npy", array) for number, array in enumerate(arrays)]
+    digests = [_saved(folder / f"{number}.npy", array) for number, array in enumerate(arrays)]
     index = {"name": folder.name, "sha256": digests, "value": tree}
     (folder / INDEX).write_text(json.dumps(index, default=_json_value), encoding="utf-8")
 
@@ -111,14 +112,17 @@ def from_half(halves: np.ndarray, noise: float) -> np.ndarray:
     return halves.astype(np.float32) * np.float32(noise)
 
 
-def _save(path: Path, array: np.ndarray) -> str:
-    array, header = np.ascontiguousarray(array), io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+def _saved(path: Path, array: np.ndarray) -> str:
+    """Write an array, and return the file's SHA-256."""
     digest = hashlib.sha256()
-    with open(path, "wb") as file:  # numpy, writing it itself, would not say why a disk refuses
-        for part in (header.getvalue(), array.reshape(-1).view(np.uint8).data):
-            file.write(part)
+    with open(path, "wb") as file:
+
+        def write(part: bytes) -> None:
             digest.update(part)
+            file.write(part)
+
+        # To a file of Python's, numpy writes by itself, and would not say why a disk refuses.
+        np.lib.format.write_array(SimpleNamespace(write=write), array, allow_pickle=False)
     return digest.hexdigest()
 
 
@@ -134,10 +138,9 @@ def stored(kind: type[Record], folder: Path) -> Record:
         index = json.loads(read_regular(folder / INDEX))
         if index["name"] != folder.name:
             raise ValueError("it was written under another name")
-        return _unpacked(
-            kind, index["value"], [_array(folder / f"{n}.npy", sha) for n, sha in enumerate(index["sha256"])]
-        )
-    except (OSError, LookupError, ValueError, TypeError, RecursionError) as error:
+        arrays = [_array(folder / f"{number}.npy", sha256) for number, sha256 in enumerate(index["sha256"])]
+        return _unpacked(kind, index["value"], arrays)
+    except DAMAGE as error:
         raise NightError(f"{folder}: is not as a run left it: {error}") from None
 
 

@@ -14,16 +14,18 @@ from sla1tools.errors import NightError, ParametersError, Sla1Error
 from sla1tools.frames.capture import judge_capture, judged_files
 from sla1tools.frames.known_pixels import read_known_pixels
 from sla1tools.measure import measure_night
+from sla1tools.night.cache import digest_of
 from sla1tools.night.reading import with_raw_frames
 from sla1tools.nights.pooling import identity
 from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import own_or_shipped
-from sla1tools.published import night_path, store, write_manifest
+from sla1tools.published import night_path, write_manifest
+from sla1tools.published.formats import store
 from sla1tools.run.notebooks import execute, keep_pictures, tagged_figures, title_of
 from sla1tools.run.products import PRODUCTS, write_products, write_summary
 from sla1tools.run.provenance import git_commit, versions
 from sla1tools.run.publishing import Claim, claim, refuse_to_mix
-from sla1tools.run.resuming import measured_before, psf_digest
+from sla1tools.run.resuming import measured_before
 from sla1tools.show.heading import Heading
 from sla1tools.text import moment
 
@@ -139,7 +141,7 @@ def _begun(parameters: Parameters) -> dict[str, Any]:
     """Begin a run's manifest."""
     return {
         "parameters": parameters.model_dump(mode="json") | {"products_directory": None},
-        "psf_sha256": psf_digest(parameters),
+        "psf_sha256": digest_of(parameters.psf),
         "inputs": [],
         "versions": versions(),
         "git_commit": git_commit(),

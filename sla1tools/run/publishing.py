@@ -34,10 +34,10 @@ from sla1tools.published import (
     make_folders,
     night_path,
     read_manifest,
-    sha256_of,
     sync_folder,
     take_outputs,
 )
+from sla1tools.published.formats import sha256_of
 
 LOCK_PATIENCE = 1.0  # seconds: longer than another command needs to settle this night's leftovers
 RUN = "run-"  # begins the name of a run's folder below the night's in `.staging`

@@ -1,7 +1,7 @@
 """Whether a night has to be run at all: what its manifest says against what lies in its capture folder."""
 
-import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,16 @@ from scipy import ndimage
 from sla1tools import __version__
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.darks.classes import PixelClass
-from sla1tools.errors import FrameError, Sla1Error
+from sla1tools.errors import Sla1Error
 from sla1tools.frames.capture import readable
-from sla1tools.frames.fits import read_bytes, read_plane
+from sla1tools.frames.fits import read_plane
 from sla1tools.frames.known_pixels import read_known_pixels
 from sla1tools.measure import Measurement, depends_on, selected_again
+from sla1tools.night.cache import contents_of, digest_of
 from sla1tools.night.reading import read_published
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
-from sla1tools.published import FAILED, Manifest, night_path, read_manifest, sha256_of
+from sla1tools.published import FAILED, Manifest, night_path, read_manifest
 from sla1tools.run.products import PRODUCTS
 
 
@@ -36,14 +37,13 @@ def is_current(parameters: Parameters, outputs: Path, notebooks: bool = False) -
     """
     place = outputs / night_path(parameters)
     manifest = read_manifest(place)
-    if manifest is None:
+    if manifest is None or not _same_run(manifest, parameters, notebooks):
         return False
     known = read_known_pixels(parameters)
     try:
         return (
-            _same_run(manifest, parameters, notebooks)
-            and all((place / name).is_file() for name in (*PRODUCTS, "index.html"))
-            and (known is None or _same_known_pixels(place, known))
+            all((place / name).is_file() for name in (*PRODUCTS, "index.html"))
+            and (known is None or not _touched(place, known))
             and _same_files(manifest, parameters)
         )
     except (OSError, KeyError, TypeError, ValueError):  # a damaged product
@@ -63,24 +63,17 @@ def measured_before(parameters: Parameters, outputs: Path, notebooks: bool) -> M
     manifest = read_manifest(place)
     if manifest is None or _same_run(manifest, parameters, notebooks):
         return None
-    own = depends_on(parameters).keys()
-    then, now = ({name: values.get(name) for name in own} for values in _both(manifest, parameters))
+    measured = depends_on(parameters).keys()
+    then, now = ({name: run.get(name) for name in measured} for run in _both(manifest, parameters))
     known = read_known_pixels(parameters)
     try:
         if then != now or not _same_files(manifest, parameters):
             return None
         night = read_published(place)
-        marked = night.dark.classes.dq & PixelClass.KNOWN != 0
-        same = not marked.any() if known is None else np.array_equal(marked, known)
+        same = known is None or np.array_equal(night.dark.classes.dq & PixelClass.KNOWN != 0, known)
         return selected_again(night, parameters) if same else None
     except (OSError, Sla1Error, KeyError, TypeError, ValueError):  # a damaged product
         return None
-
-
-def psf_digest(parameters: Parameters) -> str | None:
-    """SHA-256 of the file that `psf` names; None where it names none, or one that is not there."""
-    path = parameters.psf and from_working_folder(parameters.psf)
-    return sha256_of(path) if path and path.is_file() else None
 
 
 def finished_since(
@@ -105,56 +98,43 @@ def _same_run(manifest: Manifest, parameters: Parameters, notebooks: bool) -> bo
 
 def _both(manifest: Manifest, parameters: Parameters) -> list[dict]:
     """Parameters of a run then and now, the capture folder as the place that it is."""
-    both = (manifest.parameters, parameters.model_dump(mode="json") | {"products_directory": None})
-    return [{**values, "sessions_directory": _place(values)} for values in both]
+    both = [manifest.parameters, parameters.model_dump(mode="json") | {"products_directory": None}]
+    for number, values in enumerate(both):
+        with suppress(KeyError, TypeError, ValueError):  # it names no folder of this machine
+            place = from_working_folder(values["sessions_directory"])
+            both[number] = values | {"sessions_directory": os.path.abspath(place)}
+    return both
 
 
-def _place(values: dict) -> str | None:
-    if not isinstance(values.get("sessions_directory"), str):
-        return None
-    try:
-        return os.path.abspath(from_working_folder(values["sessions_directory"]))
-    except ValueError:
-        return str(values["sessions_directory"])
-
-
-def _same_known_pixels(place: Path, known: np.ndarray) -> bool:
-    """Tell whether no pixel that was added or taken away lies in the stamp of a leader or an injected star."""
+def _touched(place: Path, known: np.ndarray) -> bool:
+    """Tell whether a pixel that was added or taken away lies in the stamp of a leader or an injected star."""
     dq = read_plane(place / "master_dark.fits", "DQ", known.shape)
     if dq is None:
-        return False
+        return True
     changed = (dq & PixelClass.KNOWN != 0) != known
     if not changed.any():
-        return True
+        return False
     near = ndimage.maximum_filter(changed, STAMP_SIZE, mode="constant")
     for name, columns in (("leaders.fits", "xy"), ("injections.fits", ("x_true", "y_true"))):
         rows = fits.getdata(place / name, 1)
         x, y = (np.rint(rows[column]).astype(int) for column in columns)
         if near[y, x].any():
-            return False
-    return True
+            return True
+    return False
 
 
 def _same_files(manifest: Manifest, parameters: Parameters) -> bool:
     """Tell whether a run that ended well read what lies there now, as this version does."""
-    directory = parameters.capture_directory
+    directory, shape = parameters.capture_directory, parameters.frame_shape
     then = {row.name: row for row in manifest.inputs}
     now = {readable(name): name for name in os.listdir(directory)}
     return (
         manifest.exit_status == 0
         and manifest.versions.get("sla1tools") == __version__
-        and manifest.psf_sha256 == psf_digest(parameters)
+        and manifest.psf_sha256 == digest_of(parameters.psf)
         and set(then) == set(now)
         and all(
-            row.verdict == "ignored" or row.sha256 == _sha256(directory / now[name], parameters)
+            row.verdict == "ignored" or row.sha256 == contents_of(directory / now[name], shape)[0]
             for name, row in then.items()
         )
     )
-
-
-def _sha256(path: Path, parameters: Parameters) -> str | None:
-    """Hash what a run would read of a file: None where it would read nothing, as for an empty one."""
-    try:
-        return hashlib.sha256(read_bytes(path, parameters.frame_shape)[0]).hexdigest()
-    except FrameError:
-        return None

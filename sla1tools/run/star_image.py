@@ -13,7 +13,7 @@ from sla1tools.errors import ParametersError, writing
 from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
-from sla1tools.published import sha256_of
+from sla1tools.published.formats import sha256_of
 from sla1tools.show.psf_page import psf_page
 from sla1tools.simulate.field import demo_field
 from sla1tools.text import printable

@@ -182,7 +182,7 @@ def test_a_damaged_grid_leaves_its_night_out_and_is_named(tmp_path, kind):
     folder = tmp_path / "2024-01-02/03_38_48/Dark30s"
     DAMAGE[kind](folder / "settings.npy")
     if kind in SIGNED:  # a manifest that vouches for it
-        from sla1tools.published import sha256_of
+        from sla1tools.published.formats import sha256_of
 
         manifest = json.loads((folder / "manifest.json").read_text())
         manifest["outputs"]["settings.npy"] = sha256_of(folder / "settings.npy")

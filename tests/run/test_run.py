@@ -16,7 +16,8 @@ from processes import kernels_of
 from sla1tools.errors import BusyError, NightError, ParametersError, Reason
 from sla1tools.frames.capture import Rejected
 from sla1tools.parameters import Parameters
-from sla1tools.published import INDEX, MARK
+from sla1tools.published import MARK
+from sla1tools.published.formats import INDEX
 from sla1tools.run import night as night_module
 from sla1tools.run import publishing as publish
 from sla1tools.run.night import run_night

@@ -15,7 +15,8 @@ from small_nights import parameters_of
 
 from sla1tools import cli
 from sla1tools.parameters import to_yaml
-from sla1tools.published import MANIFEST, sha256_of
+from sla1tools.published import MANIFEST
+from sla1tools.published.formats import sha256_of
 from sla1tools.run import night
 from sla1tools.simulate.night import simulate_night
 

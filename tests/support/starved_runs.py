@@ -13,7 +13,7 @@ from pathlib import Path
 
 from forked_runs import begin, contents, is_whole, write_night
 
-from sla1tools.published import INDEX
+from sla1tools.published.formats import INDEX
 from sla1tools.run import publishing as publish
 
 PLACE = Path("2024-05-08", "03_38_48", "Dark30s")
