@@ -5,7 +5,8 @@ a model of what they may say.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -234,7 +235,7 @@ def take_outputs(outputs: Path) -> None:
     if not is_text(str(outputs)):
         raise ParametersError(f"{outputs}: is not valid UTF-8: name another outputs folder")
     mark, cure = outputs / MARK, "move it away, or name another outputs folder"
-    try:
+    with using(outputs):
         make_folders(outputs)
         for path in (mark, *(outputs / name for name in (*FOLDERS, KEPT))):
             right = path.is_file() if path == mark else path.is_dir()
@@ -247,8 +248,15 @@ def take_outputs(outputs: Path) -> None:
         if strange and not holds_outputs(outputs):
             raise ParametersError(f"{outputs}: holds a {strange} that sla1 did not make; {cure}")
         mark.write_text(MARK_TEXT, encoding="utf-8")
+
+
+@contextmanager
+def using(outputs: Path) -> Iterator[None]:
+    """Raise `ParametersError` where the disk refuses something in an outputs folder."""
+    try:
+        yield
     except OSError as error:
-        raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror}") from None
+        raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror or error}") from None
 
 
 def holds_outputs(outputs: Path) -> bool:

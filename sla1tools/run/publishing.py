@@ -36,6 +36,7 @@ from sla1tools.published import (
     read_manifest,
     sync_folder,
     take_outputs,
+    using,
 )
 from sla1tools.published.formats import sha256_of
 
@@ -88,8 +89,8 @@ class Claim:
             If the folder cannot be moved; the earlier one is then back in its place.
         """
         place, failed = self._swap(self.night), self.outputs / FAILED / self.night
-        if failed.is_dir() and not _own_entries(failed):
-            with suppress(OSError):
+        with suppress(OSError):
+            if not _own_entries(failed):
                 _remove_products(failed)
         return place
 
@@ -103,21 +104,18 @@ class Claim:
             raise FileNotFoundError(f"{self.staging / MANIFEST}: a night without its manifest is not published")
         _sync(self.staging)
         make_folders(place.parent)
-        if place.exists():
-            make_folders(aside.parent)
-            _move(place, aside)
-            sync_folder(aside.parent)
         try:
+            if place.exists():
+                make_folders(aside.parent)
+                _move(place, aside)
+                sync_folder(aside.parent)
             os.replace(self.staging, place)
-        except OSError:
-            if aside.exists():
-                _move(aside, place)
-            raise
-        sync_folder(place.parent)
-        try:
-            _settle(self.outputs, slot)
-        except Sla1Error as error:
-            logging.getLogger(__name__).warning("%s: published; but %s", place, error)
+            sync_folder(place.parent)
+        finally:  # the earlier folder goes back where the new one is not in its place
+            try:
+                _settle(self.outputs, slot)
+            except Sla1Error as error:
+                logging.getLogger(__name__).warning("%s", error)
         return place
 
 
@@ -142,18 +140,16 @@ def claim(outputs: str | Path, night: Path) -> Iterator[Claim]:
     outputs = Path(outputs).absolute()
     take_outputs(outputs)
     recover(outputs)
+    slot = outputs / STAGING / night
     with _lock(outputs, night, LOCK_PATIENCE):
         _refuse_place(outputs / night)
-        slot = outputs / STAGING / night
-        try:
+        with using(outputs):
             _settle_night(outputs, night)
             (outputs / night).parent.mkdir(parents=True, exist_ok=True)
             slot.mkdir(parents=True, exist_ok=True)
             claimed = Claim(outputs, night, Path(tempfile.mkdtemp(prefix=RUN, dir=slot)))  # nobody else may enter it
             (claimed.run / MARK).touch()
             claimed.staging.mkdir()
-        except OSError as error:
-            raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror}") from None
         try:
             yield claimed
         finally:
@@ -186,27 +182,23 @@ def forget(outputs: str | Path, night: Path) -> list[Path]:
     ParametersError
         If the outputs hold no such night of ours.
     """
-    outputs, kept = Path(outputs).absolute(), []
+    outputs = Path(outputs).absolute()
+    own = outputs / KEPT / night
     slots = [outputs / slot for slot in (night, Path(FAILED) / night)]
     if not any(read_manifest(place) for place in slots):
         told = "" if slots[0].exists() else f": {missing(slots[0])}"
         name = night.as_posix()
         raise ParametersError(f"{outputs}: holds no night {name} that a run of ours published or failed{told}")
     recover(outputs)
+    kept = []
     with _lock(outputs, night, LOCK_PATIENCE):
-        for place in slots:
-            refuse_links(outputs, place)
-            refuse_links(outputs, outputs / KEPT / night)
-            if not read_manifest(place):
-                continue
-            for entry in _own_entries(place):
-                make_folders(outputs / KEPT / night)
-                kept.append(_free_name(outputs / KEPT / night / entry.name))
-                _move(entry, kept[-1])
-            _remove_products(place)
-            for folder in (place.parent, place.parent.parent):
-                with suppress(OSError):  # other nights are in it
-                    folder.rmdir()
+        for path in (*slots, own):
+            refuse_links(outputs, path)
+        for place in filter(read_manifest, slots):
+            kept += _dissolve(place, own)
+            with suppress(OSError):  # other nights are in it
+                place.parent.rmdir()
+                place.parent.parent.rmdir()
     return kept
 
 
@@ -225,11 +217,8 @@ def recover(outputs: str | Path) -> None:
     if not outputs.exists():
         return
     take_outputs(outputs)
-    aside = outputs / ASIDE
-    left = {path.relative_to(outputs / STAGING) for path in (outputs / STAGING).glob("*/*/*")}
-    left |= {path.relative_to(aside) for path in aside.glob("*/*/*") if path.relative_to(aside).parts[0] != FAILED}
-    left |= {path.relative_to(aside / FAILED) for path in (aside / FAILED).glob("*/*/*")}
-    for night in sorted(left):
+    roots = (outputs / STAGING, outputs / ASIDE, outputs / ASIDE / FAILED)
+    for night in sorted({path.relative_to(root) for root in roots for path in root.glob("[!.]*/*/*")}):
         try:
             with _lock(outputs, night, 0):
                 _settle_night(outputs, night)
@@ -243,18 +232,14 @@ def recover(outputs: str | Path) -> None:
 def _lock(outputs: Path, night: Path, patience: float) -> Iterator[None]:
     path = outputs / LOCKS / night.with_name(night.name + ".lock")
     refuse_links(outputs, path)
-    lock = FileLock(path, timeout=patience)
-    try:
+    with using(outputs):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise BusyError(f"{outputs / night}: is being run by someone else") from None
-    except OSError as error:
-        raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror}") from None
-    try:
+        try:
+            held = FileLock(path, timeout=patience).acquire()
+        except Timeout:
+            raise BusyError(f"{outputs / night}: is being run by someone else") from None
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def refuse_links(outputs: Path, path: Path) -> None:
@@ -275,10 +260,8 @@ def _clear_staging(slot: Path) -> None:
     """Delete the folders of a night's runs by their marks, which go last; whatever else lies there stays."""
     for run in slot.glob(f"{RUN}*"):
         if not run.is_symlink() and (run / MARK).is_file():
-            for entry in [entry for entry in run.iterdir() if entry.name != MARK]:
-                shutil.rmtree(entry, ignore_errors=True)
-                if entry.is_file() or entry.is_symlink():
-                    entry.unlink()
+            for folder in [entry for entry in run.iterdir() if entry.name != MARK]:
+                shutil.rmtree(folder, ignore_errors=True)
             if [path.name for path in run.iterdir()] == [MARK]:
                 (run / MARK).unlink()
         with suppress(OSError):  # not empty: not ours
@@ -295,12 +278,10 @@ def _settle(outputs: Path, slot: Path) -> None:
     refuse_links(outputs, aside)
     try:
         if (place / MANIFEST).is_file():
-            _carry_own_files(aside, place)
-            _remove_products(aside)
+            _dissolve(aside, place)
         else:
             if place.exists():
-                _carry_own_files(place, aside)
-                place.rmdir()
+                _dissolve(place, aside)
             _move(aside, place)
     except OSError as error:
         raise ParametersError(
@@ -311,40 +292,45 @@ def _settle(outputs: Path, slot: Path) -> None:
     sync_folder(aside.parent)
 
 
-def _carry_own_files(old: Path, new: Path) -> None:
-    """Move all that the user made: whatever the old manifest does not name, and products changed since."""
+def _dissolve(old: Path, new: Path) -> list[Path]:
+    """Move all that the user made in a folder into another, delete the rest, and return where the user's files are."""
+    kept = []
     for entry in sorted(_own_entries(old), key=lambda path: os.path.lexists(new / path.name)):
-        _move(entry, _free_name(new / entry.name))
+        make_folders(new)
+        kept.append(_free_name(new / entry.name))
+        _move(entry, kept[-1])
+    _remove_products(old)
+    return kept
 
 
 def _move(source: Path, target: Path) -> None:
     """Rename, also a folder that may not be written: it may for that moment."""
+    mode = source.lstat().st_mode
+    locked = stat.S_ISDIR(mode) and not mode & stat.S_IWUSR
+    if locked:
+        source.chmod(stat.S_IMODE(mode) | stat.S_IRWXU)
     try:
         os.replace(source, target)
-    except PermissionError:
-        mode = source.lstat().st_mode
-        if not stat.S_ISDIR(mode) or mode & stat.S_IWUSR:
-            raise
-        source.chmod(stat.S_IMODE(mode) | stat.S_IRWXU)
-        try:
-            os.replace(source, target)
-        finally:
+    finally:
+        if locked:
             (source if source.exists() else target).chmod(stat.S_IMODE(mode))
 
 
 def _own_entries(directory: Path) -> list[Path]:
-    entries, manifest = sorted(directory.iterdir()), read_manifest(directory)
-    if manifest is None:
-        return entries
+    """Return what the user made: whatever the folder's manifest does not name, and products changed since."""
+    manifest = read_manifest(directory)
+    products = manifest.outputs if manifest else {}
     return [
-        path for path in entries if path.name != MANIFEST and not _is_product(path, manifest.outputs.get(path.name))
+        path
+        for path in sorted(directory.iterdir())
+        if not (manifest and path.name == MANIFEST) and not _is_product(path, products.get(path.name))
     ]
 
 
 def _is_product(path: Path, sha256: str | None) -> bool:
     """Whether a file is as a run wrote it; one that its manifest does not name is not read."""
     with suppress(OSError):
-        return sha256 is not None and stat.S_ISREG(path.lstat().st_mode) and sha256_of(path) == sha256
+        return sha256 is not None and not path.is_symlink() and sha256_of(path) == sha256
     return False
 
 

@@ -17,9 +17,9 @@ from sla1tools import __version__
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
-from sla1tools.published import LOCKS, LOGS, night_path
+from sla1tools.published import LOCKS, LOGS, night_path, take_outputs, using
 from sla1tools.run.night import NO_NOTEBOOKS, fail_night, run_night
-from sla1tools.run.publishing import refuse_links, take_outputs
+from sla1tools.run.publishing import refuse_links
 from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.text import printable
 
@@ -90,11 +90,9 @@ def usable(outputs: Path, topic: str) -> Iterator[None]:
     """Make sure that the outputs can be written; the file is there for the workers to see."""
     sign = _sign(outputs, topic)
     take_outputs(outputs)
-    try:
+    with using(outputs):
         sign.parent.mkdir(parents=True, exist_ok=True)
         sign.touch()
-    except OSError as error:
-        raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror or error}") from None
     try:
         yield
     finally:
