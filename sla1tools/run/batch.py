@@ -7,11 +7,11 @@ import logging
 import os
 import sys
 import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,12 @@ from sla1tools.parameters import NIGHT_KEYS, Parameters, read_layer, read_parame
 from sla1tools.published import LOGS
 from sla1tools.run.night import STEPS
 from sla1tools.run.publishing import refuse_to_mix
-from sla1tools.run.workers import (
-    BUSY,
-    CURRENT,
-    LOST,
-    MOST_LOSSES,
-    Job,
-    Outcome,
-    connect,
-    cores,
-    finished,
-    refuse_unfit,
-    usable,
-)
+from sla1tools.run.workers import BUSY, CURRENT, Job, Outcome, connect, finished, refuse_unfit, usable
 from sla1tools.text import counted, moment, printable
 
 VERDICTS = ("ok", "degraded", "failed", CURRENT)
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} to go"
 MOST_LINES = 8  # of nights that are being run, below the bar
-REVISIT_SECONDS = 2.0  # before a night that someone else runs is looked at again
 
 
 def nights_of(
@@ -119,8 +106,8 @@ def run_batch(
     Notes
     -----
     A night whose worker dies is run again; if that kills another worker, the night gets a failed verdict, and no other
-    night does. A night that someone else is running is looked at
-    again when all others are done, until it is free: it is then current, or run here.
+    night does. A night that someone else is running is looked at again when all others are done, until it is free: it
+    is then current, or run here.
     """
     outputs = Path(outputs).absolute()
     for parameters in nights:
@@ -130,24 +117,14 @@ def run_batch(
     jobs, clashes = _jobs(nights, partial(make, notebooks=notebooks))
     for outcome in clashes:
         tell(outcome)
-    with usable(outputs, topic), connect(scheduler, min(workers or cores(), len(jobs))) as client:
+    with usable(outputs, topic), connect(scheduler, workers, len(jobs)) as client:
         refuse_unfit(client, outputs, topic)
         client.subscribe_topic(topic, lambda event: step(*event[1]))
-        waiting, losses = list(jobs), Counter[str]()
-        while waiting:
-            busy = []
-            for job, outcome in finished(client, waiting):
-                losses[job.night] += outcome.reasons == LOST
-                if losses[job.night] > MOST_LOSSES:
-                    tell(Outcome(job.night, "failed", LOST))
-                elif outcome.verdict == BUSY:
-                    busy.append(job)
-                    step(job.night, f"{outcome.reasons[0]}; looked at again later")
-                else:
-                    tell(outcome)
-            waiting = busy
-            if waiting:
-                time.sleep(REVISIT_SECONDS)
+        for outcome in finished(client, jobs):
+            if outcome.verdict == BUSY:
+                step(outcome.night, f"{outcome.reasons[0]}; looked at again later")
+            else:
+                tell(outcome)
         client.unsubscribe_topic(topic)
 
 
@@ -191,7 +168,11 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
         raise
     finally:
         board.close()
-    _close(board.outcomes, outputs)
+    tally = Counter(outcome.verdict for outcome in board.outcomes)
+    for verdict in filter(tally.get, VERDICTS):
+        click.echo(f"{tally[verdict]:6} {verdict}", err=True)
+    if tally["failed"]:
+        click.echo(f"the logs of what failed are in {Path(outputs) / LOGS}", err=True)
     from sla1tools.run.season import write_trends
 
     try:
@@ -199,7 +180,7 @@ def run_and_tell(nights: Sequence[Parameters], outputs: Path, **options) -> int:
     except ParametersError as error:  # a disk that filled meanwhile: the nights themselves are told of
         click.echo(f"sla1: {printable(error)}", err=True)
         return 1
-    return int(any(outcome.verdict == "failed" for outcome in board.outcomes))
+    return int(tally["failed"] > 0)
 
 
 class _Board:
@@ -235,10 +216,10 @@ class _Board:
         begun = sum((STEPS.index(text) + 1) / len(STEPS) for text in self.running.values() if text in STEPS)
         self.bar.total, self.bar.n = self.nights - current, len(self.outcomes) - current + begun
         self.bar.set_description_str(counted(len(self.outcomes), "night") + f" of {self.nights}")
-        states = [printable(f"{night}: {text}") for night, text in [*self.running.items()][:MOST_LINES]]
-        while len(self.lines) < len(states):
-            self.lines.append(tqdm(position=len(self.lines) + 1, bar_format="{desc}", dynamic_ncols=True, leave=False))
-        for line, text in zip(self.lines, states + [""] * len(self.lines), strict=False):
+        states = [printable(f"{night}: {text}") for night, text in islice(self.running.items(), MOST_LINES)]
+        for position in range(len(self.lines), len(states)):
+            self.lines.append(tqdm(position=position + 1, bar_format="{desc}", dynamic_ncols=True, leave=False))
+        for line, text in zip(self.lines, chain(states, repeat("")), strict=False):
             line.set_description_str(text)
 
     def close(self) -> None:
@@ -250,14 +231,6 @@ def _line(outcome: Outcome) -> str:
     found = "" if outcome.candidates is None else counted(outcome.candidates, "candidate")
     line = f"{outcome.verdict:8}  {outcome.night}  {found:>14}  {outcome.seconds:6.1f} s  {'; '.join(outcome.reasons)}"
     return printable(line.rstrip())
-
-
-def _close(outcomes: Sequence[Outcome], outputs: Path) -> None:
-    tally = Counter(outcome.verdict for outcome in outcomes)
-    for verdict in filter(tally.get, VERDICTS):
-        click.echo(f"{tally[verdict]:6} {verdict}", err=True)
-    if tally["failed"]:
-        click.echo(f"the logs of what failed are in {Path(outputs) / LOGS}", err=True)
 
 
 def _quieten() -> None:

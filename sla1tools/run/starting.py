@@ -3,12 +3,14 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from sla1tools.errors import ParametersError, writing
-from sla1tools.parameters import NIGHT_KEYS, Parameters, named_by, to_yaml, validate
+from sla1tools.parameters import Parameters, named_by, to_yaml, validate
 from sla1tools.places import SHIPPED_FOLDERS, shipped, working_folder
 from sla1tools.published import night_path
 
@@ -58,36 +60,34 @@ def night_text(capture: Path) -> str:
     from sla1tools.frames.codes import audit_counts, declared_padding
     from sla1tools.frames.headers import EXPOSURE_NAMES
 
-    keys = [*(key for pair in SHAPES for key in pair), *EXPOSURE_NAMES, "EGAIN", "XPIXSZ"]
-    headers = _headers(capture, keys)
+    cards = [*(key for pair in SHAPES for key in pair), *EXPOSURE_NAMES, "EGAIN", "XPIXSZ"]
+    headers = _headers(capture, cards)
     shape = next((shape for pair in SHAPES if (shape := _commonest(headers, *pair))), None)
     clock = next((name for name in EXPOSURE_NAMES if _commonest(headers, name)), EXPOSURE_NAMES[0])
     if not shape:
         raise ParametersError(f"{capture}: no frame of {PATTERN} has a header that can be read")
-    values: dict = dict(named_by(capture))
-    origins = dict.fromkeys(NIGHT_KEYS, "the folder's path")
-    values["frame_shape"], origins["frame_shape"] = [int(side) for side in shape], "NAXIS2, NAXIS1"
-    found = (
-        ("dark_exposure", _commonest(headers, clock), clock),
-        ("scale_due_to_gain", _commonest(headers, "EGAIN"), "EGAIN, electrons per ADC unit"),
-        ("pixel_size", _commonest(headers, "XPIXSZ"), "XPIXSZ"),
-    )
-    for key, value, origin in found:
-        origins[key] = origin
-        if value and key in Parameters.model_fields:
-            values[key] = float(f"{value[0]:.6g}")
-    night = judge_capture(validate(values, str(capture)))
+    told: dict[str, tuple[Any, str]] = {key: (value, "the folder's path") for key, value in named_by(capture).items()}
+    told["frame_shape"] = [int(side) for side in shape], "NAXIS2, NAXIS1"
+    for key, card, unit in (
+        ("dark_exposure", clock, ""),
+        ("scale_due_to_gain", "EGAIN", ", electrons per ADC unit"),
+        ("pixel_size", "XPIXSZ", ""),
+    ):
+        value = _commonest(headers, card)
+        told[key] = value and float(f"{value[0]:.6g}"), card + unit
+    night = judge_capture(_said(told, capture))
     step = audit_counts(night.histogram, night.parameters.top_code, 1.0).step if night.frames else 1
-    declared = declared_padding(night.frames[0].header) if night.frames else None
-    if declared or step > 1:
-        values["scale_due_to_padding"] = float(declared or step)
-        origins["scale_due_to_padding"] = "EGAINSAV or ADCBITS" if declared else f"all codes are multiples of {step}"
-    lines = to_yaml(validate(values, str(capture)), values).splitlines()
-    written = [f"{line}  # {origins[line.partition(':')[0]]}" for line in lines]
-    written += [f"# {key}: not in the headers ({origin})" for key, value, origin in found if not value]
-    if "scale_due_to_padding" not in values:
-        written.append("# scale_due_to_padding: neither the headers (EGAINSAV, ADCBITS) nor the step of the codes tell")
+    told["scale_due_to_padding"] = float(step) if step > 1 else None, "EGAINSAV, ADCBITS, or the step of the codes"
+    if night.frames and (declared := declared_padding(night.frames[0].header)):
+        told["scale_due_to_padding"] = float(declared), "EGAINSAV or ADCBITS"
+    lines = to_yaml(_said(told, capture), [key for key, (value, _) in told.items() if value is not None]).splitlines()
+    written = [f"{line}  # {told[line.partition(':')[0]][1]}" for line in lines]
+    written += [f"# {key}: not in the headers ({origin})" for key, (value, origin) in told.items() if value is None]
     return "\n".join([f"# {len(night.frames)} of {len(headers)} frames would be used.", *written, ""])
+
+
+def _said(told: Mapping[str, tuple[Any, str]], capture: Path) -> Parameters:
+    return validate({key: value for key, (value, _) in told.items() if value is not None}, str(capture))
 
 
 def _headers(capture: Path, keys: Sequence[str]) -> list[dict[str, str]]:
@@ -101,13 +101,10 @@ def _commonest(headers: Sequence[dict[str, str]], *keys: str) -> tuple[float, ..
     """Return the values that most headers have; None where none has all as positive numbers (exposures may be 0)."""
     found: Counter[tuple[float, ...]] = Counter()
     for header in headers:
-        try:
+        with suppress(KeyError, ValueError):
             values = tuple(float(header[key]) for key in keys)
-        except (KeyError, ValueError):
-            continue
-        if min(values) > 0 or (min(values) == 0 and "EXP" in keys[0]):
-            found[values] += 1
-    return found.most_common(1)[0][0] if found else None
+            found[values] += min(values) > 0 or (min(values) == 0 and "EXP" in keys[0])
+    return next((values for values, number in found.most_common(1) if number), None)
 
 
 def write_night(capture: Path, target: Path | None) -> Path:

@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ BATCH = ".batch"  # below the locks: held while a batch looks at a night and run
 CONNECT_SECONDS = 10
 MOST_DEATHS = 2  # of workers that ran a night, until it is called failed
 MOST_LOSSES = 10  # of a night with workers that died over others
+REVISIT_SECONDS = 2.0  # before a night that someone else runs is looked at again
 CURRENT, BUSY = "current", "busy"
 LOST = ("its worker died, maybe over another night",)
 
@@ -105,8 +107,12 @@ def _sign(outputs: Path, topic: str) -> Path:
 
 
 @contextmanager
-def connect(scheduler: str | None, workers: int) -> Iterator["Client"]:
-    """Give a client of the scheduler at this address, or of a cluster of so many workers that lasts as long."""
+def connect(scheduler: str | None, workers: int | None, most: int) -> Iterator["Client"]:
+    """Give a client of the scheduler at this address, or of a cluster of our own that lasts as long.
+
+    It has so many `workers`, by default one a core that this program may use, but not more than there are nights.
+    """
+    from dask.system import CPU_COUNT
     from distributed import Client, LocalCluster
     from distributed.comm import get_address_host_port
 
@@ -114,7 +120,7 @@ def connect(scheduler: str | None, workers: int) -> Iterator["Client"]:
         with (
             # No limit of memory: a worker's kernels are not counted, and a night that is killed at a limit is lost.
             LocalCluster(
-                n_workers=max(workers, 1),
+                n_workers=max(min(workers or CPU_COUNT, most), 1),
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address="127.0.0.1:0",
@@ -159,7 +165,24 @@ def _unfit(version: str, outputs: Path, topic: str) -> str:
     return "" if seen else f"does not see {outputs}: use a folder that all machines share"
 
 
-def finished(client: "Client", jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+def finished(client: "Client", jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """Run all, and yield what becomes of each; a busy night is looked at again when all others are done."""
+    losses = Counter[str]()
+    while jobs:
+        busy = []
+        for job, outcome in _submitted(client, jobs):
+            losses[job.night] += outcome.reasons == LOST
+            if losses[job.night] > MOST_LOSSES:
+                outcome = Outcome(job.night, "failed", LOST)
+            if outcome.verdict == BUSY:
+                busy.append(job)
+            yield outcome
+        jobs = busy
+        if jobs:
+            time.sleep(REVISIT_SECONDS)
+
+
+def _submitted(client: "Client", jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
     """Submit all, and yield each when it ends; a future is forgotten at once, so that memory does not grow."""
     from distributed import KilledWorker, as_completed
 
@@ -302,10 +325,3 @@ def _candidates(job: Job) -> int | None:
         text = (job.outputs / job.night / "summary.json").read_text(encoding="utf-8")
         return sum(json.loads(text)["candidates"][job.parameters.criterion]["per_frame"])
     return None
-
-
-def cores() -> int:
-    """Count the processor's cores that this program may use."""
-    from dask.system import CPU_COUNT
-
-    return CPU_COUNT

@@ -770,7 +770,7 @@ def test_nobody_without_the_credentials_reaches_our_own_workers():
         comm = await comms.connect(address, timeout=2, **security.get_connection_args("client"))
         comm.abort()
 
-    with workers.connect(None, 1) as client:
+    with workers.connect(None, 1, 1) as client:
         for address in (client.scheduler.address, *client.scheduler_info()["workers"]):
             assert address.startswith("tls://127.0.0.1:")
             client.sync(reached, address, client.security)
