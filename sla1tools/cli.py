@@ -507,7 +507,7 @@ def trends(outputs, adopt) -> None:
     Example:
       sla1 trends --outputs outputs --adopt
     """
-    from sla1tools.published import holds_outputs
+    from sla1tools.published.folder import holds_outputs
     from sla1tools.run.season import adopt_season, write_trends
 
     if any(outputs.iterdir()) and not holds_outputs(outputs):

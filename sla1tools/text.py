@@ -30,11 +30,7 @@ def printable(text: Any) -> str:
 
 def is_text(name: str) -> bool:
     """Tell whether a name is valid UTF-8: one that is not holds lone surrogates, which no page or table could hold."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return name.encode(errors="ignore").decode() == name
 
 
 def json_text(value: Any) -> str:

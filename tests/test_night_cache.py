@@ -16,7 +16,8 @@ from sla1tools.measure import measure_night
 from sla1tools.night import cache
 from sla1tools.night.cache import place_of
 from sla1tools.parameters import to_yaml
-from sla1tools.published import CACHE, MARK, take_outputs
+from sla1tools.published import CACHE, MARK
+from sla1tools.published.folder import take_outputs
 from sla1tools.published.formats import INDEX
 from sla1tools.run.night import STEPS
 

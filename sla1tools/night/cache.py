@@ -17,7 +17,8 @@ from sla1tools.frames.fits import read_bytes
 from sla1tools.measure import Measurement, depends_on
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder, working_folder
-from sla1tools.published import CACHE, take_outputs
+from sla1tools.published import CACHE
+from sla1tools.published.folder import take_outputs
 from sla1tools.published.formats import sha256_of, store, stored
 
 MOST_KEPT = 5 * 10**9  # bytes of all nights together

@@ -24,7 +24,8 @@ from sla1tools.darks.structure import line_medians, smooth_level
 from sla1tools.darks.variance import variance_ratio_ppf
 from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, NightRecord
-from sla1tools.published import TRENDS, write_whole
+from sla1tools.published import TRENDS
+from sla1tools.published.folder import write_whole
 from sla1tools.published.formats import DAMAGE, read_archive, write_archive
 from sla1tools.text import chance_text
 

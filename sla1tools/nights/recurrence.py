@@ -26,7 +26,8 @@ from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.darks.classes import BLOCKING, PixelClass, bits_of
 from sla1tools.frames.fits import read_plane
 from sla1tools.nights.trends import MASTER, METRICS, UNREADABLE, NightRecord, unreadable
-from sla1tools.published import TRENDS, write_whole
+from sla1tools.published import TRENDS
+from sla1tools.published.folder import write_whole
 from sla1tools.text import open_regular, read_regular
 
 BAD = BLOCKING & ~(PixelClass.METADATA | PixelClass.KNOWN)

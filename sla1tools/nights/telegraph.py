@@ -10,7 +10,8 @@ from astropy.table import Table
 from scipy import special
 
 from sla1tools.nights.trends import NightRecord
-from sla1tools.published import TELEGRAPH, write_whole
+from sla1tools.published import TELEGRAPH
+from sla1tools.published.folder import write_whole
 from sla1tools.text import read_regular
 
 COLUMNS = ("x", "y", "low", "high", "up")  # of a night's list, in order, at its start

@@ -1,22 +1,18 @@
-"""What an outputs folder holds: the names in it, what is read back of a night, how a run hands it over.
+"""What an outputs folder holds: the names in it, and what is read back of a night.
 
 Nothing in a folder that others may write to is run or believed: files are read as plain JSON, arrays and cards, through
 a model of what they may say.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sla1tools.errors import ParametersError
 from sla1tools.parameters import COLDEST, PATH_KEYS, Parameters
 from sla1tools.published.formats import sha256_of
-from sla1tools.text import is_text, json_text, read_regular
+from sla1tools.text import json_text, read_regular
 
 MARK = ".sla1-outputs"
 STAGING, ASIDE, FAILED, LOCKS, LOGS, TRENDS = ".staging", ".aside", ".failed", ".locks", ".logs", ".trends"
@@ -28,9 +24,6 @@ TELEGRAPH = "telegraph.ecsv"
 CANDIDATES_PAGE = "candidates.html"
 PAGES = ("index.html", "known_pixels.fits", "dark_current.fits", CANDIDATES_PAGE, SEASON, TELEGRAPH)
 MANIFEST = "manifest.json"
-MARK_TEXT = (
-    "sla1 made the hidden folders beside this file, and deletes in them what it made. Without this file it refuses.\n"
-)
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -190,27 +183,6 @@ def read_json(path: Path, model: type[Model]) -> Model | None:
         return None
 
 
-def write_whole(outputs: Path, name: str, write: Callable[[Path], Any]) -> None:
-    """Write a file of the outputs folder by `write(path)` in `TRENDS`, and move it to its place, on the disk too."""
-    unfinished, target = outputs / TRENDS / f"{Path(name).name}.part", outputs / name
-    write(unfinished)
-    with open(unfinished, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, target)
-    sync_folder(target.parent)
-
-
-def sync_folder(directory: Path) -> None:
-    """Bring a folder's names to the disk."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened, and a rename is journalled
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def night_path(parameters: Parameters) -> Path:
     """Return a night's folder relative to the outputs folder: capture_date/capture_time/object_name.
 
@@ -221,54 +193,3 @@ def night_path(parameters: Parameters) -> Path:
         exposure, coldest, warmest = parameters.part
         name += f"_{exposure:g}s" + (f"_{(coldest + warmest) / 2:.0f}C" if coldest > COLDEST else "")
     return Path(parameters.capture_date, parameters.capture_time, name)
-
-
-def take_outputs(outputs: Path) -> None:
-    """Make sure that a folder is ours to write in: made where missing, marked where it is new, empty, or of old.
-
-    Raises
-    ------
-    ParametersError
-        If it cannot be written, if one of our names in it is a link or of another kind, or if something has our names
-        though there is neither our mark nor a night with our manifest.
-    """
-    if not is_text(str(outputs)):
-        raise ParametersError(f"{outputs}: is not valid UTF-8: name another outputs folder")
-    mark, cure = outputs / MARK, "move it away, or name another outputs folder"
-    with using(outputs):
-        make_folders(outputs)
-        for path in (mark, *(outputs / name for name in (*FOLDERS, KEPT))):
-            right = path.is_file() if path == mark else path.is_dir()
-            if os.path.lexists(path) and (path.is_symlink() or not right):
-                raise ParametersError(f"{path}: is not what sla1 made; {cure}")
-        if mark.exists():
-            return
-        strange = next((name for name in (*FOLDERS, *PAGES) if os.path.lexists(outputs / name)), None)
-        # asked again: another command may have marked the folder since
-        if strange and not holds_outputs(outputs):
-            raise ParametersError(f"{outputs}: holds a {strange} that sla1 did not make; {cure}")
-        mark.write_text(MARK_TEXT, encoding="utf-8")
-
-
-@contextmanager
-def using(outputs: Path) -> Iterator[None]:
-    """Raise `ParametersError` where the disk refuses something in an outputs folder."""
-    try:
-        yield
-    except OSError as error:
-        raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror or error}") from None
-
-
-def holds_outputs(outputs: Path) -> bool:
-    """Whether a folder has our mark, or a night of ours from before there was one."""
-    roots = (outputs, outputs / FAILED, outputs / ASIDE)
-    nights = (path.parent for root in roots for path in root.glob(f"*/*/*/{MANIFEST}"))
-    return (outputs / MARK).exists() or any(map(read_manifest, nights))
-
-
-def make_folders(path: Path) -> None:
-    """Make a folder and those above it, and bring their names to the disk."""
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in new:
-        sync_folder(folder.parent)

@@ -22,22 +22,8 @@ from filelock import FileLock, Timeout
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.places import missing
-from sla1tools.published import (
-    ASIDE,
-    FAILED,
-    KEPT,
-    LOCKS,
-    MANIFEST,
-    MARK,
-    PAGES,
-    STAGING,
-    make_folders,
-    night_path,
-    read_manifest,
-    sync_folder,
-    take_outputs,
-    using,
-)
+from sla1tools.published import ASIDE, FAILED, KEPT, LOCKS, MANIFEST, MARK, PAGES, STAGING, night_path, read_manifest
+from sla1tools.published.folder import make_folders, sync_folder, take_outputs, using
 from sla1tools.published.formats import sha256_of
 
 LOCK_PATIENCE = 1.0  # seconds: longer than another command needs to settle this night's leftovers
@@ -189,6 +175,7 @@ def forget(outputs: str | Path, night: Path) -> list[Path]:
         told = "" if slots[0].exists() else f": {missing(slots[0])}"
         name = night.as_posix()
         raise ParametersError(f"{outputs}: holds no night {name} that a run of ours published or failed{told}")
+    take_outputs(outputs)
     recover(outputs)
     kept = []
     with _lock(outputs, night, LOCK_PATIENCE):
@@ -203,20 +190,11 @@ def forget(outputs: str | Path, night: Path) -> list[Path]:
 
 
 def recover(outputs: str | Path) -> None:
-    """Finish or roll back every interrupted swap, and delete every abandoned run's folder.
+    """Finish or roll back every interrupted swap in outputs of ours, and delete every abandoned run's folder.
 
     Nights whose lock is held are someone's work in progress and left alone, and so is a folder that may only be read.
-    An outputs folder that does not exist needs no recovery.
-
-    Raises
-    ------
-    ParametersError
-        If it is not ours.
     """
     outputs = Path(outputs).absolute()
-    if not outputs.exists():
-        return
-    take_outputs(outputs)
     roots = (outputs / STAGING, outputs / ASIDE, outputs / ASIDE / FAILED)
     for night in sorted({path.relative_to(root) for root in roots for path in root.glob("[!.]*/*/*")}):
         try:

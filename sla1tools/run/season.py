@@ -20,18 +20,9 @@ from sla1tools.nights.season import Season, sum_season
 from sla1tools.nights.telegraph import follow_telegraph
 from sla1tools.nights.trends import read_nights
 from sla1tools.parameters import Parameters, save_setting
-from sla1tools.published import (
-    CANDIDATES_PAGE,
-    LOCKS,
-    MANIFEST,
-    SEASON,
-    TRENDS,
-    SeasonCriterion,
-    SeasonFile,
-    read_json,
-    write_whole,
-)
-from sla1tools.run.publishing import recover, refuse_links, take_outputs
+from sla1tools.published import CANDIDATES_PAGE, LOCKS, MANIFEST, SEASON, TRENDS, SeasonCriterion, SeasonFile, read_json
+from sla1tools.published.folder import take_outputs, write_whole
+from sla1tools.run.publishing import recover, refuse_links
 from sla1tools.show.season_page import gallery_text, page_text
 from sla1tools.text import json_text
 
@@ -81,28 +72,23 @@ def write_trends(outputs: str | Path) -> Path:
 
 def season_json(season: Season | None, dark: DarkCurrent) -> dict[str, Any]:
     """Return the season's numbers in the shape of `season.json`."""
+    told: dict[str, Any] = {"frames": 0, "nights": 0, "left_out": {}, "criteria": {}, "dark_current": dark.numbers()}
     if season is None:
-        return {"frames": 0, "nights": 0, "left_out": {}, "criteria": {}, "dark_current": dark.numbers()}
-    return {
+        return told
+    for name, statement in season.statements.items():
+        own = asdict(statement)
+        beside = {"without_recurrent": own["without_recurrent"], "gaussian_expectation": own["expected"]}
+        told["criteria"][name] = {
+            "false_alarms_per_frame": own["alarms"] | beside,
+            "operating_point": own["point"],
+            **{key: own[key] for key in ("flux_50", "flux_90", "lacking")},
+        }
+    return told | {
         "frames": season.frames,
         "nights": len(season.nights),
         "comparable": season.identity,
         "criterion": season.parameters.criterion,
         "left_out": season.left_out,
-        "criteria": {
-            name: {
-                "false_alarms_per_frame": {
-                    **asdict(own.alarms),
-                    "without_recurrent": own.without_recurrent and asdict(own.without_recurrent),
-                    "gaussian_expectation": own.expected,
-                },
-                **{key: asdict(getattr(own, key)) for key in ("flux_50", "flux_90")},
-                "operating_point": own.point and asdict(own.point),
-                "lacking": own.lacking,
-            }
-            for name, own in season.statements.items()
-        },
-        "dark_current": dark.numbers(),
     }
 
 

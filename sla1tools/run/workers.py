@@ -18,7 +18,8 @@ from sla1tools import __version__
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
-from sla1tools.published import LOCKS, LOGS, night_path, take_outputs, using
+from sla1tools.published import LOCKS, LOGS, night_path
+from sla1tools.published.folder import take_outputs, using
 from sla1tools.run.night import NO_NOTEBOOKS, fail_night, run_night
 from sla1tools.run.publishing import refuse_links
 from sla1tools.run.resuming import finished_since, is_current

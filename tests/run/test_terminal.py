@@ -150,7 +150,7 @@ def test_a_disk_that_fills_during_a_batch(tmp_path, monkeypatch, capsys):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(old, new)
 
-    monkeypatch.setattr("sla1tools.published.os.replace", no_page)
+    monkeypatch.setattr("sla1tools.published.folder.os.replace", no_page)
     assert batch_module.run_and_tell(nights, outputs) == 1
     output, complaints = capsys.readouterr()
     assert [line.split()[0] for line in output.splitlines()] == ["ok", "failed", "failed"]
