@@ -1,7 +1,8 @@
 """A simulated sensor: its defects, its noise and what strikes it, drawn frame by frame from named random streams."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import Table
@@ -63,107 +64,9 @@ class Star:
                 raise ParametersError(f"star: {name} must be a positive number up to {most:g}; got {value!r}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Camera:
-    """The fixed part of a simulated night, and how each frame is drawn from it.
-
-    `level_map` is the smooth level (pedestal, dark and glow) without pixel structure, `noise_map` the 1-sigma of one
-    raw frame at that level, (ny, nx) float32 electrons; `mean` and `sigma` are those with the defects. `chip` holds
-    what the truth says of a chip: {} where the night has pixels of its own.
-    """
-
-    seed: int
-    scale: float
-    level_map: np.ndarray
-    noise_map: np.ndarray
-    mean: np.ndarray  # electrons, defects included
-    sigma: np.ndarray  # electrons, defects included
-    defects: np.ndarray  # truth rows, like stars
-    stars: np.ndarray
-    clean: bool
-    exposure: float = EXPOSURE
-    chip: dict = field(default_factory=dict)
-
-    def expose(self, k: int) -> np.ndarray:
-        """Draw the counts of frame `k`."""
-        reading = stream(self.seed, NOISE_STREAM, k).standard_normal(self.mean.shape, dtype=np.float32)
-        reading *= self.sigma
-        reading += self.mean
-        for rows in (*self.muons(k), self.steps(k)):
-            reading[rows["y"], rows["x"]] += rows["value"]
-        for i in np.flatnonzero(self.stars["frame"] == k):
-            star = self.stars[i]
-            y, x, share = _gaussian_shares(star["x_true"], star["y_true"], star["fwhm"], self.mean.shape)
-            reading[y, x] += stream(self.seed, STAR_STREAM, i, 1).poisson(star["value"] * share)
-        reading /= self.scale
-        np.rint(reading, out=reading)
-        counts = np.clip(reading, 0, TOP_CODE, out=reading).astype(np.uint16)
-        constant = self.defects[np.isin(self.defects["kind"], ["stuck", "saturated"])]
-        counts[constant["y"], constant["x"]] = np.rint(constant["value"] / self.scale)
-        if not self.clean:
-            metadata = _metadata(k)[: counts.shape[1]]
-            counts[0, : len(metadata)] = metadata
-        return counts
-
-    def truth(self, frames: int) -> Table:
-        """Tell what is true of a night of so many frames, one row a defective pixel, struck pixel or star.
-
-        Returns
-        -------
-        truth : Table
-            `x`, `y` (int32, the pixel), `x_true`, `y_true` (sub-pixel for stars, else the pixel), `kind`, `frame`
-            (0-based; -1: every frame), `value` (electrons), `fwhm` (px, stars), `duty` (share of frames up, rts),
-            `track` (muons, and telegraph pixels that switch together; -1 elsewhere). NaN where a column does not apply.
-            `value` means, by kind: hot, warm, column: mean excess over `level_map`; noisy: 1-sigma of one frame; rts:
-            height of the upper state; stuck, saturated: the constant reading; metadata: the reading in the first frame;
-            muon: electrons deposited; star: expected flux. `meta` holds frames, seed and scale, and of a night of a
-            chip its chip_seed, exposure (s), temperature (C), pedestal (electrons), dark_current (electrons a second
-            away from the glow, at that temperature) and doubling_kelvin.
-        """
-        tracks = [rows for k in range(frames) for rows in self.muons(k)]
-        for number, rows in enumerate(tracks):
-            rows["track"] = number
-        units = {"x_true": "pix", "y_true": "pix", "value": "electron", "fwhm": "pix"}
-        meta = {"frames": frames, "seed": self.seed, "scale": self.scale} | self.chip
-        return Table(np.concatenate([self.defects, *tracks, self.stars]), units=units, meta=meta)
-
-    def steps(self, k):
-        """Truth rows of the pixels that are up in frame `k`, with the electrons each gains there."""
-        rts = self.defects[self.defects["kind"] == "rts"]
-        rng, paired = stream(self.seed, RTS_STREAM, k), rts["track"] >= 0
-        draws = rng.random(len(rts))
-        draws[paired] = draws[rts["track"][paired]]
-        up = draws < rts["duty"]
-        rts["value"] = rng.poisson(rts["value"])
-        return rts[up]
-
-    def muons(self, k):
-        """Truth rows of the muons of frame `k`, one array a muon."""
-        if self.clean:
-            return []
-        rng = stream(self.seed, MUON_STREAM, k)
-        number = rng.poisson(MUONS_PER_FULL_FRAME * self.mean.size / FULL_FRAME * (self.exposure / EXPOSURE))
-        return [_muon(rng, self.mean.shape, k) for _ in range(max(number, k == 0 < self.exposure))]
-
-
-def make_camera(
-    frames,
-    shape,
-    seed,
-    noise,
-    stars,
-    clean,
-    level=1300.0,
-    glow=1100.0,
-    pedestal=None,
-    scale=1.39 / 16,
-    chip_seed=None,
-    exposure=EXPOSURE,
-    temperature=TEMPERATURE,
-    doubling=DOUBLING,
-    telegraph_pairs=0,
-) -> Camera:
-    """Draw a night's fixed defects and place its stars.
+    """A simulated camera and night: its pixels are drawn when it is made, each frame when it is exposed.
 
     Parameters
     ----------
@@ -198,6 +101,16 @@ def make_camera(
     telegraph_pairs : int
         So many telegraph pixels, at most all, get a partner of the same height beside them that switches with them.
 
+    Attributes
+    ----------
+    level_map, noise_map : (ny, nx) float32 arrays
+        The smooth level (pedestal, dark and glow) without pixel structure, and the 1-sigma of one raw frame at that
+        level, in electrons.
+    mean, sigma : (ny, nx) float32 arrays
+        Those with the defects.
+    defects, placed : arrays
+        Rows of `truth`: defective pixels and stars.
+
     Raises
     ------
     ParametersError
@@ -220,31 +133,136 @@ def make_camera(
     pixels, with their shot noise. Offsets of single pixels (4 e-) and of the column stay, as in a bias, and so does the
     height of telegraph pixels, which belongs to the reading.
     """
-    if pedestal is None:
-        pedestal = 0.0 if chip_seed is None else CHIP_PEDESTAL
-    _check(frames, shape, seed, noise, level, glow, pedestal, scale, exposure, temperature, doubling, chip_seed or 0)
-    ny, nx = shape
-    glow_y, glow_x = (np.exp(-((np.arange(n)[::-1] / (n * GLOW_WIDTH)) ** 2) / 2) for n in (ny, nx))
-    level_map = (level + glow * np.outer(glow_y, glow_x)).astype(np.float32)
-    dark = level - pedestal
-    shot = min(1.0, noise**2 / dark) if dark else 1.0
-    noise_map = np.sqrt(shot * (level_map - pedestal) + max(noise**2 - dark, 0.0)).astype(np.float32)
-    mean, sigma, defects = level_map, noise_map, truth_rows("", [], [], 0.0)
-    if not clean:
-        pixels = stream(seed if chip_seed is None else chip_seed, PIXEL_STREAM)
-        mean, sigma, defects = _add_defects(pixels, level_map, noise_map, shot, scale, telegraph_pairs)
-    heating = 2 ** ((temperature - TEMPERATURE) / doubling)
-    growth = exposure / EXPOSURE * heating
-    mean, sigma = _grown(mean, sigma, level_map - np.float32(pedestal), shot, growth, defects)
-    level_map, noise_map = _grown(level_map, noise_map, level_map - np.float32(pedestal), shot, growth, defects[:0])
-    if level_map.max() >= TOP_CODE * scale:
-        raise ParametersError(f"exposure {exposure:g} s at {temperature:g} C: the level would reach the top code")
-    chip = {"chip_seed": chip_seed, "exposure": exposure, "temperature": temperature, "pedestal": pedestal}
-    chip |= {"dark_current": dark / EXPOSURE * heating, "doubling_kelvin": doubling}
-    placed = [_place(star, stream(seed, STAR_STREAM, i, 0), shape, frames) for i, star in enumerate(stars)]
-    stars = np.concatenate(placed) if placed else truth_rows("", [], [], 0.0)
-    told = {} if chip_seed is None else chip
-    return Camera(seed, scale, level_map, noise_map, mean, sigma, defects, stars, clean, exposure, told)
+
+    frames: int = 10
+    shape: tuple[int, int] = (2048, 2048)
+    seed: int = 20240508
+    noise: float = 37.0
+    stars: Sequence[Star] = ()
+    clean: bool = False
+    level: float = 1300.0
+    glow: float = 1100.0
+    pedestal: float | None = None
+    scale: float = 1.39 / 16
+    chip_seed: int | None = None
+    exposure: float = EXPOSURE
+    temperature: float = TEMPERATURE
+    doubling: float = DOUBLING
+    telegraph_pairs: int = 0
+
+    def __post_init__(self):
+        """Draw the pixels and place the stars."""
+        usual = 0.0 if self.chip_seed is None else CHIP_PEDESTAL
+        self.pedestal = pedestal = usual if self.pedestal is None else self.pedestal
+        self._check(pedestal)
+        falls = (np.exp(-((np.arange(n)[::-1] / (n * GLOW_WIDTH)) ** 2) / 2) for n in self.shape)
+        level_map = (self.level + self.glow * np.outer(*falls)).astype(np.float32)
+        dark = self.level - pedestal
+        shot = min(1.0, self.noise**2 / dark) if dark else 1.0
+        noise_map = np.sqrt(shot * (level_map - pedestal) + max(self.noise**2 - dark, 0.0)).astype(np.float32)
+        mean, sigma, self.defects = level_map, noise_map, truth_rows("", [], [], 0.0)
+        if not self.clean:
+            pixels = stream(self.seed if self.chip_seed is None else self.chip_seed, PIXEL_STREAM)
+            mean, sigma, self.defects = _add_defects(
+                pixels, level_map, noise_map, shot, self.scale, self.telegraph_pairs
+            )
+        heating = 2 ** ((self.temperature - TEMPERATURE) / self.doubling)
+        self.dark_current, growth = dark / EXPOSURE * heating, self.exposure / EXPOSURE * heating
+        signal = level_map - np.float32(pedestal)
+        self.level_map, self.noise_map = _grown(level_map, noise_map, signal, shot, growth, self.defects[:0])
+        self.mean, self.sigma = _grown(mean, sigma, signal, shot, growth, self.defects)
+        if self.level_map.max() >= TOP_CODE * self.scale:
+            state = f"exposure {self.exposure:g} s at {self.temperature:g} C"
+            raise ParametersError(f"{state}: the level would reach the top code")
+        stars = [_place(star, stream(self.seed, STAR_STREAM, i, 0), self) for i, star in enumerate(self.stars)]
+        self.placed = np.concatenate([truth_rows("", [], [], 0.0), *stars])
+
+    def _check(self, pedestal):
+        rules = {
+            f"frames: must be from 1 to {MOST_FRAMES}; got {self.frames}": 1 <= self.frames <= MOST_FRAMES,
+            f"shape: must be rows and columns, each from 1 to {MOST_SIDE}; got {self.shape}": (
+                len(self.shape) == 2 and 1 <= min(self.shape) <= max(self.shape) <= MOST_SIDE
+            ),
+            f"shape: must have at most {MOST_PIXELS} pixels; got {self.shape}": math.prod(self.shape) <= MOST_PIXELS,
+            f"seed: must be from 0 to 2**63 - 1; got {self.seed}": 0 <= self.seed < 2**63,
+            f"chip seed: must be from 0 to 2**63 - 1; got {self.chip_seed}": 0 <= (self.chip_seed or 0) < 2**63,
+            f"exposure: must be from 0 to 1e6 s; got {self.exposure}": 0 <= self.exposure <= 1e6,
+            f"temperature: must lie between -273 and 100 C; got {self.temperature}": -273 <= self.temperature <= 100,
+            f"doubling: must be at least 1 K; got {self.doubling}": 1 <= self.doubling < math.inf,
+            f"noise: must be from 0 to 1e6 e-; got {self.noise}": 0 <= self.noise <= 1e6,
+            f"scale: must be finite and positive; got {self.scale}": 0 < self.scale < math.inf,
+            f"pedestal: must lie between 0 and the level, {self.level}; got {pedestal}": 0 <= pedestal <= self.level,
+            f"glow: must not be negative, nor reach the top code; got {self.glow}": (
+                0 <= self.glow < TOP_CODE * self.scale - self.level
+            ),
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise ParametersError(rule)
+
+    def expose(self, k: int) -> np.ndarray:
+        """Draw the counts of frame `k`."""
+        reading = stream(self.seed, NOISE_STREAM, k).standard_normal(self.mean.shape, dtype=np.float32)
+        reading *= self.sigma
+        reading += self.mean
+        for rows in (*self.muons(k), self.steps(k)):
+            reading[rows["y"], rows["x"]] += rows["value"]
+        for i in np.flatnonzero(self.placed["frame"] == k):
+            star = self.placed[i]
+            y, x, share = _gaussian_shares(star["x_true"], star["y_true"], star["fwhm"], self.mean.shape)
+            reading[y, x] += stream(self.seed, STAR_STREAM, i, 1).poisson(star["value"] * share)
+        reading /= self.scale
+        np.rint(reading, out=reading)
+        counts = np.clip(reading, 0, TOP_CODE, out=reading).astype(np.uint16)
+        constant = self.defects[np.isin(self.defects["kind"], ["stuck", "saturated"])]
+        counts[constant["y"], constant["x"]] = np.rint(constant["value"] / self.scale)
+        if not self.clean:
+            metadata = _metadata(k)[: counts.shape[1]]
+            counts[0, : len(metadata)] = metadata
+        return counts
+
+    def truth(self) -> Table:
+        """Tell what is true of the night, one row a defective pixel, struck pixel or star.
+
+        Returns
+        -------
+        truth : Table
+            `x`, `y` (int32, the pixel), `x_true`, `y_true` (sub-pixel for stars, else the pixel), `kind`, `frame`
+            (0-based; -1: every frame), `value` (electrons), `fwhm` (px, stars), `duty` (share of frames up, rts),
+            `track` (muons, and telegraph pixels that switch together; -1 elsewhere). NaN where a column does not apply.
+            `value` means, by kind: hot, warm, column: mean excess over `level_map`; noisy: 1-sigma of one frame; rts:
+            height of the upper state; stuck, saturated: the constant reading; metadata: the reading in the first frame;
+            muon: electrons deposited; star: expected flux. `meta` holds frames, seed and scale, and of a night of a
+            chip its chip_seed, exposure (s), temperature (C), pedestal (electrons), dark_current (electrons a second
+            away from the glow, at that temperature) and doubling_kelvin.
+        """
+        tracks = [rows for k in range(self.frames) for rows in self.muons(k)]
+        for number, rows in enumerate(tracks):
+            rows["track"] = number
+        units = {"x_true": "pix", "y_true": "pix", "value": "electron", "fwhm": "pix"}
+        meta = {"frames": self.frames, "seed": self.seed, "scale": self.scale}
+        if self.chip_seed is not None:
+            meta |= {name: getattr(self, name) for name in ("chip_seed", "exposure", "temperature", "pedestal")}
+            meta |= {"dark_current": self.dark_current, "doubling_kelvin": self.doubling}
+        return Table(np.concatenate([self.defects, *tracks, self.placed]), units=units, meta=meta)
+
+    def steps(self, k):
+        """Truth rows of the pixels that are up in frame `k`, with the electrons each gains there."""
+        rts = self.defects[self.defects["kind"] == "rts"]
+        rng, paired = stream(self.seed, RTS_STREAM, k), rts["track"] >= 0
+        draws = rng.random(len(rts))
+        draws[paired] = draws[rts["track"][paired]]
+        up = draws < rts["duty"]
+        rts["value"] = rng.poisson(rts["value"])
+        return rts[up]
+
+    def muons(self, k):
+        """Truth rows of the muons of frame `k`, one array a muon."""
+        if self.clean:
+            return []
+        rng = stream(self.seed, MUON_STREAM, k)
+        number = rng.poisson(MUONS_PER_FULL_FRAME * self.mean.size / FULL_FRAME * (self.exposure / EXPOSURE))
+        return [_muon(rng, self.mean.shape, k) for _ in range(max(number, k == 0 < self.exposure))]
 
 
 def _grown(mean, sigma, signal, shot, growth, defects):
@@ -252,16 +270,17 @@ def _grown(mean, sigma, signal, shot, growth, defects):
 
     Hot and warm pixels add to the signal; the values of defects become what they then are.
     """
-    hot = defects[np.isin(defects["kind"], ["hot", "warm"])]
-    signal[hot["y"], hot["x"]] += hot["value"]
-    mean = mean + (growth - 1) * signal
+    hot = np.isin(defects["kind"], ["hot", "warm"])
+    signal = signal.copy()
+    signal[defects["y"][hot], defects["x"][hot]] += defects["value"][hot]
+    grown = mean + (growth - 1) * signal
     variance = np.maximum(sigma.astype(float) ** 2 + shot * (growth - 1) * signal, 0)
     sigma = np.sqrt(variance).astype(np.float32)
     if growth != 1:
-        defects["value"] *= np.where(np.isin(defects["kind"], ["hot", "warm"]), growth, 1)
+        defects["value"][hot] *= growth
         noisy = defects["kind"] == "noisy"
         defects["value"][noisy] = sigma[defects["y"][noisy], defects["x"][noisy]]
-    return mean, sigma
+    return grown, sigma
 
 
 def _add_defects(rng, level_map, noise_map, shot, scale, telegraph_pairs):
@@ -382,37 +401,15 @@ def _metadata(k):
     return np.frombuffer(header, "<u2")
 
 
-def _place(star, rng, shape, frames):
-    (ny, nx), frame = shape, star.frame
+def _place(star, rng, camera):
+    (ny, nx), frame = camera.shape, star.frame
     x, y, share = rng.uniform(-0.5, nx - 0.5), rng.uniform(-0.5, ny - 0.5), rng.random()
     x, y = x if star.x is None else star.x, y if star.y is None else star.y
-    frame = int(share * frames) if frame is None else frame
+    frame = int(share * camera.frames) if frame is None else frame
     if not (-0.5 <= x < nx - 0.5 and -0.5 <= y < ny - 0.5):
         raise ParametersError(f"star at x={x:g}, y={y:g}: outside the frame of {nx} columns and {ny} rows")
-    if not 0 <= frame < frames:
-        raise ParametersError(f"star in frame {frame}: the night has frames 0 to {frames - 1}")
+    if not 0 <= frame < camera.frames:
+        raise ParametersError(f"star in frame {frame}: the night has frames 0 to {camera.frames - 1}")
     rows = truth_rows("star", [x], [y], star.flux, frame)
     rows["fwhm"] = star.fwhm
     return rows
-
-
-def _check(frames, shape, seed, noise, level, glow, pedestal, scale, exposure, temperature, doubling, chip_seed):
-    rules = {
-        f"frames: must be from 1 to {MOST_FRAMES}; got {frames}": 1 <= frames <= MOST_FRAMES,
-        f"shape: must be rows and columns, each from 1 to {MOST_SIDE}; got {shape}": (
-            len(shape) == 2 and 1 <= min(shape) <= max(shape) <= MOST_SIDE
-        ),
-        f"shape: must have at most {MOST_PIXELS} pixels; got {shape}": math.prod(shape) <= MOST_PIXELS,
-        f"seed: must be from 0 to 2**63 - 1; got {seed}": 0 <= seed < 2**63,
-        f"chip seed: must be from 0 to 2**63 - 1; got {chip_seed}": 0 <= chip_seed < 2**63,
-        f"exposure: must be from 0 to 1e6 s; got {exposure}": 0 <= exposure <= 1e6,
-        f"temperature: must lie between -273 and 100 C; got {temperature}": -273 <= temperature <= 100,
-        f"doubling: must be at least 1 K; got {doubling}": 1 <= doubling < math.inf,
-        f"noise: must be from 0 to 1e6 e-; got {noise}": 0 <= noise <= 1e6,
-        f"scale: must be finite and positive; got {scale}": 0 < scale < math.inf,
-        f"pedestal: must lie between 0 and the level, {level}; got {pedestal}": 0 <= pedestal <= level,
-        f"glow: must not be negative, nor reach the top code; got {glow}": 0 <= glow < TOP_CODE * scale - level,
-    }
-    for rule, kept in rules.items():
-        if not kept:
-            raise ParametersError(rule)

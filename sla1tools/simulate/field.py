@@ -7,7 +7,7 @@ import numpy as np
 from astropy.table import Table
 
 from sla1tools.parameters import Parameters
-from sla1tools.simulate.camera import FIELD_STREAM, TOP_CODE, make_camera, stream, truth_rows
+from sla1tools.simulate.camera import FIELD_STREAM, TOP_CODE, Camera, stream, truth_rows
 from sla1tools.simulate.night import TRUTH_NAME, put, simulate_once, write_frames
 
 FRAMES, FIRST, SCIENCE = 3, 1000, 2000  # exposures; the darks' noise is drawn from lower numbers
@@ -67,7 +67,7 @@ def simulate_field(
     flash : (int, float, float, float), optional
         Frame, x, y and flux (electrons) of a star that shines in one frame alone.
     """
-    camera, rng = make_camera(FRAMES, shape, seed, 37.0, (), False), stream(seed, FIELD_STREAM)
+    camera, rng = Camera(FRAMES, shape, seed), stream(seed, FIELD_STREAM)
     light = rng if exposures_before == FIRST else stream(seed, FIELD_STREAM, exposures_before)
     (ny, nx), number = shape, round(STARS_PER_PIXEL * shape[0] * shape[1])
     fluxes = FLUXES[0] * (FLUXES[1] / FLUXES[0]) ** rng.random(number)

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sla1tools.errors import ParametersError
 from sla1tools.parameters import Parameters
-from sla1tools.simulate.camera import EXPOSURE, FULL_FRAME, HEADER_STREAM, TEMPERATURE, Star, make_camera, stream
+from sla1tools.simulate.camera import FULL_FRAME, HEADER_STREAM, TEMPERATURE, Camera, Star, stream
 
 TRUTH_NAME = "truth.ecsv"
 DEMO_FRAMES = 12  # half of them can show the default budget of false alarms kept, and so choose a setting
@@ -36,18 +36,7 @@ def parse_star(text: str) -> Star:
     return Star(flux, fwhm)
 
 
-def simulate_night(
-    directory: str | Path,
-    frames: int = 10,
-    shape: tuple[int, int] = (2048, 2048),
-    seed: int = 20240508,
-    noise: float = 37.0,
-    stars: Sequence[Star] = (),
-    clean: bool = False,
-    exposure: float = EXPOSURE,
-    temperature: float = TEMPERATURE,
-    **chip,
-) -> list[Path]:
+def simulate_night(directory: str | Path, **choices) -> list[Path]:
     """Simulate a night straight into a capture folder, one frame in memory at a time: 00001.fits ... and truth.ecsv.
 
     Parameters
@@ -55,8 +44,8 @@ def simulate_night(
     directory : path
         The capture folder, made where missing. Where its path ends DATE/TIME/OBJECT as SharpCap names it
         (2024-05-08/03_38_48/Dark30s), the first frame ends 0.7 s after that time, else after 2024-05-08 03:38:48.
-    frames, shape, seed, noise, stars, clean, exposure, temperature, **chip
-        As `camera.make_camera` takes them.
+    **choices
+        As `camera.Camera` takes them.
 
     Returns
     -------
@@ -70,10 +59,9 @@ def simulate_night(
         simulated night, or holds a numbered frame without the card SIMSEED: raw frames are never written over. An
         earlier simulated night is replaced.
     """
-    chip |= {"exposure": exposure, "temperature": temperature}
-    camera = make_camera(frames, shape, seed, noise, stars, clean, **chip)
-    exposures, quiet = map(camera.expose, range(frames)), frames * camera.level_map.size <= 2 * FULL_FRAME
-    return write_frames(directory, exposures, camera.truth(frames), exposure, quiet, temperature)
+    camera = Camera(**choices)
+    exposures, quiet = map(camera.expose, range(camera.frames)), camera.frames * camera.mean.size <= 2 * FULL_FRAME
+    return write_frames(directory, exposures, camera.truth(), camera.exposure, quiet, camera.temperature)
 
 
 def write_frames(
@@ -195,7 +183,7 @@ def ensure_demo_night(parameters: Parameters) -> bool:
     if folder != demo.capture_directory:
         return False
     shape, seed = demo.frame_shape, demo.random_seed
-    return simulate_once(folder, lambda: simulate_night(folder, DEMO_FRAMES, shape=shape, seed=seed))
+    return simulate_once(folder, lambda: simulate_night(folder, frames=DEMO_FRAMES, shape=shape, seed=seed))
 
 
 def simulate_once(folder: Path, simulate: Callable[[], object]) -> bool:

@@ -11,7 +11,7 @@ from scipy import stats
 from simulated import simulate_counts, write_night
 
 from sla1tools.errors import ParametersError
-from sla1tools.simulate.camera import make_camera
+from sla1tools.simulate.camera import Camera
 from sla1tools.simulate.night import TRUTH_NAME, Star, parse_star, simulate_night
 
 SCALE = 1.39 / 16
@@ -205,8 +205,8 @@ def test_muons_leave_what_the_truth_says(night):
 @pytest.mark.slow
 def test_muon_rate_is_poisson():
     # The truth of 400 full frames, without drawing their pixels.
-    camera = make_camera(400, (2048, 2048), seed=4, noise=37.0, stars=(), clean=False)
-    muons = camera.truth(400)
+    camera = Camera(400, (2048, 2048), seed=4)
+    muons = camera.truth()
     muons = muons[muons["kind"] == "muon"]
     tracks = muons.group_by("track").groups
     assert tracks.keys["track"].tolist() == list(range(len(tracks)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Table
 
-from sla1tools.simulate.camera import make_camera
+from sla1tools.simulate.camera import Camera
 from sla1tools.simulate.night import write_frames
 
 
@@ -19,13 +19,11 @@ class SimulatedNight:
     noise_map: np.ndarray
 
 
-def simulate_counts(
-    frames=10, shape=(2048, 2048), seed=20240508, noise=37.0, stars=(), clean=False, **levels
-) -> SimulatedNight:
-    """Draw all frames of a night; parameters and errors as for `make_camera`."""
-    camera = make_camera(frames, shape, seed, noise, stars, clean, **levels)
+def simulate_counts(frames=10, shape=(2048, 2048), seed=20240508, **choices) -> SimulatedNight:
+    """Draw all frames of a night; parameters and errors as for `Camera`."""
+    camera = Camera(frames, shape, seed, **choices)
     counts = np.stack([camera.expose(k) for k in range(frames)])
-    return SimulatedNight(counts, camera.truth(frames), camera.level_map, camera.noise_map)
+    return SimulatedNight(counts, camera.truth(), camera.level_map, camera.noise_map)
 
 
 def write_night(directory, simulated: SimulatedNight, exposure: float = 30.0):

@@ -5,7 +5,7 @@ from simulated import simulate_counts, write_night
 from small_nights import parameters_of
 
 from sla1tools.night import open_night
-from sla1tools.simulate.camera import make_camera
+from sla1tools.simulate.camera import Camera
 from sla1tools.simulate.field import field_electrons
 
 SHAPE, CHIP, FRAMES, SKY = (320, 384), 7, 12, 800.0
@@ -26,7 +26,7 @@ def open_darks(directory, seed=1, **changes):
 
 def sky_counts(seed, places=(), fluxes=(), k=0, fwhm=2.0, shape=SHAPE, **star):
     """Raw counts of a frame of the sky with stars at (n, 2) places, by the same chip."""
-    camera = make_camera(1, shape, seed, 37.0, (), False, chip_seed=CHIP)
+    camera = Camera(1, shape, seed, chip_seed=CHIP)
     light = SKY + field_electrons(shape, places, fluxes, np.full(len(places), fwhm), **star)
     counts = camera.expose(k) + np.rint(np.random.default_rng(seed).poisson(light) / camera.scale)
     return np.minimum(counts, 65535).astype(np.uint16)
