@@ -38,30 +38,26 @@ def page_text(
     telegraph: Table,
 ) -> str:
     """Return the page of all nights: self-contained, and asking nothing of the network."""
-    charts = ((metric, control_chart(records, metric)) for metric in METRICS)
-    dark_chart = dark_current_chart(dark)
+    charts = {metric: control_chart(records, metric) for metric in METRICS}
+    dark_chart, trade_off = dark_current_chart(dark), season and season_figure(season)
     return page_html(
         "trends",
         records=list(reversed(records)),
         metrics=[metric for metric in METRICS if any(r.values.get(metric.name) is not None for r in records)],
-        figures=[(caption(records, metric), png(chart)) for metric, chart in charts if chart],
+        figures=[(caption(records, metric), png(chart)) for metric, chart in charts.items() if chart],
         recurrent=recurrent,
         latest=latest,
         dark=dark,
         telegraph=telegraph,
         dark_rows=dark_current_table(dark),
         dark_chart=dark_chart and png(dark_chart),
-        **_words_of(season),
+        season=season,
+        tradeoff=png(trade_off) if isinstance(trade_off, Drawing) else None,
+        headline=headline,
+        sentences=sentences,
+        statement=statement,
+        limited=limited,
     )
-
-
-def _words_of(season: Season | None) -> dict[str, Any]:
-    """What a page says of a season."""
-    if season is None:
-        return {"season": None}
-    told = {"season": season, "headline": headline(season), "sentences": sentences(season), "limited": limited}
-    figure = season_figure(season)
-    return told | {"statement": statement(season), "tradeoff": None if isinstance(figure, HTML) else png(figure)}
 
 
 def headline(season: Season) -> str:

@@ -3,6 +3,8 @@
 import html
 import re
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from astropy.stats import binom_conf_interval
@@ -39,7 +41,8 @@ def shown(table: Table) -> HTML:
     heads, columns = [], []
     for name in table.colnames:
         column, unit = table[name].copy(), str(table[name].unit or "")
-        column.info.format = chance_text if name == "p_value" else column.info.format
+        if name == "p_value":
+            column.info.format = lambda chance: "--" if chance is np.ma.masked else chance_text(chance)
         texts = [printable(text.strip()) for text in column.pformat(max_lines=-1, show_name=False, show_unit=False)]
         side = "right" if all(NUMBER.fullmatch(text) for text in texts) else "left"
         wraps = ' class="long"' if any(len(text) > LONG for text in texts) else ""
@@ -61,9 +64,8 @@ def candidate_counts(night: Measurement) -> HTML:
     """Count candidates of every criterion, held out and in sample, at the configured cuts."""
     rows = []
     for name, criterion in CRITERIA.items():
-        numbers = night.summary["candidates"][name]
-        cuts = in_words(criterion.configured(night.parameters))
-        rows.append((name, cuts, numbers["held_out"], numbers["in_sample"]))
+        found = night.summary["candidates"][name]
+        rows.append((name, in_words(criterion.configured(night.parameters)), found["held_out"], found["in_sample"]))
     table = shown(Table(rows=rows, names=("criterion", "cuts", "held out", "in sample")))
     if left_out := night.floors.left_out:
         kept = f"the {len(night.leaders):,} highest of {len(night.leaders) + left_out:,} leaders"
@@ -76,9 +78,7 @@ def per_frame(night: Measurement) -> dict[str, np.ndarray]:
     if night.floors.left_out:
         counted = night.summary["candidates"][night.parameters.criterion]["per_frame"]
         return {f"{REFERENCE_NAMES[night.parameters.reference]}, counted": np.array(counted)}
-    return {
-        label: night.per_frame(night.candidates(reference=reference)) for reference, label in REFERENCE_NAMES.items()
-    }
+    return {name: night.per_frame(night.candidates(reference=key)) for key, name in REFERENCE_NAMES.items()}
 
 
 def brightest(leaders: Table) -> Table:
@@ -99,17 +99,15 @@ def captions(night: Measurement, leaders: Table) -> list[str]:
 def leading_rows(leaders: Table, zero_point: float | None = None, most: int = 20) -> HTML:
     """Show the first rows of a leader table, rounded; with magnitudes where the zero point is known."""
     rows = leaders[:most]
-    formats = {"peak": ".1f", "flux": ".0f", "neighbor_ratio": ".2f", "snr": ".1f"}
-    formats["rival_margin"] = "+.1f"
-    names = ["frame", "time", "x", "y", *formats, "best_rival", "pixel classes"]
+    formats = {"peak": ".1f", "flux": ".0f", "neighbor_ratio": ".2f", "snr": ".1f", "rival_margin": "+.1f"}
     rows["pixel classes"] = np.array([names_in(dq) for dq in rows["dq"]], dtype=str)
     if zero_point is not None:
-        names.insert(names.index("flux") + 1, "magnitude")
         texts = (magnitude_text(max(flux, 0.0), zero_point) for flux in np.ma.filled(rows["flux"], 0.0))
         rows["magnitude"] = np.array([text.strip(" ()").removesuffix(" mag") for text in texts], dtype=str)
     for name, text in formats.items():
         rows[name].info.format = text
-    return shown(rows[[name for name in names if name in rows.colnames]])
+    names = ("frame", "time", "x", "y", "peak", "flux", "magnitude", "neighbor_ratio", "snr", "p_value", "rival_margin")
+    return shown(rows[[name for name in (*names, "best_rival", "pixel classes") if name in rows.colnames]])
 
 
 def kinds(leaders: Table) -> np.ndarray:
@@ -122,14 +120,10 @@ def kinds(leaders: Table) -> np.ndarray:
         a group of bright pixels of this frame alone, 'one-off' else.
     """
     kind = np.full(len(leaders), "one-off", "U15")
-    if len(leaders) == 0:
-        return kind
     kind[np.asarray(leaders["dq"]) & PixelClass.COSMIC_RAY != 0] = "cosmic-ray-like"
-    places = np.column_stack([leaders["x"], leaders["y"]])
-    frames = np.asarray(leaders["frame"])
-    pairs = cKDTree(places).query_pairs(1, p=np.inf, output_type="ndarray")
-    elsewhere = pairs[frames[pairs[:, 0]] != frames[pairs[:, 1]]] if len(pairs) else pairs
-    kind[np.unique(elsewhere)] = "recurrent pixel"
+    tree = cKDTree(np.column_stack([leaders["x"], leaders["y"]]))
+    pairs, frames = tree.query_pairs(1, p=np.inf, output_type="ndarray"), np.asarray(leaders["frame"])
+    kind[np.unique(pairs[frames[pairs[:, 0]] != frames[pairs[:, 1]]])] = "recurrent pixel"
     return kind
 
 
@@ -161,14 +155,13 @@ def false_alarms(night: Measurement) -> HTML:
 
 def contaminants(night: Measurement) -> HTML:
     """Share of artefacts that pass `psf_chi2` at the configured cuts and this night's noise, by shape and flux."""
-    parameters = night.parameters
-    fluxes = [700.0, 1500.0, 5000.0]
-    noise = night.summary["dark"]["noise"]
-    rates = contaminant_pass_rates(psf_of(parameters), noise, fluxes, parameters.snr_min, parameters.p_min, 400, 1)
+    parameters, fluxes = night.parameters, [700.0, 1500.0, 5000.0]
+    psf, noise = psf_of(parameters), night.summary["dark"]["noise"]
+    rates = contaminant_pass_rates(psf, noise, fluxes, parameters.snr_min, parameters.p_min, 400, 1)
     table = Table({"shape": list(dict.fromkeys(rates["kind"]))})
     for flux in fluxes:
-        share = {row["kind"]: row["passed"] / row["trials"] for row in rates if row["flux"] == flux}
-        table[f"{flux:.0f} e-"] = [f"{share[kind]:.0%}" for kind in table["shape"]]
+        own = rates[rates["flux"] == flux]
+        table[f"{flux:.0f} e-"] = [f"{share:.0%}" for share in own["passed"] / own["trials"]]
     return shown(table)
 
 
@@ -192,20 +185,21 @@ def completeness(night: Measurement) -> tuple[dict, dict, float | None]:
     edges = flux_bins(night.parameters.injection_flux_range)
     flux = np.asarray(night.trials["flux_true"])
     curves = {name: completeness_curve(flux, np.asarray(night.trials[f"recovered_{name}"]), edges) for name in CRITERIA}
-    limits = {name: night.summary["completeness"][name]["flux_50"]["flux"] for name in CRITERIA}
-    return curves, limits, night.parameters.zero_point
+    return curves, _flux_50(night), night.parameters.zero_point
+
+
+def _flux_50(night: Measurement) -> dict[str, Any]:
+    return {name: night.summary["completeness"][name]["flux_50"]["flux"] for name in CRITERIA}
 
 
 def depth(night: Measurement) -> HTML:
     """50 % and 90 % flux of each criterion with their 95 % intervals, and how much deeper it is than the first."""
-    rows = []
-    flux_50 = {name: night.summary["completeness"][name]["flux_50"]["flux"] for name in CRITERIA}
-    first, *_ = CRITERIA
-    zero_point = night.parameters.zero_point
+    rows, flux_50, (first, *_) = [], _flux_50(night), CRITERIA
     for name, flux in flux_50.items():
         numbers = night.summary["completeness"][name]
+        limits = (_interval(numbers[key], night.parameters.zero_point) for key in ("flux_50", "flux_90"))
         deeper = f"{2.5 * np.log10(flux_50[first] / flux):+.1f}" if flux and flux_50[first] else "not tested"
-        rows.append((name, *(_interval(numbers[key], zero_point) for key in ("flux_50", "flux_90")), deeper))
+        rows.append((name, *limits, deeper))
     names = ("criterion", "50 % flux [e-]", "90 % flux [e-]", f"magnitudes deeper than {first}")
     return shown(Table(rows=rows, names=names))
 
@@ -219,14 +213,13 @@ def _interval(limit: dict, zero_point: float | None) -> str:
 
 def miss_reasons(night: Measurement) -> HTML:
     """Count the missed stars by the first cut they fail, in four ranges of flux."""
-    trials = night.trials
-    edges = np.geomspace(*night.parameters.injection_flux_range, 5)
+    trials, edges = night.trials, np.geomspace(*night.parameters.injection_flux_range, 5)
     place = np.clip(np.searchsorted(edges, trials["flux_true"], side="right") - 1, 0, 3)
-    reasons = [reason for reason in dict.fromkeys(trials["miss_reason"]) if reason]
-    table = Table({"reason": ["found", *reasons]}, dtype=["U20"])
-    for i in range(4):
-        column = [np.count_nonzero((trials["miss_reason"] == reason) & (place == i)) for reason in ["", *reasons]]
-        table[f"{edges[i]:.0f} to {edges[i + 1]:.0f} e-"] = column
+    reasons = list(dict.fromkeys(["", *trials["miss_reason"]]))
+    table = Table({"reason": [reason or "found" for reason in reasons]})
+    for i, (low, high) in enumerate(pairwise(edges)):
+        own = trials["miss_reason"][place == i]
+        table[f"{low:.0f} to {high:.0f} e-"] = [np.count_nonzero(own == reason) for reason in reasons]
     return shown(table)
 
 
@@ -237,8 +230,7 @@ def completeness_by(night: Measurement) -> tuple[dict[str, Table], str]:
     """
     trials = night.trials
     criterion = night.parameters.criterion
-    flux_50 = night.summary["completeness"][criterion]["flux_50"]["flux"]
-    flux = np.asarray(trials["flux_true"])
+    flux_50, flux = _flux_50(night)[criterion], np.asarray(trials["flux_true"])
     some = (flux > flux_50 / 2) & (flux < flux_50 * 2) if flux_50 else np.ones(len(flux), bool)
     found = np.asarray(trials[f"recovered_{criterion}"])[some]
     x, y = (np.asarray(trials[name])[some] for name in ("x_true", "y_true"))
@@ -253,12 +245,10 @@ def completeness_by(night: Measurement) -> tuple[dict[str, Table], str]:
 
 
 def _share(values: np.ndarray, found: np.ndarray, edges: np.ndarray) -> Table:
-    total = np.histogram(values, edges)[0]
-    good = np.histogram(values[found], edges)[0]
-    some = total > 0
-    low, high = binom_conf_interval(good[some], total[some], CONFIDENCE, interval="wilson")
-    center = ((edges[1:] + edges[:-1]) / 2)[some]
-    return Table({"value": center, "completeness": good[some] / total[some], "low": low, "high": high})
+    total, good = (np.histogram(some, edges)[0] for some in (values, values[found]))
+    good, total, center = (part[total > 0] for part in (good, total, (edges[1:] + edges[:-1]) / 2))
+    low, high = binom_conf_interval(good, total, CONFIDENCE, interval="wilson")
+    return Table({"value": center, "completeness": good / total, "low": low, "high": high})
 
 
 def operating_points(night: Measurement) -> HTML:
@@ -307,11 +297,9 @@ def false_alarm_counts(night: Measurement) -> tuple[dict, tuple]:
 def tradeoff_points(night: Measurement) -> tuple[dict, dict, float | None]:
     """50 % flux and alarms a frame of each criterion's configured and recommended setting; the zero point."""
     configured, recommended = {}, {}
-    for name in CRITERIA:
-        flux = night.summary["completeness"][name]["flux_50"]["flux"]
+    for name, flux in _flux_50(night).items():
         configured[name] = (flux, night.summary["false_alarms_per_frame"][name]["rate"])
-        point = night.summary["operating_point"][name]
-        if point:
-            both = [point[half] for half in ("chosen_on", "quoted_on")]
-            recommended[name] = (point["flux_50"], sum(half["count"] for half in both) / len(night.capture.frames))
+        if point := night.summary["operating_point"][name]:
+            both = point["chosen_on"]["count"] + point["quoted_on"]["count"]
+            recommended[name] = (point["flux_50"], both / len(night.capture.frames))
     return configured, recommended, night.parameters.zero_point

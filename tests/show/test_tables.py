@@ -46,6 +46,9 @@ def test_a_chance_too_small_for_a_float_is_below_a_bound(night):
     assert shown.count(">&lt; 1e-45<") == 2
     assert ">0.012<" in shown
     assert "left" not in shown
+    leaders = night.leaders[:20]
+    assert leaders["p_value"].mask.any()
+    assert "p_value" in tables.leading_rows(leaders).data
     together = Together(pairs=5, by_chance=0.1, both_up=60, expected=1.0, p_value=0.0, power=0.9)
     assert "(p < 1e-45)" in str(together)
 
