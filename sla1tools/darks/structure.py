@@ -102,13 +102,13 @@ def spatial_variances(mean: np.ndarray, variance: np.ndarray, frames: int, usabl
     solved for the three. Not done here: the standard's photon response, its spectrograms and its high-pass filter.
     """
     counted = np.ones(mean.shape, bool) if usable is None else usable
-    lines = np.ix_(counted.any(axis=1), counted.any(axis=0))
-    mean, variance, counted = mean[lines], variance[lines], counted[lines]
-    rows, columns = mean.shape
-    total = np.var(mean, dtype=np.float64, where=counted)
-    row_averages = np.var(np.mean(mean, axis=1, dtype=np.float64, where=counted))
-    column_averages = np.var(np.mean(mean, axis=0, dtype=np.float64, where=counted))
-    noise = float(np.mean(variance, dtype=np.float64, where=counted)) / frames
+    of_row, of_column = np.count_nonzero(counted, axis=1), np.count_nonzero(counted, axis=0)
+    above = np.where(counted, mean - np.mean(mean, dtype=np.float64), 0)
+    row_means, column_means = (above.sum(axis)[n > 0] / n[n > 0] for axis, n in ((1, of_row), (0, of_column)))
+    rows, columns, pixels = len(row_means), len(column_means), of_row.sum()
+    total = np.vdot(above, above) / pixels - (above.sum() / pixels) ** 2
+    row_averages, column_averages = np.var(row_means), np.var(column_means)
+    noise = np.sum(variance, dtype=np.float64, where=counted) / pixels / frames
     pixel = (total - row_averages - column_averages) / (1 - 1 / columns - 1 / rows)
     row, column = row_averages - pixel / columns, column_averages - pixel / rows
     return SpatialVariances(float(total - noise), float(row), float(column), float(pixel - noise))
