@@ -102,9 +102,7 @@ def drift(night: Measurement) -> Table:
     sample = np.stack([frame.rows(0, ny)[some].ravel() for frame in night.capture.frames])
     master = night.dark.reference.master[some].ravel()
     table = structure.frame_drift(sample, master)
-    scale = night.dark.scale
-    counts = {"level": "level", "offset": "offset", "error": "offset_error", "noise": "noise"}
-    electrons = {name: np.asarray(table[source]) * scale for name, source in counts.items()}
+    electrons = {name: np.asarray(table[name]) * night.dark.scale for name in table.colnames[1:]}
     times = {
         "minutes": _minutes([frame.start for frame in night.capture.frames]),
         "temperature": [np.nan if f.temperature is None else f.temperature for f in night.capture.frames],

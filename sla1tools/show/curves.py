@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from sla1tools.candidates.criteria import CRITERIA, in_words
 from sla1tools.parameters import Parameters
-from sla1tools.show.figures import ACCENT, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, TOP, WIDTH, Drawing, blank_axes, nothing
+from sla1tools.show.figures import ACCENT, GOOD, HELD_OUT, IN_SAMPLE, NEUTRAL, WIDTH, Drawing, blank_axes, nothing
 
 
 def low_bits(audit) -> Drawing:
@@ -146,7 +146,7 @@ def completeness(
     """
     if not any(map(len, curves.values())):
         return nothing("Completeness: not tested, for no star was injected.")
-    figure, ax = blank_axes(WIDTH, 3.8, "Completeness against flux", top=_top(zero_point))
+    figure, ax = blank_axes(WIDTH, 3.8, "Completeness against flux")
     ax.set_xscale("log")
     for criterion, curve in curves.items():
         color = CRITERIA[criterion].color
@@ -212,8 +212,7 @@ def tradeoff(
     """
     if not np.isfinite(grid["flux_50"]).any():
         return nothing("No setting finds half of the stars, or none was injected: there is no trade-off to be drawn.")
-    alt = "False alarms against the flux found half of the time"
-    figure, ax = blank_axes(WIDTH, 4.2, alt, top=_top(zero_point))
+    figure, ax = blank_axes(WIDTH, 4.2, "False alarms against the flux found half of the time")
     ax.set(xscale="log", yscale="log")
     unseen = 0.3 / frames
     for name, criterion in CRITERIA.items():
@@ -240,13 +239,11 @@ def tradeoff(
     return figure
 
 
-def _top(zero_point: float | None) -> float:
-    return TOP if zero_point is None else TOP + 0.5
-
-
 def _magnitudes(ax, zero_point: float | None) -> None:
     """Put magnitudes above an axis of fluxes: the one is linear where the other is logarithmic."""
     if zero_point is not None:
+        left, bottom, width, height = ax.get_position().bounds
+        ax.set_position((left, bottom, width, height - 0.5 / ax.figure.get_figheight()))
         above = ax.twiny()
         above.set(xlim=zero_point - 2.5 * np.log10(ax.get_xlim()), xlabel="magnitude")
 

@@ -40,6 +40,7 @@ MAP_PIXELS = 512  # a map is drawn with at most so many pixels a side: more only
 
 WIDTH = 5.5  # inches of a figure, whose text of 10 pt a telephone then shows at 9 px
 LEFT, RIGHT, BOTTOM, TOP = 0.95, 0.25, 0.6, 0.35  # inches around axes: for numbers of seven digits, label and title
+ALIKE = {"sharex": True, "sharey": True, "squeeze": False}  # panels of one kind
 BAR = 1.2  # inches for a colour bar with such numbers and its label
 SUPERSCRIPTS = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
 DPI, SHARP = 110, 2  # pixels of a page to an inch, and dots to such a pixel
@@ -152,9 +153,7 @@ def nothing(text: str) -> HTML:
 def percentile_limits(values: np.ndarray, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:
     """Percentiles of the finite values, never equal to one another; (0, 1) where nothing is finite."""
     finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return 0.0, 1.0
-    vmin, vmax = np.percentile(finite, [low, high])
+    vmin, vmax = np.percentile(finite, [low, high]) if finite.size else (0.0, 1.0)
     return float(vmin), float(vmax if vmax > vmin else vmin + 1.0)
 
 
@@ -199,8 +198,7 @@ def class_map(dq: np.ndarray, classes: dict[str, int]) -> Drawing | HTML:
     columns = min(4, len(present))
     rows = math.ceil(len(present) / columns)
     alt = "Where flagged pixels lie, class by class"
-    shared = {"sharex": True, "sharey": True, "squeeze": False}
-    figure, axes = blank_axes(3.2 * columns, 3.1 * rows, alt, nrows=rows, ncols=columns, **shared)
+    figure, axes = blank_axes(3.2 * columns, 3.1 * rows, alt, nrows=rows, ncols=columns, **ALIKE)
     for ax in axes.flat[len(present) :]:
         ax.axis("off")
     for ax, (name, bit) in zip(axes.flat, present.items(), strict=False):

@@ -46,8 +46,7 @@ def nine_places(psf: PSF) -> Drawing:
     side = 3 if psf.varies else 1
     where = "at nine places of the frame" if psf.varies else "all over the frame"
     alt = f"The star as pixels see it, {where}; contours at a half and a tenth of its peak"
-    shared = {"sharex": True, "sharey": True, "squeeze": False}
-    figure, axes = blank_axes(0.9 + 2.4 * side, 0.6 + 2.5 * side, alt, nrows=side, ncols=side, **shared)
+    figure, axes = blank_axes(0.9 + 2.4 * side, 0.6 + 2.5 * side, alt, nrows=side, ncols=side, **figures.ALIKE)
     for ax, (row, column) in zip(axes.flat, np.ndindex(side, side), strict=True):
         share_x, share_y = (column / 2, 1 - row / 2) if psf.varies else (0.5, 0.5)
         place = np.array([share_x * (nx - 1)]), np.array([share_y * (ny - 1)])
@@ -67,8 +66,8 @@ def residuals(measured: MeasuredPSF) -> Drawing:
     order = np.argsort(np.asarray(stars["chi2"] / stars["dof"]))
     half = min(MOST_SHOWN, len(order)) // 2
     alt = "What the PSF of the other half of the stars leaves of the best (above) and the worst (below), in sigma"
-    shared = {"sharex": True, "sharey": True, "squeeze": False}
-    figure, axes = blank_axes(1.9 + 1.6 * half, 4.6, alt, nrows=2, ncols=half, bar=figures.BAR, top=0.6, **shared)
+    grid = {"nrows": 2, "ncols": half, "bar": figures.BAR, "top": 0.6}
+    figure, axes = blank_axes(1.9 + 1.6 * half, 4.6, alt, **grid, **figures.ALIKE)
     for ax, row in zip(axes.flat, [*order[:half], *order[-half:]], strict=True):
         star = stars[row]
         image = ax.imshow(star["residual"], origin="lower", cmap="RdBu_r", vmin=-4, vmax=4)

@@ -24,7 +24,6 @@ from sla1tools.show.pages import gallery_html, page_html
 from sla1tools.show.tables import remarks
 from sla1tools.text import chance_text, counted, flux_text, shown
 
-CHART_PLACE = (0.155, 0.17, 0.83, 0.8)  # left, bottom, width, height: with room for numbers of seven figures
 LONG_GAP = 90  # days without a night that are named
 FEW_NIGHTS = 60  # from which the limits bound a night eleven times worse that comes once in ten
 
@@ -180,7 +179,6 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Drawing | N
     if sum(map(len, series.values())) < 2:
         return None
     figure, ax = blank_axes(WIDTH, 2.7, caption(records, metric))
-    ax.set_position(CHART_PLACE)  # a layout would measure every label twice: half of the time of drawing
     unknown, drawn = (np.nan, np.nan), []
     for nights in series.values():
         when = np.array([night.when for night in nights])
