@@ -227,9 +227,9 @@ def histograms(values: dict[str, tuple[np.ndarray, str]], bins: int = 200) -> Dr
     alt = f"Histograms, logarithmic: {', '.join(values)}"
     figure, axes = blank_axes(4.6 * len(values), 3.4, alt, ncols=len(values), squeeze=False)
     for ax, (title, (array, label)) in zip(axes[0], values.items(), strict=True):
-        ax.hist(array[np.isfinite(array)], bins=bins, histtype="stepfilled", color=HELD_OUT, log=True)
+        ax.stairs(*np.histogram(array[np.isfinite(array)], bins), fill=True, color=HELD_OUT)
+        ax.set(xlabel=label, title=title, yscale="log", ylim=(0.5, None))
         ax.yaxis.set_minor_locator(NullLocator())  # over many decades they are not seen, and take half of the time
-        ax.set(xlabel=label, title=title)
     axes[0][0].set_ylabel("pixels per bin")
     return figure
 

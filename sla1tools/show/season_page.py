@@ -178,7 +178,7 @@ def control_chart(records: Sequence[NightRecord], metric: Metric) -> Drawing | N
             series.setdefault(record.series(metric), []).append(record)
     if sum(map(len, series.values())) < 2:
         return None
-    figure, ax = blank_axes(WIDTH, 2.7, caption(records, metric))
+    figure, ax = blank_axes(WIDTH, 2.7, caption(records, metric), top=0.1)
     unknown, drawn = (np.nan, np.nan), []
     for nights in series.values():
         when = np.array([night.when for night in nights])

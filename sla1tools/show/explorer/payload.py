@@ -169,11 +169,7 @@ def setting(parameters: Parameters) -> dict[str, Any]:
     """Where the sliders start: the night's own cuts, and a flux to ask completeness at."""
     low, high = parameters.injection_flux_range
     cuts = {name: max(getattr(parameters, name), cut.low if cut.opens else -np.inf) for name, cut in CUTS.items()}
-    return {
-        "criterion": list(CRITERIA).index(parameters.criterion),
-        **cuts,
-        "flux": min(max(1000.0, low), high),
-    }
+    return {"criterion": list(CRITERIA).index(parameters.criterion), **cuts, "flux": min(max(1000.0, low), high)}
 
 
 def cuts_of(values: Mapping[str, float]) -> dict[str, float]:

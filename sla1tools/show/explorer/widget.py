@@ -33,9 +33,8 @@ class Explorer:
     def __init__(self, exhibit: Exhibit):
         self.exhibit, self.parameters = exhibit, exhibit.parameters
         self._picture, self.caption = contact_sheet.picture(exhibit), contact_sheet.caption(exhibit)
-        self.payload: dict[str, Any] = {"interactive": False}
-        if self.parameters.interactive:
-            self.payload = gallery.payload(exhibit)
+        alive = self.parameters.interactive
+        self.payload: dict[str, Any] = gallery.payload(exhibit) if alive else {"interactive": False}
 
     @functools.cached_property
     def widget(self):
