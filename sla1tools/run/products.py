@@ -48,6 +48,7 @@ PRODUCTS = (
     *(TELEGRAPH, "summary.json", ARCHIVE, STAMPS, GALLERY),
 )
 ROUNDED = 8  # parts of a frame's noise in which the mean and the scatter of a pixel are kept
+TILE = 32  # rows of whole numbers that are packed together: floats are larger and slower to pack so
 NULL = -1  # of masked integers, which are all places, counts or bit planes
 REGION_RADIUS = 4  # pixels
 
@@ -180,8 +181,9 @@ def _image(name: str, image: np.ndarray, meaning="", step: float | None = None, 
     """Pack an image in tiles, rounded to whole numbers of so many electrons where a step is given."""
     whole = np.empty(image.shape, np.int32)
     values = image if step is None else np.rint(image, out=whole, casting="unsafe")
-    kind, packed = "GZIP_1" if values.dtype.kind == "f" else "RICE_1", io.BytesIO()
-    tiled = fits.CompImageHDU(values, name=name, compression_type=kind, quantize_level=0)
+    kind, rows = ("GZIP_1", 1) if values.dtype.kind == "f" else ("RICE_1", min(TILE, len(image)))
+    tile, packed = (rows, image.shape[1]), io.BytesIO()
+    tiled = fits.CompImageHDU(values, name=name, compression_type=kind, tile_shape=tile, quantize_level=0)
     fits.HDUList([fits.PrimaryHDU(), tiled]).writeto(packed)
     packed.seek(0)
     hdu = fits.open(packed, memmap=False, disable_image_compression=True)[1]
@@ -212,7 +214,7 @@ def write_table(path: Path, table: Table, name: str, columns: Mapping, cards: Ma
     _add_cards(first.header, cards)
     for column in fixed.itercols():
         column.unit = None if column.unit == "electron" else column.unit
-    rows = fits.table_to_hdu(fixed, name=name)
+    rows = fits.table_to_hdu(fixed, character_as_bytes=True, name=name)  # else every text is decoded, and encoded again
     for number, (_, unit, meaning) in enumerate(columns.values(), start=1):
         rows.header.comments[f"TTYPE{number}"] = f"[{unit}] {meaning}" if unit == "electron" else meaning
     _write_hdus(path, [first, rows])
