@@ -223,8 +223,7 @@ class _NotebookRun:
         values = parameters.model_dump(mode="json") | {"products_directory": str(self.handed_over)}
         both = zip(notebooks, self.executed, strict=True)
         jobs = [(source, executed, values, timeout, self._before_cell) for source, executed in both]
-        # The first takes as long as the others together; a third kernel would only wait for a core.
-        groups = [jobs[:1], jobs[1:]] if side_by_side else [jobs]
+        groups = [[job] for job in jobs] if side_by_side else [jobs]
         self.threads = [threading.Thread(target=self._run, args=(group,), daemon=True) for group in groups]
 
     def __enter__(self) -> "_NotebookRun":
