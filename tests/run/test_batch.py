@@ -794,6 +794,6 @@ def test_workers_keep_memory_for_their_next_array(monkeypatch):
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
-    with workers.connect(None, 1) as client:
+    with workers.connect(None, 1, 1) as client:
         (pages,) = client.run(pages_of_new_arrays).values()
     assert pages < 50 * 256 / 10  # a tenth of what fifty arrays of 1 MiB fill
