@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import click
@@ -19,11 +19,8 @@ import click
 from sla1tools import __version__
 from sla1tools.errors import ParametersError, Sla1Error
 from sla1tools.parameters import Parameters, read_parameters
-from sla1tools.places import HOME, expanded, missing, own_or_shipped, working_folder
+from sla1tools.places import HOME, expanded, missing, outputs_folder, own_or_shipped, working_folder
 from sla1tools.text import printable
-
-if TYPE_CHECKING:
-    from sla1tools.run.night import NightResult
 
 
 class _Commands(click.Group):
@@ -90,20 +87,12 @@ PATH, FOLDER = _Path(), _Path(file_okay=False)
 NIGHT = click.argument("nights", nargs=-1, required=True, type=PATH, metavar="NIGHT...")
 FILES = click.option("-f", "files", multiple=True, type=PATH, metavar="FILE", help="Parameters below the night's.")
 OVERRIDES = click.option(
-    "-p",
-    "overrides",
-    nargs=2,
-    multiple=True,
-    metavar="KEY VALUE",
-    shell_complete=_keys,
-    help="A parameter's value, over all files; KEY=VALUE, too.",
+    "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", shell_complete=_keys, help="Over all; or KEY=VALUE."
 )
 DARKS = click.option(
     "-f", "files", multiple=True, required=True, type=PATH, help="The night whose darks are of the frames' exposure."
 )
-OUTPUTS = click.option(
-    "--outputs", type=PATH, default=lambda: working_folder() / "outputs", help="Where nights go.  [outputs]"
-)
+OUTPUTS = click.option("--outputs", type=PATH, default=outputs_folder, help="Where nights go.  [outputs]")
 TIMEOUT = click.option(
     "--timeout", type=click.IntRange(1, 10**6), help="Seconds that a notebook's cell may take.  [no limit]"
 )
@@ -235,17 +224,17 @@ def run(nights, files, overrides, outputs, timeout, no_notebooks, strict, adopt,
       sla1 run -f params/qhy42pro.yaml "D:/2024 SLA Sessions/2024-05-08/03_38_48/Dark30s" -p threshold=180
     """
     parameters = read_parameters([*files, *nights], overrides)
-    result = _run_and_tell(parameters, outputs, timeout=timeout, notebooks=() if no_notebooks else None)
-    if show and result.directory:
-        click.launch((result.directory / "index.html").absolute().as_uri())
-    if adopt and result.directory:
+    verdict, page = _run_and_tell(parameters, outputs, timeout=timeout, notebooks=() if no_notebooks else None)
+    if show:
+        click.launch(page.absolute().as_uri())
+    if adopt:
         from sla1tools.run.season import adopt_night
 
-        adopted, lacking = adopt_night(parameters, result.directory, outputs)
+        adopted, lacking = adopt_night(parameters, page.parent, outputs)
         if lacking:
             click.echo(f"{lacking}; the season's setting is taken", err=True)
         click.echo(f"adopted: {adopted}")
-    if strict and result.verdict != "ok":
+    if strict and verdict != "ok":
         raise click.exceptions.Exit(1)
 
 
@@ -290,8 +279,7 @@ def demo() -> None:
     if not (parameters.capture_directory / "truth.ecsv").is_file():
         click.echo("simulating the demo night", err=True)
     ensure_demo_night(parameters)
-    parameters = demo_psf(parameters)
-    _run_and_tell(parameters, working_folder() / "outputs")
+    _run_and_tell(demo_psf(parameters), outputs_folder())
 
 
 @main.command()
@@ -418,7 +406,8 @@ def _become(command: list[str], environment: dict[str, str]) -> None:
     raise click.exceptions.Exit(subprocess.run(command, env=environment).returncode)
 
 
-def _run_and_tell(parameters: Parameters, outputs: Path, **options: Any) -> "NightResult":
+def _run_and_tell(parameters: Parameters, outputs: Path, **options: Any) -> tuple[str, Path]:
+    """Run a night, say what became of it, and return its verdict and its page."""
     from sla1tools.run.night import run_night
 
     click.echo(printable(parameters.capture_directory), err=True)
@@ -429,8 +418,9 @@ def _run_and_tell(parameters: Parameters, outputs: Path, **options: Any) -> "Nig
         kept = f"what there is of this run is in {result.directory}" if result.directory else "nothing of it is kept"
         raise Sla1Error(f"the night failed; earlier outputs are untouched, {kept}")
     _write_trends(outputs)
-    click.echo(f"{result.verdict}: {result.directory / 'index.html'}")
-    return result
+    page = result.directory / "index.html"
+    click.echo(f"{result.verdict}: {page}")
+    return result.verdict, page
 
 
 def _write_trends(outputs: Path) -> None:
@@ -498,7 +488,7 @@ def forget(night, outputs, yes) -> None:
 
 
 @main.command()
-@click.option("--outputs", type=FOLDER, default=lambda: working_folder() / "outputs", help="Of the nights.  [outputs]")
+@click.option("--outputs", type=FOLDER, default=outputs_folder, help="Where nights are.  [outputs]")
 @click.option("--adopt", is_flag=True, help="Write the season's recommended setting into params/adopted-season.yaml.")
 def trends(outputs, adopt) -> None:
     """Say on one page what all nights say together, what changed, and which pixels flash again and again.

@@ -43,34 +43,12 @@ class BusyError(Sla1Error):
     exit_status = 75
 
 
-class Reason(StrEnum):
-    """Why a file of the capture folder was rejected; the same word in code, report, manifest and tests."""
-
-    TRUNCATED = "truncated"
-    EMPTY = "empty"
-    NOT_FITS = "not_fits"
-    NOT_A_FILE = "not_a_file"
-    SHAPE = "shape"
-    EXPOSURE = "exposure"
-    GAIN = "gain"
-    BINNING = "binning"
-    FILTER = "filter"
-    TEMPERATURE = "temperature"
-    KEYWORD = "keyword"
-    UNIT = "unit"
-    RANGE = "range"
-    NOT_FINITE = "not_finite"
-    CHECKSUM = "checksum"
-    CONSTANT = "constant"
-    DUPLICATE = "duplicate"
-    SATURATED = "saturated"
-    LEVEL = "level"
-    NOISE = "noise"
-    TRANSITION = "transition"
-    GEOMETRY = "geometry"
-    ROWS = "rows"
-    CODES = "codes"
-    IMAGETYP = "imagetype"
+# Why a file of the capture folder was rejected; the same word, in small letters, in code, report, manifest and tests.
+Reason = StrEnum(
+    "Reason",
+    "TRUNCATED EMPTY NOT_FITS NOT_A_FILE SHAPE EXPOSURE GAIN BINNING FILTER TEMPERATURE KEYWORD UNIT RANGE NOT_FINITE "
+    "CHECKSUM CONSTANT DUPLICATE SATURATED LEVEL NOISE TRANSITION GEOMETRY ROWS CODES IMAGETYPE",
+)
 
 
 class FrameError(Sla1Error):

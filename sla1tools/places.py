@@ -27,6 +27,11 @@ def working_folder() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "params").is_dir()), here)
 
 
+def outputs_folder() -> Path:
+    """Return where nights are published when no other folder is named."""
+    return working_folder() / "outputs"
+
+
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     """Make a folder the working folder of this process and of those it starts."""

@@ -93,7 +93,7 @@ def read_facts(header: dict, parameters: Parameters) -> Facts:
 def _judge_type(header: dict, parameters: Parameters) -> None:
     image_type = str(header.get("IMAGETYP") or "")
     if NO_DARK.search(image_type) and not (parameters.dark_exposure == 0 and NO_EXPOSURE.search(image_type)):
-        raise FrameError(Reason.IMAGETYP, f"IMAGETYP {image_type!r} is no dark")
+        raise FrameError(Reason.IMAGETYPE, f"IMAGETYP {image_type!r} is no dark")
 
 
 def _judge_unit(header: dict, parameters: Parameters) -> None:

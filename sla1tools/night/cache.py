@@ -16,7 +16,7 @@ from sla1tools.errors import FrameError, NightError, ParametersError
 from sla1tools.frames.fits import read_bytes
 from sla1tools.measure import Measurement, depends_on
 from sla1tools.parameters import Parameters
-from sla1tools.places import from_working_folder, working_folder
+from sla1tools.places import from_working_folder, outputs_folder
 from sla1tools.published import CACHE
 from sla1tools.published.folder import take_outputs
 from sla1tools.published.formats import sha256_of, store, stored
@@ -29,7 +29,7 @@ def place_of(parameters: Parameters) -> Path | None:
 
     The name is a digest of the files that measuring reads and of the parameters that it depends on, not of the cuts.
     """
-    outputs, directory = working_folder() / "outputs", parameters.capture_directory
+    outputs, directory = outputs_folder(), parameters.capture_directory
     try:
         files = {name: contents_of(directory / name, parameters.frame_shape) for name in sorted(os.listdir(directory))}
         if not outputs.is_dir():

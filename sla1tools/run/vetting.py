@@ -24,6 +24,7 @@ COLUMNS = FILE_COLUMNS | {
     "verdict": ("U", None, "whose it is"),
     "reasons": ("U", None, "why, the deciding reason first"),
 }
+Files = tuple[Path, Path, Path]  # table, regions, page
 COLORS = dict(zip(VERDICTS, ("red", "magenta", "yellow", "green", "white"), strict=True))
 
 
@@ -35,7 +36,7 @@ def open_darks(parameters: Parameters, outputs: Path) -> Night:
     return open_night(folder if same or (published and not parameters.capture_directory.is_dir()) else parameters)
 
 
-def files_to_write(to: Path) -> tuple[Path, Path, Path]:
+def files_to_write(to: Path) -> Files:
     """Return the table, its regions and its page; `ParametersError` where one is there already, or `to` is no ECSV."""
     if to.suffix != ".ecsv":
         raise ParametersError(f"{to}: the name of the table to write (--to) must end in .ecsv")
@@ -50,7 +51,7 @@ def write_vetted(
     flashes: Table,
     paths: Mapping[str, Path],
     searched: tuple[int, str],
-    targets: tuple[Path, Path, Path],
+    targets: Files,
 ) -> Table:
     """Judge flashes, and write the table, its regions and its page.
 
@@ -64,7 +65,7 @@ def write_vetted(
         As from `vetting.flashes.read_flashes`.
     searched : (int, str)
         As from `vetting.searching.what_was_searched`.
-    targets : tuple of Path
+    targets : tuple of path
         From `files_to_write`.
 
     Returns

@@ -398,7 +398,7 @@ def test_headers_as_programs_write_them(tmp_path, name):
     (parameters.capture_directory / "light.fit").write_bytes(contents)
     if re.search("IMAGETYP= 'light", text, re.IGNORECASE):
         (rejected,) = judge_capture(parameters).rejected
-        assert rejected.reason == Reason.IMAGETYP
+        assert rejected.reason == Reason.IMAGETYPE
     dark = re.sub("IMAGETYP= 'light", "IMAGETYP= 'Dark ", text, flags=re.IGNORECASE)
     (parameters.capture_directory / "light.fit").write_bytes(file_with_header(dark, SHAPE))
     night = judge_capture(parameters)
