@@ -23,12 +23,13 @@ class ParametersError(Sla1Error):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raise `ParametersError` where a file that the user named cannot be written; `path` if the disk names none."""
+def writing(path: Path, refused: str = "cannot be written") -> Iterator[None]:
+    """Raise `ParametersError` where the disk refuses, as it names the place, else `path`, and as it says why."""
     try:
         yield
     except OSError as error:
-        raise ParametersError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from None
+        where, why = error.filename2 or error.filename or path, error.strerror or error
+        raise ParametersError(f"{where}: {refused}: {why}") from None
 
 
 class NightError(Sla1Error):

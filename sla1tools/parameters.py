@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sla1tools.errors import ParametersError
+from sla1tools.errors import ParametersError, writing
 from sla1tools.places import expanded, from_working_folder, missing, working_folder
 from sla1tools.text import is_text, printable, read_regular
 
@@ -462,13 +462,11 @@ def save_setting(parameters: Parameters, name: str, cuts: Iterable[str], head: s
     if not name or name.startswith(".") or Path(name).name != name or "\\" in name or not name.isprintable():
         raise ParametersError(f"{name!r} is not a plain file name")
     path = working_folder() / "params" / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    try:
+    with writing(path):
         path.parent.mkdir(exist_ok=True)
-        replaced = bool(head) and path.is_file() and path.read_text(encoding="utf-8").startswith(head)
-        with path.open("w" if replaced else "x", encoding="utf-8") as file:
+        ours = bool(head) and path.is_file() and path.read_bytes().startswith(head.encode())
+        if os.path.lexists(path) and not ours:
+            raise ParametersError(f"{path.name} is there already; choose another name")
+        with path.open("w" if ours else "x", encoding="utf-8") as file:
             file.write(head + to_yaml(parameters, ["criterion", *cuts]))
-    except FileExistsError:
-        raise ParametersError(f"{path.name} is there already; choose another name") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParametersError(f"{path.name} cannot be written: {getattr(error, 'strerror', error)}") from None
     return path

@@ -37,7 +37,7 @@ def is_current(parameters: Parameters, outputs: Path, notebooks: bool = False) -
     """
     place = outputs / night_path(parameters)
     manifest = read_manifest(place)
-    if manifest is None or not _same_run(manifest, parameters, notebooks):
+    if manifest is None or not same_run(manifest, parameters, notebooks):
         return False
     known = read_known_pixels(parameters)
     try:
@@ -61,7 +61,7 @@ def measured_before(parameters: Parameters, outputs: Path, notebooks: bool) -> M
     """
     place = outputs / night_path(parameters)
     manifest = read_manifest(place)
-    if manifest is None or _same_run(manifest, parameters, notebooks):
+    if manifest is None or same_run(manifest, parameters, notebooks):
         return None
     measured = depends_on(parameters).keys()
     then, now = ({name: run.get(name) for name in measured} for run in _both(manifest, parameters))
@@ -85,12 +85,12 @@ def finished_since(
     """
     for slot in (Path(), Path(FAILED)):
         manifest = read_manifest(outputs / slot / night_path(parameters))
-        if manifest and manifest.end > since and _same_run(manifest, parameters, notebooks):
+        if manifest and manifest.end > since and same_run(manifest, parameters, notebooks):
             return manifest.verdict, tuple(manifest.reasons)
     return None
 
 
-def _same_run(manifest: Manifest, parameters: Parameters, notebooks: bool) -> bool:
+def same_run(manifest: Manifest, parameters: Parameters, notebooks: bool = False) -> bool:
     """Compare the parameters, and whether there are notebooks where they are wanted."""
     then, now = _both(manifest, parameters)
     return then == now and notebooks <= manifest.notebooks

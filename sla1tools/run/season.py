@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from filelock import FileLock
 
-from sla1tools.errors import ParametersError, Sla1Error
+from sla1tools.errors import ParametersError, Sla1Error, writing
 from sla1tools.injections.operating_point import too_few
 from sla1tools.nights.dark_current import DarkCurrent, follow_dark_current
 from sla1tools.nights.gallery import season_candidates
@@ -43,7 +43,7 @@ def write_trends(outputs: str | Path) -> Path:
         If the folder cannot be read or written.
     """
     outputs = Path(outputs).absolute()
-    try:
+    with writing(outputs, "the page of all nights cannot be written"):
         take_outputs(outputs)
         recover(outputs)
         lock = outputs / LOCKS / "pages.lock"
@@ -64,9 +64,6 @@ def write_trends(outputs: str | Path) -> Path:
             for name, content in pages.items():
                 data = content.encode("utf-8", "backslashreplace")
                 write_whole(outputs, name, partial(Path.write_bytes, data=data))
-    except OSError as error:
-        where, reason = error.filename2 or error.filename or outputs, error.strerror or error
-        raise ParametersError(f"{where}: the page of all nights cannot be written: {reason}") from None
     return outputs / "index.html"
 
 

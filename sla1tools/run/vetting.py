@@ -12,6 +12,7 @@ from sla1tools.night import Night, open_night
 from sla1tools.parameters import Parameters
 from sla1tools.published import night_path, read_manifest
 from sla1tools.run.products import REGION_RADIUS, fixed_columns
+from sla1tools.run.resuming import same_run
 from sla1tools.run.star_image import refuse_to_overwrite
 from sla1tools.show.vetting_page import MOST_PICTURED, pictures, vetting_page
 from sla1tools.vetting.judging import VERDICTS, Witness
@@ -32,7 +33,7 @@ def open_darks(parameters: Parameters, outputs: Path) -> Night:
     """Open the published night of these parameters, or of a capture folder that is gone; else measure it."""
     folder = outputs / night_path(parameters)
     published = read_manifest(folder)
-    same = published is not None and published.parameters == parameters.model_dump(mode="json")
+    same = published is not None and same_run(published, parameters)
     return open_night(folder if same or (published and not parameters.capture_directory.is_dir()) else parameters)
 
 
