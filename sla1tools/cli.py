@@ -30,8 +30,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except Sla1Error as error:
-            lines = [printable(line) for line in str(error).splitlines()]
-            click.echo("sla1: " + "\n      ".join(lines), err=True)
+            click.echo("sla1: " + "\n      ".join(map(printable, str(error).splitlines())), err=True)
             ctx.exit(error.exit_status)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise

@@ -1,5 +1,6 @@
 """The errors a user can meet, by who must react."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -30,6 +31,13 @@ def writing(path: Path, refused: str = "cannot be written") -> Iterator[None]:
     except OSError as error:
         where, why = error.filename2 or error.filename or path, error.strerror or error
         raise ParametersError(f"{where}: {refused}: {why}") from None
+
+
+def refuse_to_overwrite(*paths: Path) -> None:
+    """Raise `ParametersError` where one of these files is there already."""
+    for path in paths:
+        if os.path.lexists(path):
+            raise ParametersError(f"{path} is there already; choose another name (--to): nothing is overwritten")
 
 
 class NightError(Sla1Error):

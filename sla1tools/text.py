@@ -5,7 +5,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
@@ -35,24 +35,18 @@ def is_text(name: str) -> bool:
 
 def json_text(value: Any) -> str:
     """Serialize with numpy scalars and arrays as plain numbers and lists, and null for NaN and infinities."""
-    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
+    finite = json.loads(json.dumps(value, default=plain), parse_constant=lambda nan_or_infinity: None)
+    return json.dumps(finite, indent=1) + "\n"
 
 
-def _plain(value: Any) -> Any:
-    import numpy as np  # not above: a command's help has no use for it
-
-    if value is np.ma.masked:
-        return None
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
+def plain(value: Any) -> Any:
+    """Return what JSON knows in place of something else, as `json.dumps` asks for it."""
+    if hasattr(value, "tolist"):  # numpy's; a masked one gives None
+        return value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
-        return [_plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
+        return dict(value)
+    if isinstance(value, Sequence | Set):
+        return sorted(value) if isinstance(value, Set) else list(value)
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 

@@ -4,7 +4,6 @@ Nothing that is read is run: no file names a type, and no object is unpickled.
 """
 
 import hashlib
-import io
 import json
 import warnings
 import zipfile
@@ -22,7 +21,7 @@ from astropy.table import Column, MaskedColumn, Table
 from pydantic import BaseModel, TypeAdapter
 
 from sla1tools.errors import NightError
-from sla1tools.text import open_regular, read_regular
+from sla1tools.text import open_regular, plain, read_regular
 
 Record = TypeVar("Record")
 INDEX = "index.json"
@@ -44,7 +43,7 @@ def store(value: Any, folder: Path) -> None:
     folder.mkdir(mode=0o700)
     digests = [_saved(folder / f"{number}.npy", array) for number, array in enumerate(arrays)]
     index = {"name": folder.name, "sha256": digests, "value": tree}
-    (folder / INDEX).write_text(json.dumps(index, default=_json_value), encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps(index, default=plain), encoding="utf-8")
 
 
 GALLERY = "gallery.npz"  # candidates of every criterion with their stamps, for the season's gallery
@@ -60,7 +59,7 @@ DAMAGE: tuple[type[Exception], ...] = (
 def write_archive(value: Any, path: Path) -> None:
     """Write a dataclass, as `store` takes it, as plain arrays and one index in one zip file."""
     arrays: list[np.ndarray] = []
-    index = json.dumps(_packed(value, arrays), default=_json_value)
+    index = json.dumps(_packed(value, arrays), default=plain)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for number, array in enumerate([np.frombuffer(index.encode(), np.uint8), *arrays]):
             with archive.open(f"{number}.npy", "w") as member:
@@ -69,11 +68,10 @@ def write_archive(value: Any, path: Path) -> None:
 
 def read_archive(kind: type[Record], path: Path) -> Record:
     """Read what `write_archive` wrote; one of `DAMAGE` where it is anything else. Nothing in it is run."""
-    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        if sum(member.file_size for member in archive.infolist()) > MOST_ARCHIVED:
+    with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
+        if sum(member.file_size for member in archive.zip.infolist()) > MOST_ARCHIVED:
             raise ValueError(f"{path.name} unpacks to more than any night")
-        members = (io.BytesIO(archive.read(f"{number}.npy")) for number in range(len(archive.infolist())))
-        index, *arrays = [np.lib.format.read_array(member, allow_pickle=False) for member in members]
+        index, *arrays = [archive[str(number)] for number in range(len(archive.files))]
     return _unpacked(kind, json.loads(index.tobytes()), arrays)
 
 
@@ -169,10 +167,6 @@ def _packed(value: Any, arrays: list[np.ndarray]) -> Any:
     if isinstance(value, tuple | list):
         return [_packed(item, arrays) for item in value]
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-
-
-def _json_value(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _unpacked(kind: Any, tree: Any, arrays: list[np.ndarray]) -> Any:

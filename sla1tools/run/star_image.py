@@ -9,7 +9,7 @@ from filelock import FileLock
 from sla1tools.candidates.psf_measuring import MeasuredPSF, measure_psf
 from sla1tools.candidates.star_frames import read_star_frames
 from sla1tools.darks.model import characterize
-from sla1tools.errors import ParametersError, writing
+from sla1tools.errors import ParametersError, refuse_to_overwrite, writing
 from sla1tools.frames.capture import judge_capture
 from sla1tools.parameters import Parameters
 from sla1tools.places import from_working_folder
@@ -52,13 +52,6 @@ def write_psf(paths: Sequence[Path], parameters: Parameters, to: Path) -> Measur
         to.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         page.write_text(psf_page(measured, [path.name for path in paths]), encoding="utf-8")
     return measured
-
-
-def refuse_to_overwrite(*paths: Path) -> None:
-    """Raise `ParametersError` where one of these files is there already."""
-    for path in paths:
-        if path.exists():
-            raise ParametersError(f"{path} is there already; choose another name (--to)")
 
 
 def demo_psf(parameters: Parameters) -> Parameters:

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from sla1tools.errors import ParametersError, writing
+from sla1tools.errors import ParametersError, refuse_to_overwrite, writing
 from sla1tools.parameters import Parameters, named_by, to_yaml, validate
 from sla1tools.places import SHIPPED_FOLDERS, shipped, working_folder
 from sla1tools.published import night_path
@@ -116,9 +116,8 @@ def write_night(capture: Path, target: Path | None) -> Path:
         If the file is there already, or cannot be written.
     """
     target = target or working_folder() / "params" / f"{'_'.join(list(named_by(capture).values())[1:])}.yaml"
+    refuse_to_overwrite(target)
     text = night_text(capture)
-    if os.path.lexists(target):
-        raise ParametersError(f"{target}: is there already; nothing is overwritten: choose another by --to")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as file:

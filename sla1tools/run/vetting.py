@@ -7,13 +7,12 @@ import matplotlib
 from astropy.table import Table, hstack
 
 from sla1tools.candidates.rows import FILE_COLUMNS
-from sla1tools.errors import ParametersError, writing
+from sla1tools.errors import ParametersError, refuse_to_overwrite, writing
 from sla1tools.night import Night, open_night
 from sla1tools.parameters import Parameters
 from sla1tools.published import night_path, read_manifest
 from sla1tools.run.products import REGION_RADIUS, fixed_columns
 from sla1tools.run.resuming import same_run
-from sla1tools.run.star_image import refuse_to_overwrite
 from sla1tools.show.vetting_page import MOST_PICTURED, pictures, vetting_page
 from sla1tools.vetting.judging import VERDICTS, Witness
 
@@ -47,12 +46,7 @@ def files_to_write(to: Path) -> Files:
 
 
 def write_vetted(
-    night: Night,
-    witness: Witness,
-    flashes: Table,
-    paths: Mapping[str, Path],
-    searched: tuple[int, str],
-    targets: Files,
+    night: Night, witness: Witness, flashes: Table, paths: Mapping[str, Path], searched: tuple[int, str], targets: Files
 ) -> Table:
     """Judge flashes, and write the table, its regions and its page.
 
