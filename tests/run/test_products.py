@@ -255,7 +255,7 @@ def test_summary_is_plain_json(tmp_path):
         "level": np.float32(1300.5),
         "noise": math.nan,
         "gain": np.inf,
-        np.int64(3): np.array([1.0, np.nan]),
+        3: np.array([1.0, np.nan]),
     }
     summary["frames"] = {
         "used": ("a", "b"),
