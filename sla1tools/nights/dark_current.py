@@ -138,7 +138,7 @@ def _ladder(records: Sequence[NightRecord]) -> list[list[NightRecord]]:
     ladders: dict[tuple, list[list[NightRecord]]] = {}
     for record in reversed([record for record in records if record.published and record.frames and any(record.shape)]):
         slots = ladders.setdefault((record.shape, record.instrument, *record.chip), [])
-        slot = next((slot for slot in slots if _alike(slot[0], record)), None)
+        slot = next((slot for slot in slots if _alike(_state(slot[0]), _state(record))), None)
         if slot is None:
             slots.append(slot := [])
         slot.append(record)
@@ -151,9 +151,8 @@ def _state(record: NightRecord) -> tuple[float, float]:
     return float(record.parameters["dark_exposure"]), np.nan if heat is None else heat
 
 
-def _alike(one: NightRecord, other: NightRecord) -> bool:
-    (exposure, heat), (second, warmth) = _state(one), _state(other)
-    return exposure == second and not abs(heat - warmth) > SAME_KELVIN
+def _alike(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] == other[0] and not abs(one[1] - other[1]) > SAME_KELVIN
 
 
 def _missing(records: Sequence[NightRecord]) -> DarkCurrent:
@@ -176,8 +175,7 @@ def _of_one_chip(slots: list[list[NightRecord]], outputs: Path) -> tuple[list[_R
         for rung in filter(None, (_read(record, outputs) for record in slot[:MOST_TRIED])):
             pattern = _pattern(rung)
             if not patterns or any(_correlate(pattern, other) for other in patterns):
-                rungs.append(rung)
-                patterns.append(pattern)
+                rungs, patterns = [*rungs, rung], [*patterns, pattern]
                 break
             others.append(f"{rung.record.night} is of another chip: its pattern does not correlate")
     return rungs, others
@@ -222,8 +220,8 @@ def _fit(rungs: list[_Rung], others: list[str]) -> DarkCurrent:
         rungs = [rung for rung, alike in zip(rungs, near, strict=True) if alike]
         if len(set(exposure[near])) < LEAST:
             return _missing([rung.record for rung in rungs])
-    captures, hot, hot_error = _means(rungs)
-    zero, values, p_value = _fit_means(captures, hot, hot_error, series)
+    captures, excess = _means(rungs)
+    zero, values, p_value = _fit_means(captures, excess, series)
     if gain := _gain(captures, values["pedestal"].value, rungs[0].record):
         values["gain"] = gain
     quoted = {
@@ -233,19 +231,22 @@ def _fit(rungs: list[_Rung], others: list[str]) -> DarkCurrent:
     }
     maps = _maps(rungs, captures["signal"].data)
     rate = np.where(np.isfinite(maps["RATE"]), maps["RATE"], -np.inf)
-    places = zip(*np.unravel_index(np.argsort(-rate, axis=None)[:10], rate.shape), strict=True)
-    told = [f"{len(rungs)} captures of one chip"]
-    told += [f"they do not lie on one line (p {chance_text(p_value, digits=1)})"] if p_value < BENT else []
-    told += [] if "electrons_per_second" in quoted else ["too little range for a dark current"]
-    told += [] if series else ["a doubling temperature takes three temperatures, 3 K apart in all"]
-    brightest = [(int(x), int(y), float(rate[y, x]), float(maps["RATE_ERR"][y, x])) for y, x in places]
-    return DarkCurrent("; ".join([*told, *others]), captures, zero, quoted, brightest, maps)
+    y, x = np.unravel_index(np.argsort(-rate, axis=None)[:10], rate.shape)
+    told = {
+        f"{len(rungs)} captures of one chip": True,
+        f"they do not lie on one line (p {chance_text(p_value, digits=1)})": p_value < BENT,
+        "too little range for a dark current": "electrons_per_second" not in quoted,
+        "a doubling temperature takes three temperatures, 3 K apart in all": not series,
+    }
+    reason = "; ".join([*(text for text, holds in told.items() if holds), *others])
+    hot = list(zip(x.tolist(), y.tolist(), rate[y, x].tolist(), maps["RATE_ERR"][y, x].tolist(), strict=True))
+    return DarkCurrent(reason, captures, zero, quoted, hot, maps)
 
 
-def _means(rungs: list[_Rung]) -> tuple[Table, np.ndarray, np.ndarray]:
+def _means(rungs: list[_Rung]) -> tuple[Table, np.ndarray]:
     """Mean level and variance of the half of the unflagged pixels whose surroundings are nearest to the median level.
 
-    And the mean excess of hot pixels with its error; empty where there are too few.
+    And the mean excess of hot pixels with its error, (2, captures); (2, 0) where there are too few.
     """
     flagged = np.bitwise_or.reduce([rung.dq for rung in rungs])
     highest = max(rungs, key=lambda rung: float(np.median(rung.master)))
@@ -264,7 +265,7 @@ def _means(rungs: list[_Rung]) -> tuple[Table, np.ndarray, np.ndarray]:
             above = (rung.master - smooth_level(rung.master))[hot]
             excess.append((above.mean(dtype=float), _mean_error(rung.error[hot])))
     names = ("night", "exposure", "temperature", "frames", "level", "error", "variance", "variance_error")
-    return Table(rows=rows, names=names), *np.array(excess).reshape(-1, 2).T
+    return Table(rows=rows, names=names), np.array(excess).reshape(-1, 2).T
 
 
 def _mean_error(errors: np.ndarray) -> float:
@@ -273,16 +274,15 @@ def _mean_error(errors: np.ndarray) -> float:
 
 def _fine_median(values: np.ndarray) -> float:
     """Median of values that were rounded to steps: each is spread over its own, else the median is one of them."""
-    step = np.diff(np.unique(values)).min(initial=np.inf)
-    return float(
-        np.median(values + np.random.default_rng(0).uniform(-0.5, 0.5, values.shape) * min(step, np.ptp(values)))
-    )
+    step = min(np.diff(np.unique(values)).min(initial=np.inf), np.ptp(values))
+    return float(np.median(values + np.random.default_rng(0).uniform(-0.5, 0.5, values.shape) * step))
 
 
-def _fit_means(captures: Table, hot, hot_error, series: bool) -> tuple[float, dict[str, Value], float]:
+def _fit_means(captures: Table, excess: np.ndarray, series: bool) -> tuple[float, dict[str, Value], float]:
     """Fit pedestal, rate, doubling and the temperatures; add `signal` and `fitted` to the captures."""
     from scipy import optimize  # slow to import, and seldom needed
 
+    hot, hot_error = excess
     exposure, level, error = (np.asarray(captures[name]) for name in ("exposure", "level", "error"))
     zero, number = float(np.median(captures["temperature"])), len(captures)
     apart = np.nan_to_num(captures["temperature"] - zero)
@@ -307,9 +307,7 @@ def _fit_means(captures: Table, hot, hot_error, series: bool) -> tuple[float, di
     chi2 = float((((model(None, *best) - data) / sigma) ** 2).sum())
     dof = number + len(hot) - 2 - (len(hot) > 0) - series
     half = _half_width(chi2, dof) * np.sqrt(np.diag(covariance))
-    pedestal, rate, _, doubling = (
-        Value(*map(float, (v, v - h, v + h))) for v, h in zip(best[:4], half[:4], strict=True)
-    )
+    pedestal, rate, _, doubling = (Value(*map(float, row)) for row in np.array([best, best - half, best + half]).T[:4])
     captures["signal"] = signal(best[3], best[4:])
     captures["fitted"] = pedestal.value + rate.value * captures["signal"]
     values = {"electrons_per_second": rate, "pedestal": pedestal} | ({"doubling_kelvin": doubling} if series else {})
@@ -386,13 +384,12 @@ def write_dark_current(found: DarkCurrent, outputs: Path) -> None:
         return
     captures = found.captures.copy()
     captures["night"] = [text.encode("ascii", "backslashreplace") for text in captures["night"]]
-    whole = fits.HDUList([fits.PrimaryHDU(found.maps["RATE"]), *map(fits.ImageHDU, list(found.maps.values())[1:])])
+    whole = fits.HDUList([fits.PrimaryHDU(), *(fits.ImageHDU() for _ in range(len(MAPS) - 1))])
     for hdu, (name, unit) in zip(whole, MAPS.items(), strict=True):
-        hdu.name = name
-        hdu.header["BUNIT"] = unit
-    whole.append(fits.table_to_hdu(captures, name="CAPTURES"))
+        hdu.data, hdu.name, hdu.header["BUNIT"] = found.maps[name], name, unit
     if not np.isnan(found.temperature):
         whole[0].header["CCD-TEMP"] = (found.temperature, "degree Celsius that RATE holds for")
+    whole.append(fits.table_to_hdu(captures, name="CAPTURES"))
     for hdu in whole:
         hdu.add_checksum(when="")
     write_whole(outputs, DARK_CURRENT, partial(whole.writeto, overwrite=True))

@@ -101,12 +101,9 @@ class PixelHistory:
     """
 
     def __init__(self, shape: tuple[int, int]):
-        self.shape = shape
-        self.count = 0
-        self._nights = np.zeros(shape, np.uint16).ravel()
-        self._first = np.full(shape, -1, np.int32).ravel()
-        self._last = np.full(shape, -2, np.int32).ravel()
-        self._classes = np.zeros(shape, np.uint16).ravel()
+        self.shape, self.count, pixels = shape, 0, math.prod(shape)
+        self._nights, self._classes = np.zeros((2, pixels), np.uint16)
+        self._first, self._last = np.full(pixels, -1, np.int32), np.full(pixels, -2, np.int32)
         self._steady = np.zeros(0, np.int64)
 
     def add(self, listed: np.ndarray) -> Changes:
@@ -134,14 +131,14 @@ class PixelHistory:
         """
         index = np.flatnonzero(self._nights)
         first, last, nights = self._first[index], self._last[index], self._nights[index]
-        end = self.count - 1
-        state = np.select(
-            [last < end, (first == end) & (end > 0), nights == end - first + 1],
-            ["vanished", "new", "steady"],
-            "recurrent",
-        )
+        end, named = self.count - 1, np.array([*names, ""])
+        states = {
+            "vanished": last < end,
+            "new": (first == end) & (end > 0),
+            "steady": nights == end - first + 1,
+        }
+        state = np.select([*states.values()], [*states], "recurrent")
         x, y = self._places(index).T.astype(np.int32)
-        named = np.array([*names, ""])
         columns = [x, y, self._classes[index], nights, named[first], named[last], state]
         return Table(columns, names=("x", "y", "dq", "nights", "first", "last", "state"))
 

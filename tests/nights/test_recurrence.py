@@ -145,7 +145,7 @@ def followed(request, tmp_path_factory):
         night = Parameters(sessions_directory=str(directory / "raw"), capture_date=f"2024-05-{number + 1:02d}", **own)
         flashing = [GOING_ON, *[STOPPING] * (number < 2)]
         stars = [Star(9000.0, 2.0, x, y, frame=1 + number % 4) for x, y in flashing]
-        simulate_night(night.capture_directory, 6, shape, seed=number, stars=stars, chip_seed=3)
+        simulate_night(night.capture_directory, frames=6, shape=shape, seed=number, stars=stars, chip_seed=3)
         if number > 1:
             using = {"known_pixels": str(outputs / "known_pixels.fits"), "excluded_classes": ("known",)}
             night = night.model_copy(update=using)
