@@ -168,18 +168,19 @@ class PSF:
         if coefficients is None:
             coefficients = self.coefficients[:1]
         along_x, along_y = self._derivatives(np.stack([dx, dy]), order, size)
-        product = along_y.swapaxes(1, 2) @ (coefficients.swapaxes(1, 2) @ along_x)
+        weighted = coefficients.swapaxes(1, 2) @ along_x
 
         def image(by_x, by_y):
-            return product[:, by_y * size : (by_y + 1) * size, by_x * size : (by_x + 1) * size]
+            x, y = weighted[..., by_x * size : (by_x + 1) * size], along_y[..., by_y * size : (by_y + 1) * size]
+            return y.swapaxes(1, 2) @ x
 
-        images = np.empty((len(product), (1, 3, 6)[order], size, size))
+        images = np.empty((len(along_x), (1, 3, 6)[order], size, size))
         images[:, 0] = image(0, 0)
         if order >= 1:
             images[:, 1:3] = np.stack([image(1, 0), image(0, 1)], axis=1) / sigma_of(self.fwhm)
         if order == 2:
-            images[:, 3] = image(2, 0) + image(0, 2)
-            images[:, 4] = image(2, 0) - image(0, 2)
+            along, across = image(2, 0), image(0, 2)
+            images[:, 3], images[:, 4] = along + across, along - across
             images[:, 5] = 2 * image(1, 1)
         return images
 

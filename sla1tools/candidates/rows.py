@@ -134,13 +134,13 @@ def measured(columns: dict, stamps, promising, noise, valid, floors: Floors, psf
     peak = rows["peak"]
     ratio = np.divide(rows["neighbor_min"], peak, out=np.full(len(peak), np.nan), where=peak != 0)
     for name in PSF_COLUMNS:
-        values = np.zeros(len(kept), type_of(name))
-        values[fitted] = np.asarray(fit[name])[source]
-        rows[name] = MaskedColumn(values, mask=~fitted)
-    for axis in ("x", "y"):
-        rows[f"{axis}_fit"] += rows[axis]
-    for name in PSF_FLOATS:
-        rows[name][:] = rows[name].astype(np.float32)  # as leaders.fits keeps them: read back they are the same
+        values, own = np.zeros(len(kept), type_of(name)), np.asarray(fit[name])[source]
+        if name in ("x_fit", "y_fit"):
+            own = own + rows[name[0]][fitted]
+        if name in PSF_FLOATS:
+            own = own.astype(np.float32)  # as leaders.fits keeps them: read back they are the same
+        values[fitted] = own
+        rows[name] = MaskedColumn(values, mask=~fitted, copy=False)
     rows |= {
         "neighbor_ratio": ratio,
         "stamp": np.where(np.isfinite(stamps[kept]), stamps[kept], np.nan),

@@ -203,7 +203,7 @@ def column_of(rows, name: str) -> np.ndarray:
     """Values of a column of numbers: NaN where a float is masked, all bits where an integer is."""
     values = rows[name]
     if np.ma.isMaskedArray(values):
-        return np.ma.filled(values, np.nan if values.dtype.kind == "f" else -1)
+        return np.asarray(np.ma.filled(values, np.nan if values.dtype.kind == "f" else -1))
     return np.asarray(values)
 
 
