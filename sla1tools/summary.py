@@ -41,7 +41,7 @@ def facts_of(capture, dark, audit) -> dict[str, Any]:
             "padding_holds": audit.padding_holds,
         },
         "dark": {
-            "level": float(np.median(dark.master)),
+            "level": float(np.median(dark.master, overwrite_input=True)),
             "noise": dark.median_noise,
             "gain_measured": _finite(transfer.gain) if transfer.dark_signal else None,
             "gain_configured": parameters.scale,

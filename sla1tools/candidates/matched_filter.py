@@ -4,13 +4,13 @@ Inside, arrays are (25, n), stamps last: numpy adds up a few long rows several t
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import as_psf, hermite_profiles
-from sla1tools.darks.reference import bands
+from sla1tools.darks.reference import bands, tiles
 
 POSITION_BOUND = 1.0  # a fitted star stays within it of the stamp's centre, along x and along y, px
 GRID_STEP = POSITION_BOUND / 5
@@ -85,7 +85,8 @@ class MatchedFilter:
 
     def __init__(self, noise, valid, fwhm):
         self._profile = hermite_profiles(0.0, fwhm, 0)[0].astype(np.float32)
-        self._weights, self._norm = np.zeros((2, *np.shape(noise)), np.float32)
+        self._weights, self._norm = np.zeros((2, *noise.shape), np.float32)
+        self._tiles = partial(tiles, noise.shape, len(self._profile) // 2, _FILTER_ROWS)
         for rows in bands(len(noise), _FILTER_ROWS):
             use = np.isfinite(noise[rows]) & (noise[rows] > 0) & valid[rows]
             np.power(noise[rows], np.float32(-2), out=self._weights[rows], where=use, dtype=np.float32)
@@ -111,15 +112,6 @@ class MatchedFilter:
             snr = _separable(tile, self._profile)
             snr *= self._norm[rows]
             yield snr
-
-    def _tiles(self, values) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield bands of rows, and `values` of these and of a margin that the filter reaches, 0 beyond the frame."""
-        (ny, nx), half = self._weights.shape, len(self._profile) // 2
-        for band in bands(ny, _FILTER_ROWS):
-            rows = slice(max(band.start - half, 0), min(band.stop + half, ny))
-            tile = np.zeros((band.stop - band.start + 2 * half, nx + 2 * half), np.float32)
-            tile[rows.start - band.start + half : rows.stop - band.start + half, half:-half] = values(rows)
-            yield band, tile
 
 
 @lru_cache(maxsize=8)

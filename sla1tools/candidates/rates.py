@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from sla1tools.candidates.psf import as_psf
-from sla1tools.darks.reference import bands
+from sla1tools.darks.reference import tiles
 
 CONFIDENCE = 0.95
 DRAWS = 4000  # of as many alarms over the nights, where these are few
-BAND_ROWS = 128
+BAND_ROWS = 128  # stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,8 @@ def gaussian_expectation(noise: np.ndarray, threshold, ratio: float, neighbors: 
     least, most = (int(np.rint(np.log(end) * 100)) for end in ends)
     shape = (most - least + 1, most - least + 1, neighbors + 1)
     pixels, own_sum, around_sum = np.zeros((3, math.prod(shape)))
-    padded = np.pad(noise, 1)
-    padded[1:-1, 1:-1][~usable] = 0
-    for band in bands(len(noise), BAND_ROWS):  # which stays in a core's cache
-        own, around, count = (
-            values[leads[band][usable[band]]]
-            for values in _noise_neighborhoods(padded[band.start : band.stop + 2], neighbors)
-        )
+    for band, tile in tiles(noise.shape, 1, BAND_ROWS, lambda rows: np.where(usable[rows], noise[rows], 0)):
+        own, around, count = (values[leads[band][usable[band]]] for values in _noise_neighborhoods(tile, neighbors))
         steps = (np.rint(np.log(values) * 100).astype(np.int64) - least for values in (own, around))
         key = np.ravel_multi_index((*steps, count), shape, mode="clip")
         for total, weights in ((pixels, None), (own_sum, own), (around_sum, around)):

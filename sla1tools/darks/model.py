@@ -90,7 +90,8 @@ class DarkModel:
     def level_sigma(self, reference: Reference, where=np.s_[:, :]) -> np.ndarray:
         """1-sigma of a residual that the pixel's level alone suggests, float32 electrons: (ny, nx), or at `where`."""
         factor = residual_factor(self.noise_model.frames, self.noise_model.method, reference)
-        return np.sqrt(pixels_at(self.prior, where) * np.float32(factor * self.scale**2))
+        variance = pixels_at(self.prior, where) * np.float32(factor * self.scale**2)
+        return np.sqrt(variance, out=variance)
 
     def sigma(self, counts: np.ndarray, where, reference: Reference) -> np.ndarray:
         """1-sigma in electrons of the residual of a frame's pixels, judged by the other frames.

@@ -229,7 +229,10 @@ class NoiseModel:
         It is no judge of the night's own frames: a flash is part of the variance it would be judged by.
         """
         combined = self.moderate(np.asarray(variance, np.float32), prior, self.frames - 1)
-        return np.sqrt(combined * np.float32(residual_factor(self.frames, self.method))) * np.float32(scale)
+        combined *= np.float32(residual_factor(self.frames, self.method))
+        np.sqrt(combined, out=combined)
+        combined *= np.float32(scale)
+        return combined
 
 
 def fit_noise_model(level, variance, n: int, method: str = "median", scale: float | None = None) -> NoiseModel:

@@ -8,7 +8,7 @@ Residuals are differences of integers over one denominator for all pixels, and b
 So a tie between pixels stays a tie, in counts and in electrons, and what is unequal stays unequal.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -114,6 +114,33 @@ def bands(rows: int, height: int = BAND_ROWS) -> Iterator[slice]:
     [(0, 40), (40, 80), (80, 100)]
     """
     return (slice(top, min(top + height, rows)) for top in range(0, rows, height))
+
+
+def tiles(shape: tuple[int, int], margin: int, height: int, values: Callable[[slice], np.ndarray]) -> Iterator:
+    """Cut a frame into bands of rows with so many rows and columns more on each side.
+
+    Parameters
+    ----------
+    shape : (ny, nx)
+        Of the frame.
+    margin, height : int
+        Pixels around, and rows of a band.
+    values : callable
+        Gives the pixels of some rows, (h, nx).
+
+    Yields
+    ------
+    rows : slice
+        Of the band.
+    tile : (h + 2 margin, nx + 2 margin) array
+        Their pixels and those around them; 0 beyond the frame.
+    """
+    for rows in bands(shape[0], height):
+        wide = slice(max(rows.start - margin, 0), min(rows.stop + margin, shape[0]))
+        inside, first = values(wide), wide.start - rows.start + margin
+        tile = np.zeros((rows.stop - rows.start + 2 * margin, shape[1] + 2 * margin), inside.dtype)
+        tile[first : first + len(inside), margin:-margin] = inside
+        yield rows, tile
 
 
 def pixels_at(plane: np.ndarray, where) -> np.ndarray:
