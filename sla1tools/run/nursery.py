@@ -12,14 +12,17 @@ import signal
 import sys
 
 IMPORTED = (  # what a kernel imports when it starts, and the notebooks of a night; another's own imports come on top
-    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "IPython.core.completer"),
+    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.debugger"),
+    *("IPython.core.completer", "IPython.core.debugger", "IPython.extensions.storemagic", "sqlite3", "psutil"),
+    *("tornado.platform.asyncio", "contourpy", "PIL.JpegImagePlugin"),
     *("sla1tools.night", "sla1tools.show.characterization", "sla1tools.show.explorer.widget"),
-    *("astropy.io.misc.yaml", "ccdproc"),
+    *("sla1tools.show.curves", "sla1tools.show.psf_page", "astropy.io.misc.yaml", "ccdproc"),
 )
 
 
 def main() -> None:
     """Answer every line, which is JSON of a kernel's arguments, environment and folder, with its process's number."""
+    sys.modules["debugpy"] = None  # type: ignore[assignment]  # nobody debugs a run: else every kernel imports it
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # else a kernel that looks for garbage copies all of this
