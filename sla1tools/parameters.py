@@ -1,9 +1,10 @@
 """The parameters of a night: one strict model, and the one place that reads YAML."""
 
 import difflib
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,16 +23,15 @@ PATH_KEYS = ("sessions_directory", "known_pixels", "psf")
 NIGHT_KEYS = ("sessions_directory", "capture_date", "capture_time", "object_name")
 
 
-def _one_folder(name: str) -> str:
-    if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f]", name):
-        raise ValueError(f"must name one folder, not hidden, without slashes or control characters; got {name!r}")
-    return name
+def _must(hold: Callable[[Any], Any], rule: str) -> AfterValidator:
+    """Refuse values for which `hold` is false, in words: what a value must, and what it is."""
 
+    def judged(value):
+        if not hold(value):
+            raise ValueError(f"must {rule}; got {list(value) if isinstance(value, tuple) else value!r}")
+        return value
 
-def _pattern_of_names(pattern: str) -> str:
-    if not pattern or "/" in pattern or "\\" in pattern:
-        raise ValueError(f"must be a pattern of file names such as *.fit*; got {pattern!r}")
-    return pattern
+    return AfterValidator(judged)
 
 
 def _path(path: str | None) -> str | None:
@@ -43,30 +43,24 @@ def _path(path: str | None) -> str | None:
     return path
 
 
-def _fits_memory(shape: tuple[int, int]) -> tuple[int, int]:
-    if shape[0] * shape[1] > MOST_PIXELS:
-        raise ValueError(f"must be [rows, columns], together at most {MOST_PIXELS} pixels; got {list(shape)}")
-    return shape
-
-
-def _rising(limits: tuple[float, float]) -> tuple[float, float]:
-    if limits[0] >= limits[1]:
-        raise ValueError(f"must be [low, high], low < high; got {list(limits)}")
-    return limits
-
-
-def _from_cold_to_warm(part: tuple[float, float, float]) -> tuple[float, float, float]:
-    if part[1] > part[2]:
-        raise ValueError(f"must be [exposure, coldest, warmest]; got {list(part)}")
-    return part
-
-
 IsPath = AfterValidator(_path)
-FolderName = Annotated[str, AfterValidator(_one_folder)]
+ONE_FOLDER = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")
+FolderName = Annotated[
+    str, _must(ONE_FOLDER.fullmatch, "name one folder, not hidden, without slashes or control characters")
+]
+FilePattern = Annotated[str, _must(re.compile(r"[^/\\]+").fullmatch, "be a pattern of file names such as *.fit*")]
 Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
-Flux = Annotated[float, Field(ge=1e-3, le=1e9)]  # electrons
+Shape = Annotated[
+    tuple[Side, Side],
+    _must(lambda shape: math.prod(shape) <= MOST_PIXELS, f"be [rows, columns], at most {MOST_PIXELS} pixels"),
+]
 Seconds = Annotated[float, Field(ge=0, le=1e6)]
 Celsius = Annotated[float, Field(ge=COLDEST, le=WARMEST)]
+State = Annotated[
+    tuple[Seconds, Celsius, Celsius], _must(lambda part: part[1] <= part[2], "be [exposure, coldest, warmest]")
+]
+Flux = Annotated[float, Field(ge=1e-3, le=1e9)]  # electrons
+FluxRange = Annotated[tuple[Flux, Flux], _must(lambda limits: limits[0] < limits[1], "be [low, high], low < high")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Excludable = Literal["telegraph", "noisy", "hot", "known", "metadata", "zero_variance"]
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -101,9 +95,9 @@ class Parameters(BaseModel):
     capture_date: FolderName = "2024-05-08"
     capture_time: FolderName = "03_38_48"
     object_name: FolderName = "Dark30s"
-    file_pattern: Annotated[str, AfterValidator(_pattern_of_names)] = "*.fit*"
-    part: Annotated[tuple[Seconds, Celsius, Celsius], AfterValidator(_from_cold_to_warm)] | None = None
-    frame_shape: Annotated[tuple[Side, Side], AfterValidator(_fits_memory)] = (2048, 2048)
+    file_pattern: FilePattern = "*.fit*"
+    part: State | None = None
+    frame_shape: Shape = (2048, 2048)
     dark_exposure: Seconds = 30.0
     exposure_tolerance: float = Field(default=0.005, ge=0, lt=1)
     temperature_tolerance: float = Field(default=1.5, gt=0, le=1000)
@@ -130,7 +124,7 @@ class Parameters(BaseModel):
     p_min: float = Field(default=0.001, ge=0, lt=1)
     excluded_classes: tuple[Excludable, ...] = Field(default=(), max_length=6)
     injections: int = Field(default=20000, ge=0, le=1_000_000)
-    injection_flux_range: Annotated[tuple[Flux, Flux], AfterValidator(_rising)] = (300.0, 15000.0)
+    injection_flux_range: FluxRange = (300.0, 15000.0)
     random_seed: int = Field(default=20240508, ge=0, lt=2**63)
     published: Published | None = None
     zero_point: float | None = Field(default=None, ge=-100, le=100)

@@ -103,7 +103,7 @@ def test_what_yaml_misreads_is_refused_with_the_hint_to_quote_it(written, key, t
         ("frame_shape: [true, 2048]", "frame_shape: .*integer"),
         ("frame_shape: [0, 5]", "frame_shape: .*greater than or equal to 1; got"),
         ("frame_shape: [65535, 65535]", "frame_shape: .*less than or equal to 32768; got"),
-        ("frame_shape: [32768, 32768]", "frame_shape: .*together at most 268435456 pixels"),
+        ("frame_shape: [32768, 32768]", "frame_shape: .*at most 268435456 pixels"),
         ('filter_name: "\\ud800"', r"filter_name: is not valid UTF-8: \\ud800"),
         ("frame_shape: '2048, 2048'", "frame_shape: "),
         ("injection_flux_range: [500, 300]", "injection_flux_range: .*low < high"),

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import chain, count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -322,11 +323,8 @@ def _remove_products(directory: Path) -> None:
 
 def _free_name(path: Path) -> Path:
     """Return the path, or where that is taken, ``name.kept.ext``, ``name.kept2.ext`` ..."""
-    free, number = path, 1
-    while os.path.lexists(free):
-        free = path.with_name(f"{path.stem}.kept{number if number > 1 else ''}{path.suffix}")
-        number += 1
-    return free
+    kept = (path.with_name(f"{path.stem}.kept{n if n > 1 else ''}{path.suffix}") for n in count(1))
+    return next(name for name in chain([path], kept) if not os.path.lexists(name))
 
 
 def _sync(directory: Path) -> None:
