@@ -1,7 +1,7 @@
 """A published night's folder read back: every file as its manifest names it, nothing believed that does not fit."""
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +52,7 @@ def read_published(folder: Path) -> Measurement:
                 raise NightError(f"{folder}: {REFUSED}: master_dark.fits has no whole {name} of the frames' shape")
             return plane
 
-        ours = {field.name: getattr(kept, field.name) for field in fields(Measurement)}
-        ours |= {"dark": PublishedDark(kept.dark, image), "leaders": leaders, "injections": injections}
-        return Measurement(**ours)
+        return replace(kept, dark=PublishedDark(kept.dark, image), leaders=leaders, injections=injections)
     except DAMAGE as error:
         raise NightError(f"{folder}: {REFUSED}: {error}") from None
 
