@@ -85,8 +85,9 @@ def _keys(ctx, param, incomplete: str) -> list[str]:
 PATH, FOLDER = _Path(), _Path(file_okay=False)
 NIGHT = click.argument("nights", nargs=-1, required=True, type=PATH, metavar="NIGHT...")
 FILES = click.option("-f", "files", multiple=True, type=PATH, metavar="FILE", help="Parameters below the night's.")
+OVER_ALL = "A parameter's value, over all files; KEY=VALUE, too."
 OVERRIDES = click.option(
-    "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", shell_complete=_keys, help="Over all; or KEY=VALUE."
+    "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", shell_complete=_keys, help=OVER_ALL
 )
 DARKS = click.option(
     "-f", "files", multiple=True, required=True, type=PATH, help="The night whose darks are of the frames' exposure."
