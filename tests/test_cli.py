@@ -167,7 +167,7 @@ def test_a_night_of_few_frames_adopts_the_seasons_setting_or_says_why_not(night_
     fake_run(NightResult("ok", (), tmp_path))
     summary = {"operating_point": {"neighbor_ratio": None}, "frames": {"used": ["a"] * 10}}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    (tmp_path / "manifest.json").write_text(json.dumps({"camera": "QHY42PRO"}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"camera": "QHY42PRO", "outputs": {}}))
     refused = sla1("run", night_file, "--adopt")
     assert refused.exit_code == 1
     assert "nothing to adopt: half of 10 frames cannot" in refused.stderr

@@ -59,6 +59,7 @@ class Manifest(_Read):
     reasons: list[str] = []
     parameters: dict[str, Any] = {}
     inputs: list[Input] = []
+    camera: str | None = None
     psf_sha256: str | None = None
     star: StarImage | None = None
     versions: dict[str, str | None] = {}

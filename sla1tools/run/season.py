@@ -1,6 +1,5 @@
 """Write the season: the page of all nights, `season.json`, and the adopted setting."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 import matplotlib
 from filelock import FileLock
 
+from sla1tools import published
 from sla1tools.errors import ParametersError, Sla1Error, writing
 from sla1tools.injections.operating_point import too_few
 from sla1tools.nights.dark_current import DarkCurrent, follow_dark_current
@@ -20,7 +20,7 @@ from sla1tools.nights.season import Season, sum_season
 from sla1tools.nights.telegraph import follow_telegraph
 from sla1tools.nights.trends import read_nights
 from sla1tools.parameters import Parameters, save_setting
-from sla1tools.published import CANDIDATES_PAGE, LOCKS, MANIFEST, SEASON, TRENDS, SeasonCriterion, SeasonFile, read_json
+from sla1tools.published import CANDIDATES_PAGE, LOCKS, SEASON, TRENDS, read_json
 from sla1tools.published.folder import take_outputs, write_whole
 from sla1tools.run.publishing import recover, refuse_links
 from sla1tools.show.season_page import gallery_text, page_text
@@ -103,13 +103,13 @@ def season_setting(
     ParametersError
         Saying why there is no setting.
     """
-    season = read_json(outputs / SEASON, SeasonFile)
+    season = read_json(outputs / SEASON, published.SeasonFile)
     if season is None or not season.criteria:
         raise ParametersError("there is no season yet: sla1 trends sums up the nights of the outputs")
     if comparable is not None and season.comparable != comparable:
         raise ParametersError("the season is one of nights that do not compare with this one")
     criterion = criterion or season.criterion
-    own = season.criteria.get(criterion, SeasonCriterion(lacking="it is not counted there"))
+    own = season.criteria.get(criterion, published.SeasonCriterion(lacking="it is not counted there"))
     if own.operating_point is None:
         raise ParametersError(f"the season recommends no setting of {criterion}: {own.lacking}")
     return criterion, own.operating_point.cuts
@@ -143,15 +143,15 @@ def adopt_night(parameters: Parameters, directory: Path, outputs: Path) -> tuple
     Sla1Error
         Where the season recommends none either, saying why.
     """
-    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    point, lacking = summary["operating_point"][parameters.criterion], ""
+    summary = read_json(directory / "summary.json", published.Summary) or published.Summary()
+    point, lacking = summary.operating_point.get(parameters.criterion), ""
     if point is None:
-        camera = json.loads((directory / MANIFEST).read_text(encoding="utf-8")).get("camera")
-        lacking = too_few(len(summary["frames"]["used"]), parameters.false_alarm_budget) or "none keeps the budget"
+        manifest = published.read_manifest(directory) or published.Manifest(outputs={})
+        lacking = too_few(len(summary.frames.used), parameters.false_alarm_budget) or "none keeps the budget"
         try:
-            comparable = identity(camera, parameters.model_dump(mode="json"))
-            point = {"cuts": season_setting(outputs, parameters.criterion, comparable)[1]}
+            comparable = identity(manifest.camera, parameters.model_dump(mode="json"))
+            point = published.OperatingPoint(cuts=season_setting(outputs, parameters.criterion, comparable)[1])
         except ParametersError as error:
             raise Sla1Error(f"nothing to adopt: {lacking}; and {error}") from None
     name = "-".join(["adopted", *parameters.capture_directory.parts[-3:]]).replace(" ", "-")
-    return save_setting(parameters.model_copy(update=point["cuts"]), name, point["cuts"], NIGHTS_OWN), lacking
+    return save_setting(parameters.model_copy(update=point.cuts), name, point.cuts, NIGHTS_OWN), lacking

@@ -1,7 +1,6 @@
 """The workers of a batch: one task a night by dask, on this machine or elsewhere; each night has a log of its own."""
 
 import ctypes
-import json
 import logging
 import threading
 import time
@@ -19,7 +18,7 @@ from sla1tools import __version__
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
-from sla1tools.published import LOCKS, LOGS, night_path
+from sla1tools.published import LOCKS, LOGS, Summary, night_path, read_json
 from sla1tools.published.folder import take_outputs, using
 from sla1tools.run.night import NO_NOTEBOOKS, fail_night, run_night
 from sla1tools.run.publishing import refuse_links
@@ -334,7 +333,6 @@ class _Plain(logging.Formatter):
 
 
 def _candidates(job: Job) -> int | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        text = (job.outputs / job.night / "summary.json").read_text(encoding="utf-8")
-        return sum(json.loads(text)["candidates"][job.parameters.criterion]["per_frame"])
-    return None
+    summary = read_json(job.outputs / job.night / "summary.json", Summary) or Summary()
+    own = summary.candidates.get(job.parameters.criterion)
+    return sum(own.per_frame) if own else None
