@@ -298,6 +298,7 @@ def _exporter():
         exclude_output_prompt=True,
         exclude_anchor_links=True,
         sanitize_html=True,
+        optimistic_validation=True,  # once, not after each of ten steps
         filters={"clean_html": clean_html, "figure": _output_figure},
     )
 

@@ -233,10 +233,10 @@ def reachable(leaders: Table, parameters: Parameters, bounds: Mapping[str, Seque
 def _pictured(leaders: Table, parameters: Parameters, bounds: Mapping[str, Sequence[float]]) -> np.ndarray:
     """Rows that can be shown at all: the configured candidates first, then those nearest to being any's."""
     rows = np.flatnonzero(reachable(leaders, parameters, bounds))
-    rules = criteria.criteria_of(parameters).values()
-    near = np.max([_nearness(rule, leaders[rows], parameters) for rule in rules], axis=0)
+    some, rules = leaders[rows], criteria.criteria_of(parameters).values()
+    near = np.max([_nearness(rule, some, parameters) for rule in rules], axis=0)
     near[criteria.candidates(leaders, parameters)[rows]] = np.inf
-    return rows[np.lexsort((-np.asarray(leaders["peak"])[rows], -near))]  # as the gallery begins: the brightest first
+    return rows[np.lexsort((-np.asarray(some["peak"]), -near))]  # as the gallery begins: the brightest first
 
 
 def _nearness(criterion: Criterion, rows: Table, parameters: Parameters) -> np.ndarray:
