@@ -21,7 +21,6 @@ from sla1tools.parameters import Parameters, require_capture
 from sla1tools.places import own_or_shipped
 from sla1tools.published import night_path, write_manifest
 from sla1tools.published.formats import store
-from sla1tools.run.notebooks import execute, keep_pictures, tagged_figures, title_of
 from sla1tools.run.products import PRODUCTS, write_products, write_summary
 from sla1tools.run.provenance import git_commit, versions
 from sla1tools.run.publishing import Claim, claim, refuse_to_mix
@@ -172,7 +171,7 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
         manifest["star"] = {"fwhm": star.fwhm, "size_error": star.size_error}
         links = {
             "The night at a glance": "index.html",
-            **{title_of(path): path.with_suffix(".html").name for path in run.executed},
+            **{_title_of(path): path.with_suffix(".html").name for path in run.executed},
             "All nights": "../../../index.html",
             "Manifest": "manifest.json",
         }
@@ -195,17 +194,22 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
     with suppress(ParametersError):  # there is no season yet, or it recommends nothing
         comparable = identity(capture.camera, manifest["parameters"])
         manifest["season_setting"] = season_setting(claimed.outputs, parameters.criterion, comparable)[1]
-    figures = {title: png for path in run.executed for title, png in tagged_figures(path).items()}
     links |= {name: name for name in PRODUCTS}
-    write_index(staging / "index.html", measurement.summary, manifest, figures, links)
+    write_index(staging / "index.html", measurement.summary, manifest, run.figures(), links)
     write_manifest(staging, manifest)
     progress("reports written")
+
+
+def _title_of(path: Path) -> str:
+    """Return what a notebook is called on pages: "Dark characterization" for 01_dark_characterization.ipynb."""
+    return path.stem.lstrip("0123456789_").replace("_", " ").capitalize()
 
 
 class _NotebookRun:
     """Notebooks, run and exported in threads; side by side, their kernels start while the night is measured.
 
-    The threads are daemons, so that Ctrl-C ends the program at once; the kernels end when their parent is gone.
+    Papermill is imported in them, too, which takes as long as judging ten frames. The threads are daemons, so that
+    Ctrl-C ends the program at once; the kernels end when their parent is gone.
     """
 
     def __init__(
@@ -248,7 +252,16 @@ class _NotebookRun:
         if self.cancelled:
             raise Sla1Error("the run failed elsewhere")
 
+    def figures(self) -> dict[str, bytes]:
+        """Return what the night's page shows of them, by title."""
+        if not self.executed:
+            return {}
+        from sla1tools.run.notebooks import tagged_figures
+
+        return {title: png for path in self.executed for title, png in tagged_figures(path).items()}
+
     def _run(self, jobs: Sequence[tuple]) -> None:
+        from sla1tools.run.notebooks import execute, keep_pictures
         from sla1tools.show.pages import export_html
 
         for job in jobs:

@@ -176,11 +176,6 @@ def keep_pictures(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-def title_of(path: Path) -> str:
-    """Return what a notebook is called on pages: "Dark characterization" for 01_dark_characterization.ipynb."""
-    return path.stem.lstrip("0123456789_").replace("_", " ").capitalize()
-
-
 def tagged_figures(path: Path) -> dict[str, bytes]:
     """Return the PNG figures of an executed notebook's cells tagged `night-page`, by what the section says below each.
 

@@ -207,10 +207,10 @@ def test_what_is_handed_to_notebooks_of_a_selection_has_its_frames(job, measured
     run_one(job)
     handed = []
     monkeypatch.setattr(night_module, "store", lambda night, folder: handed.append(night))
-    monkeypatch.setattr(night_module, "execute", lambda *told: None)
+    monkeypatch.setattr("sla1tools.run.notebooks.execute", lambda *told: None)
     monkeypatch.setattr("sla1tools.show.pages.export_html", lambda *told: None)
-    monkeypatch.setattr(night_module, "keep_pictures", lambda path: None)
-    monkeypatch.setattr(night_module, "tagged_figures", lambda path: {})
+    monkeypatch.setattr("sla1tools.run.notebooks.keep_pictures", lambda path: None)
+    monkeypatch.setattr("sla1tools.run.notebooks.tagged_figures", lambda path: {})
     for changes in ({}, CUTS):
         parameters = job.parameters.model_copy(update=changes)
         assert night_module.run_night(parameters, job.outputs, [HERE / "notebooks" / "good.ipynb"]).verdict == "ok"

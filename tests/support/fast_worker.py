@@ -19,7 +19,7 @@ from processes import kernels_of
 
 import sla1tools
 from sla1tools.measure import measure_night
-from sla1tools.run import night, workers
+from sla1tools.run import night, notebooks, workers
 from sla1tools.run import publishing as publish
 from sla1tools.run.notebooks import execute
 
@@ -30,7 +30,7 @@ WHOM, WHEN, ONCE = os.environ.get("SLA1_TEST_KILL", "nobody never -").split(maxs
 def dask_setup(worker):
     sla1tools.__version__ = os.environ.get("SLA1_TEST_VERSION", sla1tools.__version__)
     workers.run_night = with_light_notebooks
-    night.measure_night, night.execute, publish.os = counted, killed_midway, Renaming()
+    night.measure_night, notebooks.execute, publish.os = counted, killed_midway, Renaming()
 
 
 def with_light_notebooks(parameters, outputs, notebooks, **options):
