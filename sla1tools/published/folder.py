@@ -1,12 +1,12 @@
 """The outputs folder on the disk: taken for ours, or refused; names and files brought to the disk."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sla1tools.errors import ParametersError, writing
+from sla1tools.errors import ParametersError
 from sla1tools.published import ASIDE, FAILED, FOLDERS, KEPT, MANIFEST, MARK, PAGES, TRENDS, read_manifest
 from sla1tools.text import is_text
 
@@ -42,9 +42,13 @@ def take_outputs(outputs: Path) -> None:
         mark.write_text(MARK_TEXT, encoding="utf-8")
 
 
-def using(outputs: Path) -> AbstractContextManager[None]:
+@contextmanager
+def using(outputs: Path) -> Iterator[None]:
     """Raise `ParametersError` where the disk refuses something in an outputs folder."""
-    return writing(outputs, "cannot be used for outputs")
+    try:
+        yield
+    except OSError as error:
+        raise ParametersError(f"{outputs}: cannot be used for outputs: {error.strerror or error}") from None
 
 
 def holds_outputs(outputs: Path) -> bool:
