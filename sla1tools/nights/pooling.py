@@ -42,11 +42,6 @@ class Group:
     others: list[NightRecord] = field(default_factory=list)
     name: str = ""
 
-    @property
-    def frames(self) -> int:
-        """Frames used."""
-        return sum(record.frames for record in self.nights)
-
 
 def comparable(records: Sequence[NightRecord]) -> list[Group]:
     """Group the published nights whose counts add up: the group of most frames first, and of equals the latest.
@@ -68,7 +63,7 @@ def comparable(records: Sequence[NightRecord]) -> list[Group]:
         for group in groups:
             group.others = [record for other in groups if other is not group for record in other.nights]
     place = {id(record): number for number, record in enumerate(records)}
-    found.sort(key=lambda group: (group.frames, place[id(group.nights[-1])]), reverse=True)
+    found.sort(key=lambda group: (sum(one.frames for one in group.nights), place[id(group.nights[-1])]), reverse=True)
     _name(found)
     return found
 

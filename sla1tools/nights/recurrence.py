@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, reduce
+from itertools import chain
 from operator import or_
 from pathlib import Path
 from tokenize import TokenError
+from types import MappingProxyType
 
 import numpy as np
 from astropy.io import fits
@@ -25,7 +27,7 @@ from scipy import special
 from sla1tools.candidates.criteria import CRITERIA
 from sla1tools.darks.classes import BLOCKING, PixelClass, bits_of
 from sla1tools.frames.fits import read_plane
-from sla1tools.nights.trends import MASTER, METRICS, UNREADABLE, NightRecord, unreadable
+from sla1tools.nights.trends import MASTER, METRICS, UNREADABLE, NightRecord, of_latest_camera, unreadable
 from sla1tools.published import TRENDS
 from sla1tools.published.folder import write_whole
 from sla1tools.text import open_regular, read_regular
@@ -177,8 +179,8 @@ def silence_chance(nights, until, silent):
 
 def recurrent_pixels(
     candidates: Mapping[str, set[Pixel]],
-    blind: Mapping[Pixel, Sequence[int]] | None = None,
-    earlier: Mapping[Pixel, tuple[int, str, str]] | None = None,
+    blind: Mapping[Pixel, Sequence[int]] = MappingProxyType({}),
+    earlier: Mapping[Pixel, tuple[int, str, str]] = MappingProxyType({}),
 ) -> Table:
     """Find the pixels that made candidates on several nights, and how long they have been silent.
 
@@ -204,14 +206,14 @@ def recurrent_pixels(
             nights, first, _ = found.get(pixel, (0, k, k))
             found[pixel] = nights + 1, first, k
     place = {name.decode(): k for k, name in enumerate(_ascii(names).tolist())}
-    for pixel, (nights, *ends) in (earlier or {}).items():
+    for pixel, (nights, *ends) in earlier.items():
         first, last = (place.get(end, 0) for end in ends)
         now = found.get(pixel, (0, first, last))
         found[pixel] = max(nights, now[0]), min(first, now[1]), max(last, now[2])
     rows = []
     for (x, y), (nights, first, last) in found.items():
         if nights >= LEAST_NIGHTS:
-            unseen = np.array((blind or {}).get((x, y), ()), int)
+            unseen = np.asarray(blind.get((x, y), ()), int)
             until = max(nights, last - first + 1 - int(np.sum((unseen >= first) & (unseen <= last))))
             silent = len(names) - 1 - last - int(np.sum(unseen > last))
             chance = float(silence_chance(nights, until, silent))
@@ -289,19 +291,14 @@ def follow_pixels(
     if not published:
         return recurrent_pixels({}), None
     latest = published[-1]
-    mine = [r for r in published if (r.instrument, r.shape) == (latest.instrument, latest.shape)]
-    found: dict[str, set[Pixel]] = {}
-    for record in mine:
-        pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape)
-        if pixels is None:
-            record.verdict, record.reasons = UNREADABLE, (*record.reasons, unreadable("candidates.ecsv"))
-        found[record.night] = {*(pixels or ()), *(record.seen_on_known or ())}
-    times = Counter(pixel for pixels in found.values() for pixel in pixels)
+    mine = of_latest_camera(records)
+    found = {record.night: _candidates_of(record, outputs) for record in mine}
     earlier = read_list(outputs / KNOWN_PIXELS, latest.shape)
+    times = Counter(chain.from_iterable(found.values()))
     asked = sorted({*earlier, *(pixel for pixel, nights in times.items() if nights >= LEAST_NIGHTS)})
     blind: dict[Pixel, list[int]] = {}
-    place = {id(record): k for k, record in enumerate(mine)}
     told: set[Pixel] = set()
+    place = {id(record): k for k, record in enumerate(mine)}
     groups: dict[tuple, list[NightRecord]] = {}
     for record in published:
         groups.setdefault((record.shape, record.series(METRICS[0])), []).append(record)
@@ -311,16 +308,17 @@ def follow_pixels(
         names: list[str] = []
         for record in group:
             listed = bad_pixels(record, outputs, keep=write)
-            if listed is not None:
-                history = history or PixelHistory(shape)  # not before a file has that many pixels
-                record.changes = history.add(listed)
-                names.append(record.night)
-                if id(record) in place:
-                    dq = _dq_of(listed, asked, shape)
-                    told |= {asked[i] for i in np.flatnonzero(dq & int(PixelClass.KNOWN))}
-                    of_latest = group[-1] is latest  # another exposure need not show what this one shows
-                    for i in np.flatnonzero(dq & _left_out(record)) if of_latest else range(len(asked)):
-                        blind.setdefault(asked[i], []).append(place[id(record)])
+            if listed is None:
+                continue
+            history = history or PixelHistory(shape)  # not before a file has that many pixels
+            record.changes = history.add(listed)
+            names.append(record.night)
+            if id(record) in place:
+                dq = _dq_of(listed, asked, shape)
+                told |= {asked[i] for i in np.flatnonzero(dq & int(PixelClass.KNOWN))}
+                of_latest = group[-1] is latest  # another exposure need not show what this one shows
+                for i in np.flatnonzero(dq & _left_out(record)) if of_latest else range(len(asked)):
+                    blind.setdefault(asked[i], []).append(place[id(record)])
     recurrent = recurrent_pixels(found, blind, {pixel: row for pixel, row in earlier.items() if pixel in told})
     if history is not None and write:
         write_known_pixels(outputs / KNOWN_PIXELS, recurrent, history.table(names), history.shape)
@@ -329,6 +327,14 @@ def follow_pixels(
             if re.fullmatch(r"[0-9a-f]{64}-\d+\.npy", path.name):
                 path.unlink(missing_ok=True)
     return recurrent, latest
+
+
+def _candidates_of(record: NightRecord, outputs: Path) -> set[Pixel]:
+    """Pixels that made a night's candidates, or would have; where its list is damaged, the night is unreadable."""
+    pixels = candidate_pixels(outputs / record.path / "candidates.ecsv", record.shape)
+    if pixels is None:
+        record.verdict, record.reasons = UNREADABLE, (*record.reasons, unreadable("candidates.ecsv"))
+    return {*(pixels or ()), *(record.seen_on_known or ())}
 
 
 def _dq_of(listed: np.ndarray, pixels: Sequence[Pixel], shape: tuple[int, int]) -> np.ndarray:

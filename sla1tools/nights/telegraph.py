@@ -9,7 +9,7 @@ import numpy as np
 from astropy.table import Table
 from scipy import special
 
-from sla1tools.nights.trends import NightRecord
+from sla1tools.nights.trends import NightRecord, of_latest_camera
 from sla1tools.published import TELEGRAPH
 from sla1tools.published.folder import write_whole
 from sla1tools.text import read_regular
@@ -27,21 +27,19 @@ def follow_telegraph(records: Sequence[NightRecord], outputs: Path) -> Table:
         these nights, and their share), `nights` that list it, `looked` nights that could, `chance` that a good pixel is
         listed on so many. The most frequent first. A night on which it was up once is none that lists it.
     """
-    listing = (record for record in records if record.published and TELEGRAPH in record.sha256)
-    published = [record for record in listing if any(record.shape) and record.frames]
+    nights_listed = [record for record in of_latest_camera(records) if record.frames and TELEGRAPH in record.sha256]
+    ny, nx = nights_listed[-1].shape if nights_listed else (1, 1)
     none = np.zeros((0, len(COLUMNS)))
     lists, looked = [np.insert(none, len(COLUMNS), 0, axis=1)], 0
-    ny, nx = published[-1].shape if published else (1, 1)
-    for record in published:
-        if (record.instrument, record.shape) == (published[-1].instrument, (ny, nx)):
-            with suppress(OSError, ValueError):
-                text = read_regular(outputs / record.path / TELEGRAPH).decode("utf-8")
-                _, names, rest = text.partition(" ".join(COLUMNS))
-                lines = rest.splitlines()[1:]
-                rows = np.loadtxt(lines, usecols=range(len(COLUMNS)), ndmin=2) if lines else none
-                if names and ((rows[:, :2] >= 0) & (rows[:, :2] < (nx, ny))).all():
-                    lists.append(np.insert(rows, len(COLUMNS), record.frames, axis=1))
-                    looked += 1
+    for record in nights_listed:
+        with suppress(OSError, ValueError):
+            text = read_regular(outputs / record.path / TELEGRAPH).decode("utf-8")
+            _, names, rest = text.partition(" ".join(COLUMNS))
+            lines = rest.splitlines()[1:]
+            rows = np.loadtxt(lines, usecols=range(len(COLUMNS)), ndmin=2) if lines else none
+            if names and ((rows[:, :2] >= 0) & (rows[:, :2] < (nx, ny))).all():
+                lists.append(np.insert(rows, len(COLUMNS), record.frames, axis=1))
+                looked += 1
     x, y, *values = np.concatenate(lists).T
     place, pixel, nights = np.unique(y * nx + x, return_inverse=True, return_counts=True)
     low, high, up, frames = (np.bincount(pixel, column, len(place)) for column in values)

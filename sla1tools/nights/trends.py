@@ -184,6 +184,12 @@ def read_nights(outputs: str | Path) -> list[NightRecord]:
     return records
 
 
+def of_latest_camera(records: Sequence[NightRecord]) -> list[NightRecord]:
+    """Select the published nights of the latest one's camera and shape."""
+    known = [record for record in records if record.published and any(record.shape)]
+    return [one for one in known if (one.instrument, one.shape) == (known[-1].instrument, known[-1].shape)]
+
+
 def _record(outputs: Path, path: Path) -> NightRecord:
     folder, failed = outputs / path, path.parts[0] == FAILED
     read: dict[str, Any] = {MANIFEST: published.read_manifest(folder)}
