@@ -39,7 +39,7 @@ def flashes(night, floor, reference="leave_one_out") -> list:
             residual = dark.residual(counts, reference, scale=night.parameters.scale)
             asked = residual > floor
             asked[: top - first] = asked[top + BAND_ROWS - first :] = False  # the neighbouring bands' own rows
-            y, x, neighbor_min = leading_pixels(residual, asked, night.parameters.neighbors)
+            y, x, neighbor_min = leading_pixels(residual, np.flatnonzero(asked), night.parameters.neighbors)
             found[k].append((x, y + first, residual[y, x], neighbor_min))
     names = ("x", "y", "peak", "neighbor_min")
     return [Table([np.concatenate(part) for part in zip(*parts, strict=True)], names=names) for parts in found]

@@ -1,5 +1,7 @@
 """From a night's frames to its tables and numbers: the one pure function that everything else reads."""
 
+import ctypes
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -213,7 +215,12 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     NightError
         Where the night is unusable: no such folder, or fewer than three usable frames.
     """
-    step = progress or (lambda _: None)
+
+    def step(word: str) -> None:
+        give_back_memory()
+        if progress:
+            progress(word)
+
     capture = judge_capture(parameters)
     capture.require_usable()
     step("frames judged")
@@ -232,6 +239,15 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     measured = _summed_up(capture, dark, leaders, replace(injections, stamps=stamps), hits, floors, audit)
     step("night summed up")
     return measured
+
+
+def give_back_memory() -> None:
+    """Give the system the memory that was freed: glibc keeps it, in holes between what is held, for the process's life.
+
+    After a full-size night that is 70 MiB. Where there is no such function, nothing is done.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _summed_up(capture, dark, leaders, injections, hits, floors, audit, facts=None, before=None) -> Measurement:

@@ -17,7 +17,7 @@ from sla1tools.candidates.rows import PSF_COLUMNS, Floors, measured
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.noise import residual_factor
-from sla1tools.darks.reference import REFERENCES, Reference, pixels_at
+from sla1tools.darks.reference import REFERENCES, Reference, pixels_at, places_where
 from sla1tools.parameters import Parameters
 
 NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel
@@ -72,8 +72,8 @@ class FirstLook:
     def near(self, residual: np.ndarray, snr_floor: float) -> np.ndarray:
         """Tell which pixels, or a neighbour of which, may belong to a fit above the floor, (ny, nx) bool."""
         (ny, nx), least = residual.shape, self.share * snr_floor
-        bright = np.concatenate([(snr > least).ravel() for snr in self.matched(residual)])
-        y, x = np.divmod(np.flatnonzero(bright), nx)
+        bright = [np.flatnonzero(snr > least) + rows.start * nx for rows, snr in self.matched(residual)]
+        y, x = np.divmod(np.concatenate(bright), nx)
         near = np.zeros(residual.shape, bool)
         near.flat[self.known] = True
         for dy in (-1, 0, 1):
@@ -124,17 +124,18 @@ def detect(
         candidates, by criterion, as far as that is known without a fit.
     """
     near = first_look.near(residual, floors.snr)
-    y, x, neighbor_min = leading_pixels(residual, near | (residual > floors.peak), parameters.neighbors)
+    asked = places_where(lambda rows: near[rows] | (residual[rows] > floors.peak), near.shape)
+    y, x, neighbor_min = leading_pixels(residual, asked, parameters.neighbors)
     psf = psf_of(parameters)
 
-    def around(y, x) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def around(y, x) -> tuple[np.ndarray, np.ndarray]:
         places = stamp_places(y, x, counts.shape)
         own = pixels_at(counts, places)
         valid = (cut_stamps(dark.classes.dq, y, x, BLOCKING) & BLOCKING == 0) & (own < parameters.top_code)
-        return cut_stamps(residual, y, x), dark.sigma(own, places, reference), valid
+        return dark.sigma(own, places, reference), valid
 
     if most < len(y) <= LOOKED_AT_AGAIN * most:
-        reach = greatest_snr(*around(y, x), psf) > grid_share(psf) * floors.snr
+        reach = greatest_snr(cut_stamps(residual, y, x), *around(y, x), psf) > grid_share(psf) * floors.snr
         kept = np.flatnonzero(reach | (residual[y, x] > floors.peak))
         y, x, neighbor_min = y[kept], x[kept], neighbor_min[kept]
     found = len(y)
@@ -157,7 +158,7 @@ def detect(
         "reference": np.full(len(x), reference),
         **plain,
     }
-    _, noise, valid = around(y[promising], x[promising])
+    noise, valid = around(y[promising], x[promising])
     leaders = measured(columns, cut_stamps(residual, y, x), promising, noise, valid, floors, psf)
     leaders.meta.update(told)
     return leaders

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from sla1tools.darks.classes import BLOCKING
-from sla1tools.darks.reference import bands
+from sla1tools.darks.reference import places_where
 
 FAINT_SIGMA = 3.0  # pixels that belong to a hit
 PEAK_SIGMA = 6.0  # what its brightest pixel must exceed
@@ -41,8 +41,7 @@ def cosmic_rays(residual: np.ndarray, sigma: Callable, dq: np.ndarray) -> Table:
         the brightest, `pixels`, `length` (px, from end to end), `signal` (sum), `peak_snr`, `track` (four or more
         pixels long and two and a half times as long as wide; the others are spots); no rows where there is none.
     """
-    bright = [(residual[rows] > FAINT_SIGMA * sigma((rows,))).ravel() for rows in bands(len(residual))]
-    places = np.flatnonzero(np.concatenate(bright))
+    places = places_where(lambda rows: residual[rows] > FAINT_SIGMA * sigma((rows,)), residual.shape)
     places = places[dq.take(places) & BLOCKING == 0]
     y, x = np.divmod(places, residual.shape[1])
     group, signal = _touching(y, x), residual.take(places)

@@ -94,7 +94,7 @@ class MatchedFilter:
             power = np.where(self._weights[rows] > 0, _separable(tile, self._profile**2), np.float32(np.nan))
             self._norm[rows] = 1 / np.sqrt(power)
 
-    def __call__(self, residual) -> Iterator[np.ndarray]:
+    def __call__(self, residual) -> Iterator[tuple[slice, np.ndarray]]:
         """Filter a frame.
 
         Parameters
@@ -104,14 +104,15 @@ class MatchedFilter:
 
         Yields
         ------
-        snr : (at most 64, nx) float32 array
-            Of one band of rows after the other. Pixels beyond the edge do not count; NaN where the pixel itself is not
-            valid.
+        rows : slice
+            One band of rows after the other.
+        snr : (h, nx) float32 array
+            Pixels beyond the edge do not count; NaN where the pixel itself is not valid.
         """
         for rows, tile in self._tiles(lambda rows: residual[rows].astype(np.float32) * self._weights[rows]):
             snr = _separable(tile, self._profile)
             snr *= self._norm[rows]
-            yield snr
+            yield rows, snr
 
 
 @lru_cache(maxsize=8)

@@ -204,7 +204,7 @@ def detect_patches(dark: DarkModel, patches: Patches, reference: Reference, floo
     residual, noise, usable, middle = (
         values.reshape(-1, PATCH_SIZE) for values in (patches.residual, patches.noise, usable, middle)
     )
-    y, x, neighbor_min = leading_pixels(residual, middle, parameters.neighbors)
+    y, x, neighbor_min = leading_pixels(residual, np.flatnonzero(middle), parameters.neighbors)
     star = y // PATCH_SIZE
     place = (star, y % PATCH_SIZE, x)
     columns = {

@@ -116,6 +116,11 @@ def bands(rows: int, height: int = BAND_ROWS) -> Iterator[slice]:
     return (slice(top, min(top + height, rows)) for top in range(0, rows, height))
 
 
+def places_where(told: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Flat indices of the pixels of a frame for which `told` is True, asked of one band of rows after the other."""
+    return np.concatenate([np.flatnonzero(told(rows)) + rows.start * shape[1] for rows in bands(shape[0])])
+
+
 def tiles(shape: tuple[int, int], margin: int, height: int, values: Callable[[slice], np.ndarray]) -> Iterator:
     """Cut a frame into bands of rows with so many rows and columns more on each side.
 

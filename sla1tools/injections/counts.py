@@ -53,8 +53,8 @@ def count_settings(
         each of `settings`: candidates in even and in odd frames, stars found. A row is `BELOW` where its setting lies
         below the floors, and every one is where leaders were left out of the table.
     """
-    columns = [name for name in leaders.colnames if name != "stamp"]
-    own = leaders[columns][np.asarray(leaders["reference"]) == parameters.reference]
+    held = np.asarray(leaders["reference"]) == parameters.reference
+    own = Table({name: leaders[name][held] for name in leaders.colnames if name != "stamp"}, copy=False)
     half = {name: k % 2 for k, name in enumerate(frames)}
     odd = np.array([half[name] for name in np.asarray(own["frame"]).tolist()], int)
     flux_bin = bin_of_flux(np.asarray(injections.trials["flux_true"]), FLUX_EDGES)

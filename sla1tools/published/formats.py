@@ -102,7 +102,10 @@ class Stamps:
 
 def to_half(stamps: np.ndarray, noise: float) -> np.ndarray:
     """Write stamps in units of the noise, to a 16th of it, as float16: a quarter of the bytes once they are packed."""
-    return np.clip(np.rint(stamps * np.float32(16 / noise)) / 16, -65504, 65504).astype(np.float16)
+    scaled = stamps * np.float32(16 / noise)
+    np.rint(scaled, out=scaled)
+    scaled /= 16
+    return np.clip(scaled, -65504, 65504, out=scaled).astype(np.float16)
 
 
 def from_half(halves: np.ndarray, noise: float) -> np.ndarray:

@@ -100,7 +100,7 @@ def leaders_of(frame: ScienceFrame, witness: Witness) -> Table:
     field, psf = frame.field, psf_of(witness.parameters)
     look = FirstLook.of(witness.dark, "outside", psf, field.sigma)
     near = look.near(field.electrons, witness.floors.snr)
-    y, x, _ = leading_pixels(field.electrons, near, witness.parameters.neighbors)
+    y, x, _ = leading_pixels(field.electrons, np.flatnonzero(near), witness.parameters.neighbors)
     found, problems = measure(frame, x, y)
     lost = np.flatnonzero(problems != "")
     snr = np.append(column_of(found, "snr"), np.full(len(lost), np.nan))
