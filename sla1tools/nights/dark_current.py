@@ -80,6 +80,8 @@ class DarkCurrent:
         x, y, rate and its error of the ten brightest pixels, electrons a second.
     maps : dict of str to array
         `MAPS`: (ny, nx) float32; NaN where fewer than two captures tell. `follow_dark_current` gives none.
+    digest : str
+        Of the captures that it was measured from, where `follow_dark_current` measured it.
     """
 
     reason: str
@@ -88,6 +90,7 @@ class DarkCurrent:
     values: dict[str, Value] = field(default_factory=dict)
     hot: list[tuple] = field(default_factory=list)
     maps: dict[str, Any] = field(default_factory=dict, repr=False)
+    digest: str = ""
 
     def numbers(self) -> dict:
         """Return the numbers in the shape of `season.json`: plain types, None where not tested."""
@@ -351,30 +354,22 @@ def _maps(rungs: list[_Rung], signal: np.ndarray) -> dict[str, np.ndarray]:
     return maps
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What was found of captures, and a digest of them."""
-
-    captures: str
-    found: DarkCurrent
-
-
 def follow_dark_current(records: Sequence[NightRecord], outputs: Path) -> DarkCurrent:
     """Measure as `measure_dark_current` and write `dark_current.fits`; of the same captures nothing is read again."""
     masters = [(record.path, record.sha256.get(MASTER)) for slot in _ladder(records) for record in slot]
-    captures = hashlib.sha256(repr(masters).encode()).hexdigest()
+    digest = hashlib.sha256(repr(masters).encode()).hexdigest()
     if (outputs / DARK_CURRENT).is_file():
         with suppress(*DAMAGE):
-            before = read_archive(_Kept, outputs / KEPT)
-            if before.captures == captures:
-                return before.found
+            before = read_archive(DarkCurrent, outputs / KEPT)
+            if before.digest == digest:
+                return before
     found = measure_dark_current(records, outputs)
     write_dark_current(found, outputs)
-    without = replace(found, maps={})
+    kept = replace(found, maps={}, digest=digest)
     if found.maps:
         with suppress(OSError):  # a full or foreign disk: it is measured again next time
-            write_whole(outputs, KEPT, partial(write_archive, _Kept(captures, without)))
-    return without
+            write_whole(outputs, KEPT, partial(write_archive, kept))
+    return kept
 
 
 def write_dark_current(found: DarkCurrent, outputs: Path) -> None:

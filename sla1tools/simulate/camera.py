@@ -179,26 +179,24 @@ class Camera:
 
     def _check(self, pedestal):
         rules = {
-            f"frames: must be from 1 to {MOST_FRAMES}; got {self.frames}": 1 <= self.frames <= MOST_FRAMES,
-            f"shape: must be rows and columns, each from 1 to {MOST_SIDE}; got {self.shape}": (
+            f"frames: must be from 1 to {MOST_FRAMES}": 1 <= self.frames <= MOST_FRAMES,
+            f"shape: must be rows and columns, each from 1 to {MOST_SIDE}": (
                 len(self.shape) == 2 and 1 <= min(self.shape) <= max(self.shape) <= MOST_SIDE
             ),
-            f"shape: must have at most {MOST_PIXELS} pixels; got {self.shape}": math.prod(self.shape) <= MOST_PIXELS,
-            f"seed: must be from 0 to 2**63 - 1; got {self.seed}": 0 <= self.seed < 2**63,
-            f"chip seed: must be from 0 to 2**63 - 1; got {self.chip_seed}": 0 <= (self.chip_seed or 0) < 2**63,
-            f"exposure: must be from 0 to 1e6 s; got {self.exposure}": 0 <= self.exposure <= 1e6,
-            f"temperature: must lie between -273 and 100 C; got {self.temperature}": -273 <= self.temperature <= 100,
-            f"doubling: must be at least 1 K; got {self.doubling}": 1 <= self.doubling < math.inf,
-            f"noise: must be from 0 to 1e6 e-; got {self.noise}": 0 <= self.noise <= 1e6,
-            f"scale: must be finite and positive; got {self.scale}": 0 < self.scale < math.inf,
-            f"pedestal: must lie between 0 and the level, {self.level}; got {pedestal}": 0 <= pedestal <= self.level,
-            f"glow: must not be negative, nor reach the top code; got {self.glow}": (
-                0 <= self.glow < TOP_CODE * self.scale - self.level
-            ),
+            f"shape: must have at most {MOST_PIXELS} pixels": math.prod(self.shape) <= MOST_PIXELS,
+            "seed: must be from 0 to 2**63 - 1": 0 <= self.seed < 2**63,
+            "chip_seed: must be from 0 to 2**63 - 1": 0 <= (self.chip_seed or 0) < 2**63,
+            "exposure: must be from 0 to 1e6 s": 0 <= self.exposure <= 1e6,
+            "temperature: must lie between -273 and 100 C": -273 <= self.temperature <= 100,
+            "doubling: must be at least 1 K": 1 <= self.doubling < math.inf,
+            "noise: must be from 0 to 1e6 e-": 0 <= self.noise <= 1e6,
+            "scale: must be finite and positive": 0 < self.scale < math.inf,
+            f"pedestal: must lie between 0 and the level, {self.level}": 0 <= pedestal <= self.level,
+            "glow: must not be negative, nor reach the top code": 0 <= self.glow < TOP_CODE * self.scale - self.level,
         }
         for rule, kept in rules.items():
             if not kept:
-                raise ParametersError(rule)
+                raise ParametersError(f"{rule}; got {getattr(self, rule.partition(':')[0])}")
 
     def expose(self, k: int) -> np.ndarray:
         """Draw the counts of frame `k`."""

@@ -118,7 +118,7 @@ def test_command_writes_a_bias_of_a_chip_that_a_dark_belongs_to(tmp_path):
         ({"exposure": float("nan")}, "exposure"),
         ({"temperature": -300.0}, "temperature"),
         ({"doubling": 0.0}, "doubling"),
-        ({"chip_seed": -1}, "chip seed"),
+        ({"chip_seed": -1}, "chip_seed"),
         ({"exposure": 3000.0}, "top code"),
     ],
 )
