@@ -34,16 +34,11 @@ def _must(hold: Callable[[Any], Any], rule: str) -> AfterValidator:
     return AfterValidator(judged)
 
 
-def _path(path: str | None) -> str | None:
-    if path is not None:
-        if not path or re.search(r"[\x00-\x1f\x7f]", path):
-            hint = "; in double quotes \\t is a tab: write paths with / or in 'single quotes'"
-            raise ValueError(f"must be a path; got {path!r}{hint if path else ''}")
-        from_working_folder(path)
-    return path
+def _is_path(text: str | None) -> bool:
+    return text is None or bool(re.fullmatch(r"[^\x00-\x1f\x7f]+", text) and from_working_folder(text))
 
 
-IsPath = AfterValidator(_path)
+IsPath = _must(_is_path, "be a path; in double quotes \\t is a tab: write paths with / or in 'single quotes'")
 ONE_FOLDER = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")
 FolderName = Annotated[
     str, _must(ONE_FOLDER.fullmatch, "name one folder, not hidden, without slashes or control characters")
