@@ -99,6 +99,7 @@ class Completeness(_Read):
 class OperatingPoint(_Read):
     """The recommended cuts of one criterion."""
 
+    criterion: str = ""
     cuts: dict[str, Finite] = {}
 
 

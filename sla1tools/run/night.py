@@ -193,7 +193,7 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
     manifest |= {"doubts": [asdict(doubt) for doubt in measurement.doubts], "end": moment(), "exit_status": 0}
     with suppress(ParametersError):  # there is no season yet, or it recommends nothing
         comparable = identity(capture.camera, manifest["parameters"])
-        manifest["season_setting"] = season_setting(claimed.outputs, parameters.criterion, comparable)[1]
+        manifest["season_setting"] = season_setting(claimed.outputs, parameters.criterion, comparable).cuts
     links |= {name: name for name in PRODUCTS}
     write_index(staging / "index.html", measurement.summary, manifest, run.figures(), links)
     write_manifest(staging, manifest)

@@ -91,12 +91,8 @@ def season_json(season: Season | None, dark: DarkCurrent) -> dict[str, Any]:
 
 def season_setting(
     outputs: Path, criterion: str = "", comparable: Mapping[str, str] | None = None
-) -> tuple[str, dict[str, float]]:
+) -> published.OperatingPoint:
     """Read what the season recommends for a criterion (by default its latest night's), to nights of this identity.
-
-    Returns
-    -------
-    criterion, cuts : str, dict
 
     Raises
     ------
@@ -112,7 +108,7 @@ def season_setting(
     own = season.criteria.get(criterion, published.SeasonCriterion(lacking="it is not counted there"))
     if own.operating_point is None:
         raise ParametersError(f"the season recommends no setting of {criterion}: {own.lacking}")
-    return criterion, own.operating_point.cuts
+    return own.operating_point
 
 
 def adopt_season(outputs: Path) -> Path:
@@ -123,10 +119,9 @@ def adopt_season(outputs: Path) -> Path:
     ParametersError
         Where no setting is recommended, saying why.
     """
-    criterion, cuts = season_setting(outputs)
-    return save_setting(
-        Parameters().model_copy(update={"criterion": criterion} | cuts), "adopted-season", cuts, SEASONS
-    )
+    point = season_setting(outputs)
+    setting = Parameters().model_copy(update={"criterion": point.criterion} | point.cuts)
+    return save_setting(setting, "adopted-season", point.cuts, SEASONS)
 
 
 def adopt_night(parameters: Parameters, directory: Path, outputs: Path) -> tuple[Path, str]:
@@ -150,7 +145,7 @@ def adopt_night(parameters: Parameters, directory: Path, outputs: Path) -> tuple
         lacking = too_few(len(summary.frames.used), parameters.false_alarm_budget) or "none keeps the budget"
         try:
             comparable = identity(manifest.camera, parameters.model_dump(mode="json"))
-            point = published.OperatingPoint(cuts=season_setting(outputs, parameters.criterion, comparable)[1])
+            point = season_setting(outputs, parameters.criterion, comparable)
         except ParametersError as error:
             raise Sla1Error(f"nothing to adopt: {lacking}; and {error}") from None
     name = "-".join(["adopted", *parameters.capture_directory.parts[-3:]]).replace(" ", "-")
