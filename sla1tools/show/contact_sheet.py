@@ -1,6 +1,7 @@
 """The explorer's picture for paper and for readers without JavaScript: cutouts at the night's own setting."""
 
 import numpy as np
+from astropy.table import Table
 
 from sla1tools.candidates import criteria, leaders
 from sla1tools.parameters import Parameters
@@ -14,13 +15,18 @@ SHOWN = 24
 def chosen_rows(exhibit: Exhibit) -> np.ndarray:
     """Return the rows of the leaders or stars that are pictured: candidates by peak, or stars with a leader by flux."""
     if exhibit.show == "injections":
-        led = with_stamp(exhibit.table)
-        order = led[np.argsort(np.asarray(exhibit.table["flux_true"])[led], kind="stable")] if len(led) else led
-        return order[np.unique(np.linspace(0, len(led) - 1, min(SHOWN, len(led))).astype(int))]
+        return evenly(exhibit.table, SHOWN)
     table, parameters = exhibit.leaders, exhibit.parameters
     passes = criteria.candidates(table, parameters) & (np.asarray(table["reference"]) == parameters.reference)
     rows = np.flatnonzero(passes)
     return rows[np.argsort(-np.asarray(table["peak"])[rows], kind="stable")]
+
+
+def evenly(stars: Table, most: int) -> np.ndarray:
+    """Return the rows of so many injected stars that have a leader, or of all, evenly from faint to bright."""
+    led = with_stamp(stars)
+    order = led[np.argsort(np.asarray(stars["flux_true"])[led], kind="stable")] if len(led) else led
+    return order[np.unique(np.linspace(0, len(led) - 1, min(most, len(led))).astype(int))]
 
 
 def caption(exhibit: Exhibit) -> str:

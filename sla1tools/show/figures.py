@@ -286,9 +286,7 @@ def show_cutouts(residual: np.ndarray, found: Table, title: str = "Cutouts") -> 
     return montage(cut_stamps(residual, y, x), captions, title)
 
 
-def montage(
-    stamps: np.ndarray, captions: list[str], title: str = "", columns: int = 4, most: int = 20
-) -> Drawing | HTML:
+def montage(stamps: np.ndarray, captions: list[str], title: str = "", most: int = 20) -> Drawing | HTML:
     """Draw cutouts in one figure under one stretch, so that their brightness can be compared.
 
     Parameters
@@ -299,13 +297,13 @@ def montage(
         One a stamp; long ones may hold a line break.
     title : str
         Above the figure; how many are not shown is added to it.
-    columns, most : int
-        Cutouts in a row, and at most.
+    most : int
+        Cutouts at most.
     """
     shown = min(len(stamps), most)
     if shown == 0:
         return nothing(f"{title}: none." if title else "None.")
-    columns = min(columns, shown)
+    columns = min(4, shown)
     rows = math.ceil(shown / columns)
     cell = STAMP_SIZE + 3  # with the caption
     wide, high = 2.9 * columns, 2.9 * rows  # inches: the longest caption fills its cell

@@ -21,6 +21,7 @@ from sla1tools.darks.classes import PixelClass, names_in
 from sla1tools.injections.completeness import completeness_curve, flux_bins
 from sla1tools.injections.operating_point import too_few
 from sla1tools.measure import Measurement
+from sla1tools.show.contact_sheet import evenly
 from sla1tools.text import chance_text, magnitude_text, printable
 
 REFERENCE_NAMES = {"leave_one_out": "held out", "all": "in sample"}
@@ -165,11 +166,9 @@ def contaminants(night: Measurement) -> HTML:
     return shown(table)
 
 
-def example_stars(night: Measurement, number: int = 12) -> Table:
+def example_stars(night: Measurement) -> Table:
     """Injected stars evenly from faint to bright that have a leader."""
-    trials = night.trials[~np.ma.getmaskarray(np.ma.asarray(night.trials["peak"]))]
-    order = np.argsort(np.asarray(trials["flux_true"]))
-    return trials[order[np.unique(np.linspace(0, len(order) - 1, min(number, len(order))).astype(int))]]
+    return night.trials[evenly(night.trials, 12)]
 
 
 def star_captions(trials: Table) -> list[str]:
