@@ -305,21 +305,22 @@ def montage(stamps: np.ndarray, captions: list[str], title: str = "", most: int 
         return nothing(f"{title}: none." if title else "None.")
     columns = min(4, shown)
     rows = math.ceil(shown / columns)
-    cell = STAMP_SIZE + 3  # with the caption
-    wide, high = 2.9 * columns, 2.9 * rows  # inches: the longest caption fills its cell
+    texts = [text.replace(" around ", "\n") for text in captions[:shown]]
+    across = STAMP_SIZE + 3  # pixels from one to the next, for the longest caption
+    along = STAMP_SIZE + 2 + max(text.count("\n") for text in texts) // 2  # two lines of it a pixel
+    wide, high = 2.9 * columns, 2.9 * rows * along / across  # inches
     width, height = 0.1 + wide + BAR, 0.1 + high + TOP
     figure, ax = blank_axes(width, height, f"{title}: {counted(shown, 'cutout')} of 5x5 pixels")
     ax.set_position((0.1 / width, 0.1 / height, wide / width, high / height))
     vmin, vmax = percentile_limits(stamps[:shown], 1, 99.8)
     norm = ImageNormalize(vmin=vmin, vmax=vmax, stretch=AsinhStretch(0.05))
-    sheet = np.full((rows * cell, columns * cell), np.nan)  # one image: many would take many times as long to draw
+    sheet = np.full((rows * along, columns * across), np.nan)  # one image: many would take many times as long to draw
     for i in range(shown):
-        left, bottom = (i % columns) * cell, (rows - 1 - i // columns) * cell
+        left, bottom = (i % columns) * across, (rows - 1 - i // columns) * along
         sheet[bottom : bottom + STAMP_SIZE, left : left + STAMP_SIZE] = stamps[i]
         if np.isnan(stamps[i]).any():
             ax.add_patch(Rectangle((left, bottom), STAMP_SIZE, STAMP_SIZE, **BEYOND_EDGE))
-        text = captions[i].replace(" around ", "\n")
-        ax.text(left, bottom + STAMP_SIZE + 0.15, text, va="bottom", parse_math=False)
+        ax.text(left, bottom + STAMP_SIZE + 0.15, texts[i], va="bottom", parse_math=False)
     colors = ax.pcolormesh(np.ma.masked_invalid(sheet), cmap="gray", norm=norm)
     ax.axis("off")
     color_bar(ax, colors, "residual [e-]", min(1.0, 1 / rows + 0.1), ticks=_ticks_apart(norm))
