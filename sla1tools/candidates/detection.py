@@ -17,7 +17,8 @@ from sla1tools.candidates.rows import PSF_COLUMNS, Floors, measured
 from sla1tools.darks.classes import BLOCKING, PixelClass
 from sla1tools.darks.model import DarkModel
 from sla1tools.darks.noise import residual_factor
-from sla1tools.darks.reference import REFERENCES, Reference, pixels_at, places_where
+from sla1tools.darks.reference import REFERENCES, Reference
+from sla1tools.frames.pixels import pixels_at, places_where
 from sla1tools.parameters import Parameters
 
 NOISE_MARGIN = 0.9  # noise may favour the fitted place of a star over the middle of its pixel

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from sla1tools.darks.classes import BLOCKING
-from sla1tools.darks.reference import places_where
+from sla1tools.frames.pixels import places_where, touching_pairs
 
 FAINT_SIGMA = 3.0  # pixels that belong to a hit
 PEAK_SIGMA = 6.0  # what its brightest pixel must exceed
@@ -44,7 +44,9 @@ def cosmic_rays(residual: np.ndarray, sigma: Callable, dq: np.ndarray) -> Table:
     places = places_where(lambda rows: residual[rows] > FAINT_SIGMA * sigma((rows,)), residual.shape)
     places = places[dq.take(places) & BLOCKING == 0]
     y, x = np.divmod(places, residual.shape[1])
-    group, signal = _touching(y, x), residual.take(places)
+    pairs, signal = touching_pairs(y, x), residual.take(places)
+    links = coo_array((np.ones(pairs.shape[1], bool), pairs), (len(y), len(y)))
+    group = connected_components(links, directed=False)[1]  # in the order of their first pixels
     snr = signal / sigma((y, x))
     sizes = np.bincount(group)
     peaks = np.zeros(len(sizes))
@@ -59,17 +61,6 @@ def cosmic_rays(residual: np.ndarray, sigma: Callable, dq: np.ndarray) -> Table:
         name: np.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(zip(names, types, strict=True))
     }
     return Table(columns, units={"x": units.pix, "y": units.pix, "length": units.pix})
-
-
-def _touching(y, x) -> np.ndarray:
-    """Number the groups of touching pixels in the order of their first, (n,) int; pixels are in the order of rows."""
-    width, n = x.max(initial=0) + 2, len(x)  # the ends of two rows do not touch
-    place, pairs = y * width + x, []
-    for step in (1, width - 1, width, width + 1):
-        at = np.minimum(np.searchsorted(place, place + step), n - 1)
-        pairs.append(np.stack([np.arange(n), at])[:, place[at] == place + step])
-    links = coo_array((np.ones(sum(pair.shape[1] for pair in pairs), bool), np.concatenate(pairs, axis=1)), (n, n))
-    return connected_components(links, directed=False)[1]
 
 
 def _describe(y, x, signal, snr):

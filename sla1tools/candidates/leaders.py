@@ -3,7 +3,7 @@
 import numpy as np
 from astropy.table import Column, Table
 
-from sla1tools.darks.reference import pixels_at
+from sla1tools.frames.pixels import pixels_at
 
 STAMP_RADIUS = 2
 STAMP_SIZE = 2 * STAMP_RADIUS + 1

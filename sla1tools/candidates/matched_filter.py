@@ -10,7 +10,7 @@ import numpy as np
 
 from sla1tools.candidates.leaders import STAMP_SIZE
 from sla1tools.candidates.psf import as_psf, hermite_profiles
-from sla1tools.darks.reference import bands, tiles
+from sla1tools.frames.pixels import bands, tiles
 
 POSITION_BOUND = 1.0  # a fitted star stays within it of the stamp's centre, along x and along y, px
 GRID_STEP = POSITION_BOUND / 5

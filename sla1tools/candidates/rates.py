@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from sla1tools.candidates.psf import as_psf
-from sla1tools.darks.reference import tiles
+from sla1tools.frames.pixels import index_in, tiles
 
 CONFIDENCE = 0.95
 DRAWS = 4000  # of as many alarms over the nights, where these are few
@@ -240,14 +240,12 @@ def telegraph_expectation(dark, parameters) -> float:
     above = height[:, None] * (states - share)
     y, x = (np.asarray(found[name], int) for name in "yx")
     (ny, nx), total = parameters.frame_shape, 0.0
-    key = y * (nx + 2) + x  # the ends of two rows are not beside each other
-    order = np.argsort(key)
+    width = nx + 2  # the ends of two rows are not beside each other
 
     def heights(row, column) -> np.ndarray:
         """Heights in every frame of the telegraph pixels at some places, (n, N); 0 where there is none."""
-        at = np.searchsorted(key, row * (nx + 2) + column, sorter=order)
-        at = order[np.minimum(at, len(key) - 1)]
-        return np.where((key[at] == row * (nx + 2) + column)[:, None], above[at], 0)
+        at, there = index_in(y * width + x, row * width + column)
+        return np.where(there[:, None], above[at], 0)
 
     places = [(y + dy, x + dx) for dy, dx in ((0, 0), *OFFSETS[parameters.neighbors])]
     own, *noises = (

@@ -6,16 +6,15 @@ A frame's own flash must not classify the pixel it falls on: noisy and unstable 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 from astropy.table import Table
 
 from sla1tools.darks.noise import NoiseModel, PixelStatistics, combined_variance, leave_one_out_variance
-from sla1tools.darks.reference import bands
 from sla1tools.darks.structure import line_medians, smooth_level
 from sla1tools.darks.telegraph import LEAST_FRAMES, SPLIT_CHANCE, suspect_chance, telegraph_pixels, two_levels
-from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_ppf, varies_more
+from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_ppf
 
 METADATA_REACH = 32  # pixels, 64 bytes: cameras write 44 of them and more over an end of the first or last row
 LEAST_METADATA = 4
@@ -202,7 +201,7 @@ def _planes(stack, evidence: Evidence, rails_only: bool) -> Iterator[tuple[Pixel
     statistics, prior, model = evidence.statistics, evidence.prior, evidence.model
     excess, top_code = smooth_level(evidence.level), stack.parameters.top_code
     np.subtract(evidence.level, excess, out=excess)
-    spread = partial(_level_spread, prior, _fixed_pattern(excess, prior, model), model)
+    spread = _level_spread(excess, prior, model)
     plane = np.ones(excess.shape, bool)
     plane[EDGE_WIDTH:-EDGE_WIDTH, EDGE_WIDTH:-EDGE_WIDTH] = False
     yield PixelClass.EDGE, plane
@@ -218,33 +217,23 @@ def _planes(stack, evidence: Evidence, rails_only: bool) -> Iterator[tuple[Pixel
     odd |= plane
     yield PixelClass.SATURATED, plane
     lines = _columns_and_rows(excess, spread, evidence)
-    least = HOT_NOISES * np.sqrt(np.median(prior[:: max(1, len(prior) // 256)]))
-    high, hot = np.empty((2, *odd.shape), bool)
-    for rows in bands(len(odd)):
-        apart = excess[rows] - lines.distance(rows)
-        high[rows] = (apart > WARM_SIGMA * spread(rows)) & ~odd[rows]
-        hot[rows] = high[rows] & (apart > least)
-    yield PixelClass.HOT, hot
-    yield PixelClass.WARM, high & ~hot
+    apart = np.subtract(excess, lines.distance, out=lines.distance)
+    high = (apart > WARM_SIGMA * spread) & ~odd
+    plane = high & (apart > HOT_NOISES * np.sqrt(np.median(prior[:: max(1, len(prior) // 256)])))
+    yield PixelClass.HOT, plane
+    yield PixelClass.WARM, high & ~plane
     yield PixelClass.COLUMN_ROW, lines.odd
     few = statistics.frames < LEAST_FRAMES
     yield PixelClass.NOISY, np.zeros_like(odd) if few else (_noisy(statistics, prior, model) | lines.noisy) & ~odd
 
 
-def _fixed_pattern(excess, prior, model) -> np.float32:
-    """Variance of a pixel's excess over its surroundings, in counts squared, that is not noise of the level."""
-    sampled = slice(None, None, max(1, len(excess) // 256))
+def _level_spread(excess, prior, model):
+    """1 sigma of a pixel's excess over its surroundings, in counts: fixed pattern, and noise of the level."""
+    noise = prior * np.float32(combined_variance(model.frames, model.method))
+    sampled = (slice(None, None, max(1, excess.shape[0] // 256)), slice(None))
     total = (1.4826 * np.median(np.abs(excess[sampled]))) ** 2
-    return np.float32(max(0.0, total - float(np.median(_level_variance(prior[sampled], model)))))
-
-
-def _level_variance(prior, model):
-    return prior * np.float32(combined_variance(model.frames, model.method))
-
-
-def _level_spread(prior, pattern, model, rows):
-    """1 sigma of the excess over their surroundings of some rows, in counts: fixed pattern, and noise of the level."""
-    return np.sqrt(_level_variance(prior[rows], model) + pattern)
+    noise += np.float32(max(0.0, total - float(np.median(noise[sampled]))))
+    return np.sqrt(noise, out=noise)
 
 
 def _metadata(statistics, excess, spread, prior):
@@ -259,8 +248,7 @@ def _metadata(statistics, excess, spread, prior):
         if len(excess) < 2:
             break
         own, apart = np.abs(excess[row]), np.abs(excess[row] - excess[beside])
-        wild = WILD_SIGMA * spread(row)
-        odd = (own > wild) & (apart > np.maximum(wild, own / 2))
+        odd = (own > WILD_SIGMA * spread[row]) & (apart > np.maximum(WILD_SIGMA * spread[row], own / 2))
         variance = statistics.variance[row]
         wild = odd | (variance == 0) | (variance > WILD_VARIANCE * prior[row])
         for line, flags in ((wild, plane[row]), (wild[::-1], plane[row, ::-1])):
@@ -280,18 +268,11 @@ def _chance_constant(prior, n, step):
 
 @dataclass(frozen=True)
 class _Lines:
-    """Columns and rows apart from their neighbours: planes of all of them and of the noisy ones, and how far they are.
-
-    `away` are the distances in level of the rows and of the columns, 0 where they are no farther than others.
-    """
+    """Columns and rows apart from their neighbours: all of them, the noisy ones, and the levels' distances."""
 
     odd: np.ndarray
     noisy: np.ndarray
-    away: tuple[np.ndarray, np.ndarray]
-
-    def distance(self, rows: slice) -> np.ndarray:
-        """What pixels of some rows have of their row's and their column's distance, (h, nx)."""
-        return np.add.outer(self.away[0][rows], self.away[1])
+    distance: np.ndarray
 
 
 def _columns_and_rows(excess, spread, evidence) -> _Lines:
@@ -299,21 +280,19 @@ def _columns_and_rows(excess, spread, evidence) -> _Lines:
     statistics, prior = evidence.statistics, evidence.prior
     # medians of whole numbers are quick: in units of 1/256 the median pixel of a good line has a variance of 256
     unit = np.float32(256 / variance_ratio_ppf(0.5, statistics.frames - 1))
-    odd, noisy, distances = [], [], []
+    odd, noisy, distance = [], [], []
     for axis, size in enumerate(excess.shape[::-1]):
         sampled = (slice(None), slice(None, None, max(1, size // 1024)))[:: 1 if axis == 0 else -1]
         levels = np.clip(excess[sampled], -32768, 32767).astype(np.int16)
         noise = np.clip(statistics.variance[sampled] * (unit / prior[sampled]), 0, 65535).astype(np.uint16)
         level_profile, noise_profile = line_medians(levels, 1 - axis), line_medians(noise, 1 - axis)
-        sampling = (
-            1.2533 * np.median(spread(slice(None, None, max(1, len(excess) // 64)))) / np.sqrt(levels.shape[1 - axis])
-        )
+        sampling = 1.2533 * np.median(spread[:: max(1, len(spread) // 64)]) / np.sqrt(levels.shape[1 - axis])
         away, stands_out = _away(level_profile, max(sampling, evidence.step / 4))
         wide = _away(noise_profile, 1.0)[1] & (noise_profile > LINE_VARIANCE * 256)
         odd.append(stands_out | wide)
         noisy.append(wide)
-        distances.append(np.where(stands_out, away, 0).astype(np.float32))
-    return _Lines(np.add.outer(*odd), np.add.outer(*noisy), (distances[0], distances[1]))
+        distance.append(np.where(stands_out, away, 0).astype(np.float32))
+    return _Lines(*(np.add.outer(rows, columns) for rows, columns in (odd, noisy, distance)))
 
 
 def _away(profile, least: float, width: int = 31):
@@ -330,7 +309,7 @@ def _away(profile, least: float, width: int = 31):
 
 def _noisy(statistics, prior, model):
     n, pixels = statistics.frames, prior.size
-    suspect = varies_more(statistics.variance, prior, variance_ratio_isf(1 / pixels, n - 1, model.prior_dof))
+    suspect = statistics.variance > prior * np.float32(variance_ratio_isf(1 / pixels, n - 1, model.prior_dof))
     y, x = np.nonzero(suspect)
     mean, variance = statistics.mean[y, x].astype(float), statistics.variance[y, x].astype(float)
     farthest = np.maximum(statistics.maximum[y, x] - mean, mean - statistics.minimum[y, x])

@@ -15,8 +15,9 @@ from sla1tools.darks.noise import (
     pixel_statistics,
     residual_factor,
 )
-from sla1tools.darks.reference import DarkReference, Reference, bands, middle_counts, middle_places, pixels_at
+from sla1tools.darks.reference import DarkReference, Reference, middle_counts, middle_places
 from sla1tools.errors import NightError
+from sla1tools.frames.pixels import bands, pixels_at
 
 
 @dataclass(frozen=True, repr=False)
@@ -220,11 +221,9 @@ def _combine(capture) -> tuple[PixelStatistics, DarkReference, np.ndarray]:
     The median for the average too: a bright star must not raise its own noise.
     """
     n, shape, method = len(capture.frames), capture.shape, capture.parameters.combination_method
-    mean, variance = (np.empty(shape, np.float32) for _ in range(2))
-    minimum, maximum, level = (np.empty(shape, np.uint16) for _ in range(3))
-    whole = PixelStatistics(n, mean, variance, minimum, maximum)
-    kept, kind = (middle_places(n), np.uint16) if method == "median" else ((0,), np.uint32)
-    exact = np.empty((len(kept), *shape), kind)
+    level, *maps = (np.empty(shape, kind) for kind in ("u2", "f4", "f4", "u2", "u2"))
+    whole = PixelStatistics(n, *maps)
+    exact = np.empty((len(middle_places(n)), *shape), np.uint16) if method == "median" else np.empty((1, *shape), "u4")
     for rows in bands(shape[0]):
         band = capture.band(rows.start, rows.stop)
         own, middle = pixel_statistics(band), middle_counts(band)

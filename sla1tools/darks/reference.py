@@ -8,14 +8,15 @@ Residuals are differences of integers over one denominator for all pixels, and b
 So a tie between pixels stays a tie, in counts and in electrons, and what is unequal stays unequal.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
 import numpy as np
 
-BAND_ROWS = 40  # ten frames of such a band stay in a core's cache
+from sla1tools.frames.pixels import BAND_ROWS, bands, pixels_at
+
 CACHED_ROWS = 2400  # of all frames together, in the cache that cores share
 LEAST_ROWS = 12  # of a frame at a time: with fewer the calls cost more than the work
 TILE_PIXELS = 1 << 16  # whose residual, with what goes into it, stays in a core's cache
@@ -105,57 +106,6 @@ def middle_counts(band: np.ndarray) -> np.ndarray:
         for place, source in enumerate(middle_places(n)):
             middle[place, tile] = values[source]
     return middle
-
-
-def bands(rows: int, height: int = BAND_ROWS) -> Iterator[slice]:
-    """Cut so many rows into bands of a height, the last as high as is left.
-
-    >>> [(band.start, band.stop) for band in bands(100)]
-    [(0, 40), (40, 80), (80, 100)]
-    """
-    return (slice(top, min(top + height, rows)) for top in range(0, rows, height))
-
-
-def places_where(told: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Flat indices of the pixels of a frame for which `told` is True, asked of one band of rows after the other."""
-    return np.concatenate([np.flatnonzero(told(rows)) + rows.start * shape[1] for rows in bands(shape[0])])
-
-
-def tiles(shape: tuple[int, int], margin: int, height: int, values: Callable[[slice], np.ndarray]) -> Iterator:
-    """Cut a frame into bands of rows with so many rows and columns more on each side.
-
-    Parameters
-    ----------
-    shape : (ny, nx)
-        Of the frame.
-    margin, height : int
-        Pixels around, and rows of a band.
-    values : callable
-        Gives the pixels of some rows, (h, nx).
-
-    Yields
-    ------
-    rows : slice
-        Of the band.
-    tile : (h + 2 margin, nx + 2 margin) array
-        Their pixels and those around them; 0 beyond the frame.
-    """
-    for rows in bands(shape[0], height):
-        wide = slice(max(rows.start - margin, 0), min(rows.stop + margin, shape[0]))
-        inside, first = values(wide), wide.start - rows.start + margin
-        tile = np.zeros((rows.stop - rows.start + 2 * margin, shape[1] + 2 * margin), inside.dtype)
-        tile[first : first + len(inside), margin:-margin] = inside
-        yield rows, tile
-
-
-def pixels_at(plane: np.ndarray, where) -> np.ndarray:
-    """Return the pixels of a frame or map that an index selects: slices, or arrays of rows and columns.
-
-    Single pixels are looked up in the plane as it lies in memory, which numpy does six times as fast.
-    """
-    if isinstance(where[0], np.ndarray):
-        return plane.take(where[0] * plane.shape[1] + where[1])
-    return plane[where]
 
 
 @dataclass(frozen=True)

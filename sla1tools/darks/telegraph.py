@@ -7,14 +7,13 @@ import numpy as np
 from astropy.table import Table
 from scipy import special
 
-from sla1tools.darks.reference import bands
-from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_sf, varies_more
+from sla1tools.darks.variance import variance_ratio_isf, variance_ratio_sf
+from sla1tools.frames.pixels import bands, touching_pairs
 from sla1tools.text import chance_text, counted
 
 LEAST_FRAMES = 5  # for two readings on each side of one that may be a flash
 SPLIT_CHANCE = 0.02
 SPLIT_DRAWS = 50_000
-TOUCHING = ((0, 1), (1, -1), (1, 0), (1, 1))  # rows and columns to half of the eight neighbours
 SHARE_TOGETHER = 0.5  # of the touching pairs, for which a power is stated
 LEVEL_TOGETHER = 0.01  # p-value below which neighbours switch together
 LEAST_POWER = 0.5
@@ -47,7 +46,7 @@ def telegraph_pixels(band, statistics, prior, model, scale: float) -> Table:
     """
     n, pixels = statistics.frames, prior.size
     limit = variance_ratio_isf(suspect_chance(pixels), n - 1, model.prior_dof) if n >= LEAST_FRAMES else np.inf
-    suspect = varies_more(statistics.variance, prior, limit)
+    suspect = statistics.variance > prior * np.float32(limit)
     places, readings = [np.zeros((2, 0), int)], [np.zeros((max(n, LEAST_FRAMES), 0), np.uint16)]
     for rows in bands(len(suspect)):
         y, x = np.nonzero(suspect[rows])
@@ -159,15 +158,7 @@ def jump_together(found: Table, shape: tuple[int, int]) -> Together:
         Of the frame.
     """
     states, up = np.asarray(found["states"]), np.asarray(found["up"])
-    key = np.asarray(found["y"], np.int64) * (shape[1] + 2) + found["x"]
-    order = np.argsort(key)
-    pairs = []
-    for dy, dx in TOUCHING:
-        wanted = key + dy * (shape[1] + 2) + dx
-        at = np.searchsorted(key[order], wanted)
-        hit = np.flatnonzero((at < len(key)) & (key[order][np.minimum(at, len(key) - 1)] == wanted))
-        pairs.append(np.stack([hit, order[at[hit]]]))
-    first, second = np.concatenate(pairs, axis=1)
+    first, second = touching_pairs(np.asarray(found["y"]), np.asarray(found["x"]))
     n = states.shape[1]
     both, expected = int((states[first] & states[second]).sum()), float((up[first] * up[second]).sum() / n)
     kinds, number = np.unique(np.sort([up[first], up[second]], axis=0), axis=1, return_counts=True)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from sla1tools.darks.reference import bands
-
 SAMPLE_PIXELS = 1 << 18
 BINS = 48
 SMALLEST_BIN = 50
@@ -34,11 +32,6 @@ def variance_ratio_sf(ratio, dof: float, prior_dof: float = np.inf):
     if np.isinf(prior_dof):
         return special.gammaincc(dof / 2, np.asarray(ratio, float) * dof / 2)
     return special.fdtrc(dof, prior_dof, np.asarray(ratio, float))
-
-
-def varies_more(variance: np.ndarray, prior: np.ndarray, times: float) -> np.ndarray:
-    """Tell which pixels vary more than so many times what their level explains, (ny, nx) bool; a band at a time."""
-    return np.concatenate([variance[rows] > prior[rows] * np.float32(times) for rows in bands(len(prior))])
 
 
 def sample_rows(level, variance):

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sla1tools.frames.pixels import bands
+
 CODES = 1 << 16
 _COUNTED = 1 << 19  # pixels at a time: numpy counts whole numbers of eight bytes
 TOLERATED_SHARE = 1e-4  # of pixels off the padding grid: a GPS camera's metadata is 5e-6 of a frame
@@ -49,10 +51,8 @@ def code_histogram(counts: np.ndarray) -> np.ndarray:
     histogram : (65536,) int64 array
         Histograms of several frames add.
     """
-    flat, histogram = np.ravel(counts), np.zeros(CODES, np.int64)
-    for start in range(0, len(flat), _COUNTED):
-        histogram += np.bincount(flat[start : start + _COUNTED], minlength=CODES)
-    return histogram
+    parts = (np.bincount(np.ravel(counts)[part], minlength=CODES) for part in bands(np.size(counts), _COUNTED))
+    return sum(parts, np.zeros(CODES, np.int64))
 
 
 def audit_counts(
