@@ -160,9 +160,8 @@ def _alike(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def _missing(records: Sequence[NightRecord]) -> DarkCurrent:
     states = [f"{exposure:g} s" + f" at {heat:g} °C" * (heat == heat) for exposure, heat in map(_state, records)]
-    found = (
-        f"of one chip there is {' and '.join(states)}, and two points fit any line" if states else "there is no capture"
-    )
+    found = f"of one chip there is only {' and '.join(states)}" if states else "there is no capture"
+    found += ", and two points fit any line" * (len(states) == 2)
     return DarkCurrent(
         f"not tested: {found}. Dark current and pedestal take captures at three exposures (biases of 0 s count) or "
         "temperatures, with nothing else changed"

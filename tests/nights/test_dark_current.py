@@ -143,9 +143,9 @@ def test_other_settings_are_no_part_of_a_ladder(publish, tmp_path):
     ("states", "words"),
     [
         ([], "not tested: there is no capture. Dark current and pedestal take"),
-        ([(30, -20)], "of one chip there is 30 s at -20 °C, and two points"),
-        ([(30, -20), (30, -20)], "of one chip there is 30 s at -20 °C, and two points"),
-        ([(0, -20), (30, -20)], "30 s at -20 °C and 0 s at -20 °C"),
+        ([(30, -20)], "of one chip there is only 30 s at -20 °C. Dark current"),
+        ([(30, -20), (30, -20)], "of one chip there is only 30 s at -20 °C. Dark current"),
+        ([(0, -20), (30, -20)], "30 s at -20 °C and 0 s at -20 °C, and two points fit any line."),
         ([(0, -20), (30, -20), (30, -14)], "two points"),
         ([(0, -20), (0, -14), (0, -8)], "0 s at -8 °C"),
         ([(30, -20), (30, -18.9), (30, -21.1)], "two points"),
