@@ -217,34 +217,31 @@ class _States:
     def why(self, k: int, group, against) -> tuple[Reason, str] | None:
         """Why frame k is not of the group: the first number that is beyond its limit."""
         median, middle, heat = float(np.median(self.medians[group])), against.temperature, self.temperatures[k]
-        level, noise, scale = against.level[k], against.noise[k], against.scale[k]
-        level_limit = self._level_limit(against.unit, median)
-        scale_out = abs(scale - 1) > against.scale_limit[k]
+        level, noise, scale, step = against.level[k], against.noise[k], against.scale[k], self.steps[k]
+        level_limit, scale_out = self._level_limit(against.unit, median), abs(scale - 1) > against.scale_limit[k]
+        eight_bit = f"no code above {EIGHT_BIT - 1}: 8 bit, where the group's median is {median:.0f} counts"
+        warmth = f"{heat:.2f} C, the group's middle is {middle:.2f} C (limit {self.tolerance:g} K)"
+        moved = against.where_hot(self.samples[k], self.shape) if scale < IN_PLACE else ""
+        place = f"{moved}: so its hot pixels are the group's, in place they are at {scale:.2f}"
         hot = f"hot pixels at {scale:.2f} of the group's (limit 1 ± {against.scale_limit[k]:.2f})"
-        if self.shallow[k] and median > DEEPER:
-            return (
-                Reason.CODES,
-                f"no code above {EIGHT_BIT - 1}: 8 bit, where the group's median is {median:.0f} counts",
-            )
-        if abs(heat - middle) > self.tolerance:
-            told = f"{heat:.2f} C, the group's middle is {middle:.2f} C (limit {self.tolerance:g} K)"
-            return Reason.TEMPERATURE, told
-        if scale < IN_PLACE and (move := against.where_hot(self.samples[k], self.shape)):
-            return Reason.GEOMETRY, f"{move}: so its hot pixels are the group's, in place they are at {scale:.2f}"
-        if abs(level) > level_limit:
-            text = f"{level:+.1f} sigma of a frame from the group's {median:.0f} counts (limit {level_limit:.3g})"
-            cure = "" if self.level_correction else "; level_correction would take it off"
-            return Reason.LEVEL, text + (f", and {hot}" if scale_out else cure)
-        if abs(math.log(noise)) > against.noise_limit:
-            nearest = np.nanmin(self.first.spread[k]) / (math.sqrt(2) * against.unit)
-            pattern = ": a pattern that moves, for some frames share its own" if nearest < NOISE_LIMIT < noise else ""
-            least, limit = "at most " if noise <= LEAST_NOISE else "", math.exp(against.noise_limit)
-            return Reason.NOISE, f"{least}{noise:.2f} times the group's (limit {limit:.2f}){pattern}"
-        if scale_out:
-            return Reason.TRANSITION, hot + (": as after a switch of the exposure" if scale < 1 else "")
-        if self.steps[k] and against.step and self.steps[k] != against.step:
-            return Reason.CODES, f"codes in steps of {self.steps[k]}, the group's in steps of {against.step}"
-        return None
+        offset = f"{level:+.1f} sigma of a frame from the group's {median:.0f} counts (limit {level_limit:.3g})"
+        cure = "" if self.level_correction else "; level_correction would take it off"
+        least, limit = "at most " if noise <= LEAST_NOISE else "", math.exp(against.noise_limit)
+        nearest = np.nanmin(self.first.spread[k]) / (math.sqrt(2) * against.unit)
+        pattern = ": a pattern that moves, for some frames share its own" if nearest < NOISE_LIMIT < noise else ""
+        louder = f"{least}{noise:.2f} times the group's (limit {limit:.2f}){pattern}"
+        switched = hot + (": as after a switch of the exposure" if scale < 1 else "")
+        steps = f"codes in steps of {step}, the group's in steps of {against.step}"
+        tests = (
+            (self.shallow[k] and median > DEEPER, Reason.CODES, eight_bit),
+            (abs(heat - middle) > self.tolerance, Reason.TEMPERATURE, warmth),
+            (moved, Reason.GEOMETRY, place),
+            (abs(level) > level_limit, Reason.LEVEL, offset + (f", and {hot}" if scale_out else cure)),
+            (abs(math.log(noise)) > against.noise_limit, Reason.NOISE, louder),
+            (scale_out, Reason.TRANSITION, switched),
+            (step and against.step and step != against.step, Reason.CODES, steps),
+        )
+        return next(((reason, text) for beyond, reason, text in tests if beyond), None)
 
     def drift(self, used) -> list[str]:
         """A remark where levels of the used frames differ by more than half a frame's noise."""
