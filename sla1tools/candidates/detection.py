@@ -232,15 +232,15 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     parameters = capture.parameters
     floors, share = Floors.of(parameters, dark.median_noise), MOST_KEPT // (2 * len(capture.names))
     most = max(MOST_IN_FRAME, share)
-    parts: dict[Reference, list[Table]] = {"leave_one_out": [], "all": []}
+    parts: dict[Reference, list[Table]] = {reference: [] for reference in REFERENCES}
     hits = []
     look = FirstLook.of(dark, "leave_one_out", psf_of(parameters))
     for k in range(len(capture.names)):
         before = floors
         struck, found, floors = _measure_frame(capture, dark, look, k, floors, most)
         hits.append(struck)
-        for reference, table in found.items():
-            parts[reference].append(table)
+        for tables, table in zip(parts.values(), found, strict=True):
+            tables.append(table)
         floors = _affordable(floors, [table for tables in parts.values() for table in tables], parameters)
         if floors != before:
             for tables in parts.values():
@@ -261,12 +261,10 @@ def detect_night(capture, dark: DarkModel) -> tuple[Table, Table, Floors]:
     return leaders, vstack(hits, metadata_conflicts="silent"), floors
 
 
-def _measure_frame(
-    capture, dark: DarkModel, look: FirstLook, k: int, floors: Floors, most: int
-) -> tuple[Table, dict[Reference, Table], Floors]:
+def _measure_frame(capture, dark, look, k: int, floors: Floors, most: int) -> tuple[Table, list[Table], Floors]:
     """Find a frame's hits and measure its leaders over each reference, above higher floors where over `most` lead."""
     name, counts, parameters = capture.names[k], capture.rows(k, 0, capture.shape[0]), capture.parameters
-    tables: dict[Reference, Table] = {}
+    tables = []
     for reference in REFERENCES:
         residual = dark.residual(counts, reference)
         if reference == "leave_one_out":
@@ -277,7 +275,7 @@ def _measure_frame(
             floors = floors.raised(1.5, parameters)
             table = detect(*found, floors, parameters, most)
         flag_hits(table, hits)
-        tables[reference] = table
+        tables.append(table)
         del residual, found  # before the next is made
     return hits, tables, floors
 

@@ -16,6 +16,7 @@ from sla1tools.darks.noise import (
     residual_factor,
 )
 from sla1tools.darks.reference import DarkReference, Reference, middle_counts, middle_places
+from sla1tools.darks.structure import fast_median
 from sla1tools.errors import NightError
 from sla1tools.frames.pixels import bands, pixels_at
 
@@ -69,7 +70,7 @@ class DarkModel:
     @cached_property
     def median_noise(self) -> float:
         """Median of `noise`, in electrons: what floors and hot pixels are measured by."""
-        return float(np.median(self.noise))
+        return float(fast_median(self.noise.ravel()))
 
     @property
     def hollow(self) -> "DarkModel":

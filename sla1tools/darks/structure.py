@@ -34,11 +34,11 @@ def block_medians(level: np.ndarray, block_y: int, block_x: int) -> np.ndarray:
     """Median of every whole block, (ny // block_y, nx // block_x) float32; remaining rows and columns do not count."""
     rows, columns = level.shape[0] // block_y, level.shape[1] // block_x
     blocks = level[: rows * block_y, : columns * block_x].reshape(rows, block_y, columns, block_x)
-    return _fast_median(blocks.transpose(0, 2, 1, 3).reshape(rows, columns, -1)).astype(np.float32)
+    return fast_median(blocks.transpose(0, 2, 1, 3).reshape(rows, columns, -1)).astype(np.float32)
 
 
-def _fast_median(values: np.ndarray) -> np.ndarray:
-    """Median along the last axis; partitions integers as they are, which ``np.median`` does not."""
+def fast_median(values: np.ndarray) -> np.ndarray:
+    """Median along the last axis, in half the time of ``np.median``; integers are partitioned as they are; no NaN."""
     middle = values.shape[-1] // 2
     ordered = np.partition(values, middle, axis=-1)  # for two places it would take twice as long
     if values.shape[-1] % 2:
@@ -55,7 +55,7 @@ def _between(size: int, block: int, count: int) -> np.ndarray:
 
 def line_medians(level: np.ndarray, axis: int) -> np.ndarray:
     """Do as ``np.median(level, axis)``, float64; integer maps are several times faster."""
-    return _fast_median(np.ascontiguousarray(np.moveaxis(level, axis, -1))).astype(np.float64)
+    return fast_median(np.ascontiguousarray(np.moveaxis(level, axis, -1))).astype(np.float64)
 
 
 @dataclass(frozen=True)
