@@ -215,12 +215,7 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
     NightError
         Where the night is unusable: no such folder, or fewer than three usable frames.
     """
-
-    def step(word: str) -> None:
-        give_back_memory()
-        if progress:
-            progress(word)
-
+    step = progress or (lambda _: None)
     capture = judge_capture(parameters)
     capture.require_usable()
     step("frames judged")
@@ -237,6 +232,7 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
         for part in (leaders["stamp"], injections.stamps)
     )
     measured = _summed_up(capture, dark, leaders, replace(injections, stamps=stamps), hits, floors, audit)
+    give_back_memory()
     step("night summed up")
     return measured
 
