@@ -77,18 +77,17 @@ def vetting_page(flashes: Table, judged: Table, pictures: Sequence[Mapping], sea
     by_row = {picture["place"]: picture for picture in pictures}
     cards = []
     for i, (given, row) in enumerate(zip(flashes, judged, strict=True)):
-        decisive, *reasons = str(row["reasons"]).split("; ")
-        numbers = {name: _value(row[name]) for name in ("snr", "p_value", "expected", "expected_high", "flux")}
         more = [(name, str(given[name])) for name in flashes.colnames if name not in ("file", "x", "y")]
         cards.append(
-            {"file": given["file"], "x": _value(given["x"]), "y": _value(given["y"]), "verdict": row["verdict"]}
-            | {"order": VERDICTS.index(row["verdict"]), "decisive": decisive, "reasons": reasons}
-            | {"numbers": numbers, "picture": by_row.get(i), "more": more}
+            {name: _value(row[name]) for name in ("snr", "p_value", "expected", "expected_high", "flux")}
+            | {"file": given["file"], "x": _value(given["x"]), "y": _value(given["y"]), "more": more}
+            | {"verdict": str(row["verdict"]), "reasons": str(row["reasons"]), "picture": by_row.get(i)}
         )
     parameters, counts = witness.parameters, Counter(judged["verdict"])
     return page_html(
         "vet",
         cards=cards,
+        verdicts=VERDICTS,
         counts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
         searched=searched,
         night="/".join((parameters.capture_date, parameters.capture_time, parameters.object_name)),
