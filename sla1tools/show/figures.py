@@ -39,9 +39,9 @@ MAP_PIXELS = 512  # a map is drawn with at most so many pixels a side: more only
 
 
 WIDTH = 5.5  # inches of a figure, whose text of 10 pt a telephone then shows at 9 px
-LEFT, RIGHT, BOTTOM, TOP = 0.95, 0.25, 0.6, 0.35  # inches around axes: for numbers of seven digits, label and title
+LEFT, RIGHT, BOTTOM, TOP = 1.0, 0.25, 0.6, 0.35  # inches around axes: for numbers of eight letters, label and title
 ALIKE = {"sharex": True, "sharey": True, "squeeze": False}  # panels of one kind
-BAR = 1.2  # inches for a colour bar with such numbers and its label
+BAR = 1.2  # inches for a colour bar with numbers of seven letters and its label
 SUPERSCRIPTS = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
 DPI, SHARP = 110, 2  # pixels of a page to an inch, and dots to such a pixel
 BROADEST = 1900  # dots of a figure: a page is 944 pixels wide, and shows broader ones scaled

@@ -77,7 +77,7 @@ def some_figures():
     """One of every kind."""
     rng, n = np.random.default_rng(1), 60
     narrow = 1303.8 + rng.normal(0, 0.02, (64, 64))  # a level whose digits matplotlib would cut off, as "+1.303e3"
-    frames = Table({"level": narrow[0, :5], "noise": narrow[1, :5], "temperature": [0.0] * 5})
+    frames = Table({"level": 11734.2 + narrow[0, :5], "noise": narrow[1, :5], "temperature": [0.0] * 5})
     peak, flux = rng.uniform(100, 900, n), np.geomspace(300, 15000, 8)
     leaders = Table({"peak": peak, "neighbor_min": peak * rng.uniform(0, 0.5, n)})
     share = Table(
