@@ -112,14 +112,12 @@ def _chunks(season: Season, outputs: Path, without: list[NightRecord], most: int
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray:
     rows = read_archive(_Kept, path).rows
-    if rows.dtype.names != COLUMNS or rows.ndim != 1:
-        raise ValueError("its columns are none of ours")
     kinds = {name: "U" if FILE_COLUMNS[name][0] == "U" else "if" for name in LEADER_COLUMNS}
-    if any(rows[name].dtype.kind not in kind or rows[name].ndim > 1 for name, kind in kinds.items()):
-        raise ValueError("its columns are none of ours")
-    inside = [(rows[axis] >= 0) & (rows[axis] < size) for axis, size in (("y", shape[0]), ("x", shape[1]))]
-    if not np.all(inside) or rows["stamp"].shape != (len(rows), STAMP_SIZE, STAMP_SIZE):
-        raise ValueError("its places or stamps are none of ours")
+    ours = rows.dtype.names == COLUMNS and rows.ndim == 1
+    ours = ours and all(rows[name].dtype.kind in kind and rows[name].ndim == 1 for name, kind in kinds.items())
+    ours = ours and rows["stamp"].shape == (len(rows), STAMP_SIZE, STAMP_SIZE)
+    if not ours or any(((rows[axis] < 0) | (rows[axis] >= size)).any() for axis, size in zip("yx", shape, strict=True)):
+        raise ValueError("its columns, places or stamps are none of ours")
     return rows
 
 

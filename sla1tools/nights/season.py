@@ -291,9 +291,8 @@ def _without_recurrent(nights: Sequence[_Counted], outputs: Path) -> SeasonRate 
         return None
     ny, nx = listed[0][0].record.shape
     near = np.zeros((ny + 2, nx + 2), np.int32)  # nights with a candidate within 1 px
-    steps = np.stack(np.meshgrid([0, 1, 2], [0, 1, 2]), axis=-1).reshape(-1, 2)
     for _, pixels in listed:
-        x, y = np.unique((pixels[:, None] + steps).reshape(-1, 2), axis=0).T
+        x, y = np.unique((pixels[:, None] + np.argwhere(np.ones((3, 3)))).reshape(-1, 2), axis=0).T
         near[y, x] += 1
     counts = [np.count_nonzero(near[pixels[:, 1] + 1, pixels[:, 0] + 1] < 2) for _, pixels in listed]
     return season_rate(counts, [one.frames for one, _ in listed])

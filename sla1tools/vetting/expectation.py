@@ -1,5 +1,6 @@
 """How many flashes the camera alone makes in what was searched, at least as bright and as like a star as one given."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,11 +57,12 @@ class CameraFlashes:
 
     def darks_to_clear(self, snr: float, searched: float, level: float) -> int | None:
         """Darks that bring the upper limit to `level` if the camera goes on as it did; None where no number does."""
-        rate, low, high = float(self.rate(snr)[0]), 1, MOST_DARKS
+        rate = float(self.rate(snr)[0])
         if rate * searched >= level:
             return None
-        while low < high:
-            middle = (low + high) // 2
-            enough = upper_limit(np.floor(rate * middle)) * searched / middle <= level
-            low, high = (low, middle) if enough else (middle + 1, high)
-        return low if low < MOST_DARKS else None
+
+        def enough(darks: int) -> bool:
+            return bool(upper_limit(np.floor(rate * darks)) * searched / darks <= level)
+
+        needed = 1 + bisect_left(range(1, MOST_DARKS), True, key=enough)
+        return needed if needed < MOST_DARKS else None
