@@ -174,9 +174,8 @@ def _holds_darks(folder: Path, names: list[str]) -> bool:
         return any(DARK_NAME.search(text) for text in [folder.name, *objects])
     darks = sum(DARK_TYPE.fullmatch(text) is not None for text in stated)
     if 0 < darks < len(stated):
-        logging.getLogger(__name__).warning(
-            "%s: left out: %d of %d frames are darks, the others are not", printable(folder), darks, len(stated)
-        )
+        told = "%s: left out: %d of %d frames are darks, the others are not"
+        logging.getLogger(__name__).warning(told, printable(folder), darks, len(stated))
     return darks == len(stated)
 
 

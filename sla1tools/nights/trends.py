@@ -201,10 +201,11 @@ def _record(outputs: Path, path: Path) -> NightRecord:
     master = read.get(MASTER) or NO_CARDS
     date, time, name = path.parts[-3:]
     here = f"{os.path.join(time, name)}: "  # ends the capture folder, which some reasons begin with
+    stated = _checked({"DATE-BEG": f"{date}T{time.replace('_', ':')}"}) or NO_CARDS
     record = NightRecord(
         path=path.as_posix(),
         night=f"{date} {time} {name}",
-        when=master.when or (_checked({"DATE-BEG": f"{date}T{time.replace('_', ':')}"}) or NO_CARDS).when,
+        when=master.when or stated.when,
         verdict=UNREADABLE if damaged else "failed" if failed else manifest.verdict,
         reasons=(*(unreadable(name) for name in damaged), *(text.rpartition(here)[2] for text in manifest.reasons)),
         parameters=manifest.parameters,

@@ -218,12 +218,9 @@ def _labelled(metric: Metric) -> str:
 
 def nights_table(records: Sequence[NightRecord]) -> Table:
     """Tabulate the nights for reading, the latest first; a dash for what was not tested."""
-    rows = [
-        (night.night, night.verdict, *(shown(night.values.get(metric.name)) for metric in METRICS))
-        for night in reversed(records)
-    ]
-    names = ["night", "verdict", *map(_labelled, METRICS)]
-    return Table(rows=rows or None, names=names, dtype=None if rows else ["U1"] * len(names))
+    nights = list(reversed(records))
+    numbers = {_labelled(one): [shown(night.values.get(one.name)) for night in nights] for one in METRICS}
+    return Table({name: [getattr(night, name) for night in nights] for name in ("night", "verdict")} | numbers)
 
 
 def summed_up(records: Sequence[NightRecord], recurrent: Table, latest: NightRecord | None) -> HTML:
