@@ -1,6 +1,5 @@
 """The workers of a batch: one task a night by dask, on this machine or elsewhere; each night has a log of its own."""
 
-import ctypes
 import logging
 import threading
 import time
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from sla1tools import __version__
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
+from sla1tools.measure import give_back_memory
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
 from sla1tools.published import LOCKS, LOGS, Summary, night_path, read_json
@@ -230,14 +230,8 @@ def run_one(job: Job) -> Outcome:
         text = str(error) if isinstance(error, Sla1Error) else f"{type(error).__name__}: {error}"
         verdict, reasons = "failed", (text.removeprefix(f"{job.parameters.capture_directory}: "),)
     finally:
-        _give_back()
+        give_back_memory()
     return Outcome(job.night, verdict, tuple(reasons), candidates, time.monotonic() - start)
-
-
-def _give_back() -> None:
-    """Give the system what a night leaves behind in the C library's hands."""
-    with suppress(OSError, TypeError, AttributeError):  # a library that has no such word
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager
