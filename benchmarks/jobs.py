@@ -70,8 +70,7 @@ def steps(parameters) -> dict:
     clock.note("imports")
     with TemporaryDirectory() as folder:
         staging = Path(folder)
-        measurement = measure_night(parameters)
-        clock.note("measure_night")
+        measurement = measure_night(parameters, lambda word: clock.note(f"measuring: {word}"))
         store(measurement, staging / "handed over")
         clock.note("hand-over to the kernels")
         write_products(measurement, staging)

@@ -71,21 +71,18 @@ def test_run_by_hand(benchmark, comparison, night_file, tmp_path):
     assert len(list(tmp_path.glob("*.html"))) == 3
 
 
-def test_run_without_notebooks(comparison, night_file, tmp_path):
+def test_run_step_by_step(comparison, night_file, sessions, tmp_path):
+    """State where a run's seconds go, and how far it is from doing one thing after the other."""
     start = time.perf_counter()
     command(BIN / "sla1", "run", CAMERA, night_file, "--no-notebooks", "--outputs", tmp_path)
-    seconds = time.perf_counter() - start
-    if RUN in comparison.seconds:
-        comparison.rows.append(
-            Row("the same, `--no-notebooks`", "with them", seconds, comparison.seconds[RUN], 0.5, True)
-        )
-
-
-def test_run_step_by_step(comparison, sessions):
-    """State where a run's seconds go, and how far it is from doing one thing after the other."""
+    bare = time.perf_counter() - start
     seconds = job("steps", sessions)["steps"]
     whole, run = sum(seconds.values()), comparison.seconds.get(RUN)
-    said = "" if run is None else f" `sla1 run` took {run:.1f} s, {run / whole:.2f} of that."
+    said = (
+        ""
+        if run is None
+        else f" `sla1 run` took {run:.1f} s, {run / whole:.2f} of that; {bare:.1f} s without notebooks."
+    )
     rows = [(name, f"{value:.2f} s", f"{value / whole:.0%}") for name, value in seconds.items()]
     heading = ["## Where the time of `sla1 run` goes", "", "One thing after the other, kernels included:", ""]
     text = [*heading, *table(("step", "time", "share"), rows), "", f"In all {whole:.1f} s.{said}"]

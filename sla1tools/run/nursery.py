@@ -22,9 +22,10 @@ IMPORTED = (  # what a kernel imports when it starts, and the notebooks of a nig
 
 def main() -> None:
     """Answer every line, which is JSON of a kernel's arguments, environment and folder, with its process's number."""
-    sys.modules["debugpy"] = None  # type: ignore[assignment]  # nobody debugs a run: else every kernel imports it
+    sys.modules["debugpy"] = None  # type: ignore[assignment]  # a run is not debugged: its kernels need not import it
     for name in IMPORTED:
         importlib.import_module(name)
+    del sys.modules["debugpy"]
     gc.freeze()  # else a kernel that looks for garbage copies all of this
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended
     for line in sys.stdin:

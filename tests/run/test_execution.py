@@ -75,6 +75,14 @@ def test_source_with_braces_in_its_folder_is_untouched(tmp_path):
     assert Path(source).read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_debugger_is_imported_by_those_who_ask_for_it(tmp_path):
+    """Every kernel would import it, for nobody; the nursery keeps it away from itself only."""
+    code = "import sys\nassert 'debugpy' not in sys.modules\nimport debugpy"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path / "asks.ipynb")
+    execute(tmp_path / "asks.ipynb", tmp_path / "executed.ipynb", {})
+
+
 def test_notebook_that_is_not_there(tmp_path):
     with pytest.raises(NotebookError, match=r"absent\.ipynb: .*No such file"):
         execute(tmp_path / "absent.ipynb", tmp_path / "executed.ipynb", {})
