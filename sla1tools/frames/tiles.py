@@ -50,7 +50,8 @@ def unpack(contents: bytes, number: int, header: fits.Header, shape: tuple[int, 
 
 def _ask(contents: bytes, number: int, most: int) -> tuple[bool, bytes]:
     """Send a file, and receive what became of it; nothing at all from a decoder that died or took too long."""
-    decoder = _decoders.get(os.getpid()) or _begin()
+    decoder = begin_decoder()
+    decoder.stdout.read(1)  # it is awake, and has answered all that came before
     limit = threading.Timer(MOST_SECONDS, decoder.kill)
     limit.start()
     try:
@@ -68,12 +69,14 @@ def _ask(contents: bytes, number: int, most: int) -> tuple[bool, bytes]:
     return False, b""
 
 
-def _begin() -> Any:
-    command = [sys.executable, "-P", "-m", "sla1tools.frames.tiles"]
-    decoder: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    decoder.stdout.read(1)  # it is awake
-    _decoders[os.getpid()] = decoder
-    return decoder
+def begin_decoder() -> Any:
+    """Begin the process that decodes, where there is none; it is awake in a quarter of a second, while others go on."""
+    if os.getpid() not in _decoders:
+        command = [sys.executable, "-P", "-m", "sla1tools.frames.tiles"]
+        _decoders[os.getpid()] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    return _decoders[os.getpid()]
 
 
 @atexit.register
@@ -90,9 +93,11 @@ def _end() -> None:
 def _serve() -> None:
     """Decode files from standard input until it ends."""
     received, sent = sys.stdin.buffer, sys.stdout.buffer
-    sent.write(b"!")
-    sent.flush()
-    while head := received.read(_HEAD.size):
+    while True:
+        sent.write(b"!")
+        sent.flush()
+        if not (head := received.read(_HEAD.size)):
+            return
         _, size, number, most = _HEAD.unpack(head)
         contents = received.read(size)
         well, answer = True, io.BytesIO()
