@@ -122,10 +122,10 @@ class PublishedDark(DarkModel):
     hollow : DarkModel
         The model without its maps.
     image : callable
-        Gives an image of that file by its name, (ny, nx) electrons.
+        Gives an image of that file by its name, (ny, nx) electrons; with ``scaled=False`` as it was packed.
     """
 
-    def __init__(self, hollow: DarkModel, image: Callable[[str], np.ndarray]):
+    def __init__(self, hollow: DarkModel, image: Callable[..., np.ndarray]):
         self._hollow, self._image = hollow, image
         vars(self).update(scale=hollow.scale, noise_model=hollow.noise_model)  # a frozen dataclass's own fields
 
@@ -141,7 +141,7 @@ class PublishedDark(DarkModel):
     @cached_property
     def _parts(self) -> np.ndarray:
         """The master in whole parts of a count, (ny, nx) uint32."""
-        return np.rint(self._image("MASTER") / (self.scale / self._hollow.reference.parts)).astype(np.uint32)
+        return self._image("MASTER", scaled=False).astype(np.uint32)
 
     @cached_property
     def reference(self) -> DarkReference:  # type: ignore[override]

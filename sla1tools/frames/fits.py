@@ -171,10 +171,11 @@ def read_plane(path: Path, name: str | int, shape: tuple[int, int]) -> np.ndarra
         return None
 
 
-def plane_of(contents: bytes, name: str | int, shape: tuple[int, int]) -> np.ndarray | None:
-    """Read an image of a file's contents, as `read_plane` does."""
+def plane_of(contents: bytes, name: str | int, shape: tuple[int, int], scaled: bool = True) -> np.ndarray | None:
+    """Read an image of a file's contents, as `read_plane` does; or its numbers as they were packed, not `scaled`."""
     try:
-        with fits.open(io.BytesIO(contents), memmap=False, disable_image_compression=True) as hdus:
+        as_packed = {"memmap": False, "disable_image_compression": True, "do_not_scale_image_data": not scaled}
+        with fits.open(io.BytesIO(contents), **as_packed) as hdus:
             hdu = hdus[name]
             if "ZIMAGE" in hdu.header:
                 if _sides(hdu.header, "ZNAXIS")[::-1] != shape:
@@ -182,7 +183,7 @@ def plane_of(contents: bytes, name: str | int, shape: tuple[int, int]) -> np.nda
                 first, own = hdus[0].fileinfo(), hdu.fileinfo()
                 head = contents[: first["datLoc"] + first["datSpan"]]
                 alone = head + contents[own["hdrLoc"] : own["datLoc"] + own["datSpan"]]
-                return unpack(alone, 1, hdu.header, shape)
+                return unpack(alone, 1, hdu.header, shape, scaled)
             return hdu.data if getattr(hdu, "shape", None) == shape else None
     except (FrameError, OSError, LookupError, ValueError, TypeError, MemoryError, fits.VerifyError):
         return None

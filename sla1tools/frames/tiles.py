@@ -22,13 +22,17 @@ SAFE_TILINGS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")  # damag
 SAFE_SETTINGS = {"BYTEPIX": (1, 2, 4, 8), "BLOCKSIZE": (16, 32)}
 MOST_SECONDS = 4.0
 MOST_MEMORY = 2**31  # bytes of addresses, beside 64 a pixel
-_HEAD = struct.Struct("<?qqq")  # whether it went well; size of what follows, number of the unit, limit of memory
+_HEAD = struct.Struct(
+    "<?qqq"
+)  # asked: whether to scale; told: whether it went well; size of what follows, number of the unit, limit of memory
 _lock = threading.Lock()
 _decoders: dict[int, Any] = {}  # by process: a fork must not talk to its parent's
 
 
-def unpack(contents: bytes, number: int, header: fits.Header, shape: tuple[int, int]) -> np.ndarray:
-    """Decode the tile-compressed image of a file's unit `number`, whose header is given.
+def unpack(
+    contents: bytes, number: int, header: fits.Header, shape: tuple[int, int], scaled: bool = True
+) -> np.ndarray:
+    """Decode the tile-compressed image of a file's unit `number`, whose header is given; `scaled` by BSCALE and BZERO.
 
     Raises
     ------
@@ -42,20 +46,20 @@ def unpack(contents: bytes, number: int, header: fits.Header, shape: tuple[int, 
         if value not in SAFE_SETTINGS.get(name, (value,)):
             raise FrameError(Reason.NOT_FITS, f"tiles cannot be packed with {name} {value}")
     with _lock:
-        well, answer = _ask(contents, number, MOST_MEMORY + 64 * shape[0] * shape[1])
+        well, answer = _ask(contents, number, MOST_MEMORY + 64 * shape[0] * shape[1], scaled)
     if not well:
         raise FrameError(Reason.NOT_FITS, answer.decode() or "its tiles end the decoder")
     return np.load(io.BytesIO(answer), allow_pickle=False)
 
 
-def _ask(contents: bytes, number: int, most: int) -> tuple[bool, bytes]:
+def _ask(contents: bytes, number: int, most: int, scaled: bool) -> tuple[bool, bytes]:
     """Send a file, and receive what became of it; nothing at all from a decoder that died or took too long."""
     decoder = begin_decoder()
     decoder.stdout.read(1)  # it is awake, and has answered all that came before
     limit = threading.Timer(MOST_SECONDS, decoder.kill)
     limit.start()
     try:
-        decoder.stdin.write(_HEAD.pack(True, len(contents), number, most) + contents)
+        decoder.stdin.write(_HEAD.pack(scaled, len(contents), number, most) + contents)
         decoder.stdin.flush()
         well, size, *_ = _HEAD.unpack(decoder.stdout.read(_HEAD.size))
         answer = decoder.stdout.read(size)
@@ -98,12 +102,12 @@ def _serve() -> None:
         sent.flush()
         if not (head := received.read(_HEAD.size)):
             return
-        _, size, number, most = _HEAD.unpack(head)
+        scaled, size, number, most = _HEAD.unpack(head)
         contents = received.read(size)
         well, answer = True, io.BytesIO()
         try:
             _limit_memory(most)
-            with fits.open(io.BytesIO(contents), memmap=False) as hdus:
+            with fits.open(io.BytesIO(contents), memmap=False, do_not_scale_image_data=not scaled) as hdus:
                 np.save(answer, hdus[number].data, allow_pickle=False)
         except Exception as error:
             well, answer = False, io.BytesIO(f"cannot be decoded: {type(error).__name__}: {error}".encode())

@@ -45,9 +45,9 @@ def read_published(folder: Path) -> Measurement:
         injections = replace(kept.injections, trials=stars, stamps=stamps).judged(kept.parameters)
         contents = read_bytes(folder / "master_dark.fits", kept.capture.shape)[0]
 
-        def image(name: str) -> np.ndarray:
+        def image(name: str, scaled: bool = True) -> np.ndarray:
             """Decode an image of the file as it was when the night was opened."""
-            plane = plane_of(contents, name, kept.capture.shape)
+            plane = plane_of(contents, name, kept.capture.shape, scaled)
             if plane is None:
                 raise NightError(f"{folder}: {REFUSED}: master_dark.fits has no whole {name} of the frames' shape")
             return plane

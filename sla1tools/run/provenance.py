@@ -4,10 +4,12 @@ import importlib.metadata
 import platform
 import re
 import subprocess
+from functools import cache
 
 from sla1tools.places import CHECKOUT
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of the packages it requires."""
     required = importlib.metadata.requires("sla1tools") or []

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from filelock import FileLock
 
 from sla1tools import published
@@ -23,7 +22,6 @@ from sla1tools.parameters import Parameters, save_setting
 from sla1tools.published import CANDIDATES_PAGE, LOCKS, SEASON, TRENDS, read_json
 from sla1tools.published.folder import take_outputs, write_whole
 from sla1tools.run.publishing import recover, refuse_links
-from sla1tools.show.season_page import gallery_text, page_text
 from sla1tools.text import json_text
 
 NIGHTS_OWN = "# The recommended setting, by sla1 run --adopt; the next --adopt of this night replaces this file.\n"
@@ -42,6 +40,10 @@ def write_trends(outputs: str | Path) -> Path:
     ParametersError
         If the folder cannot be read or written.
     """
+    import matplotlib
+
+    from sla1tools.show.season_page import gallery_text, page_text
+
     outputs = Path(outputs).absolute()
     with writing(outputs, "the page of all nights cannot be written"):
         take_outputs(outputs)

@@ -28,6 +28,7 @@ from sla1tools.candidates.leaders import STAMP_SIZE, caption, cut_stamps
 from sla1tools.candidates.selection import Cut, column_of
 from sla1tools.darks.structure import block_medians
 from sla1tools.parameters import Parameters
+from sla1tools.show.pages import DPI, SHARP, width_of
 from sla1tools.text import counted
 
 HELD_OUT, IN_SAMPLE = "#0072B2", "#D55E00"
@@ -43,7 +44,6 @@ LEFT, RIGHT, BOTTOM, TOP = 1.0, 0.25, 0.6, 0.35  # inches around axes: for numbe
 ALIKE = {"sharex": True, "sharey": True, "squeeze": False}  # panels of one kind
 BAR = 1.2  # inches for a colour bar with numbers of seven letters and its label
 SUPERSCRIPTS = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
-DPI, SHARP = 110, 2  # pixels of a page to an inch, and dots to such a pixel
 BROADEST = 1900  # dots of a figure: a page is 944 pixels wide, and shows broader ones scaled
 
 
@@ -66,13 +66,6 @@ def png(figure: Figure) -> bytes:
     picture.putpalette(few.getpalette() or [])
     picture.save(buffer, "PNG", compress_level=4, dpi=(figure.dpi, figure.dpi))
     return buffer.getvalue()
-
-
-def width_of(image: bytes) -> int:
-    """Return how many pixels of a page wide a picture of `png` is to be shown."""
-    picture = Image.open(io.BytesIO(image))
-    density, _ = picture.info.get("dpi", (SHARP * DPI, 0))  # a notebook of one's own may show a picture that tells none
-    return round(picture.width * DPI / density)
 
 
 class Powers(LogFormatterSciNotation):

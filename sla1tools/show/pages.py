@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import html
+import io
 import json
 import re
 import secrets
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from sla1tools.show.figures import DPI, width_of
 from sla1tools.show.glossary import GLOSSARY
 from sla1tools.show.heading import Heading
 from sla1tools.show.night_page import confidence, limited, night_page, quantity
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 GALLERY_MIME = "application/vnd.sla1.gallery+json"
+DPI, SHARP = 110, 2  # pixels of a page to an inch, and dots to such a pixel
 LEAST = 9 / (10 * DPI / 72)  # of a figure's width, on a telephone: text of 10 pt is then 9 px high
 BROAD = 700  # px: a figure of more stands alone
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
@@ -157,6 +158,15 @@ def page_script(with_explorer: bool) -> str:
     return _own("page.js") + (f"{explorer_module()}\nstartAll(document);\n" if with_explorer else "")
 
 
+def width_of(image: bytes) -> int:
+    """Return how many pixels of a page wide a picture of `figures.png` is to be shown."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(image))
+    density, _ = picture.info.get("dpi", (SHARP * DPI, 0))  # a notebook of one's own may show a picture that tells none
+    return round(picture.width * DPI / density)
+
+
 def figure_html(image: bytes, alt: str, caption: str = "", width: int | None = None, kind: str = "image/png") -> str:
     """Return a figure that opens at its full size.
 
@@ -181,6 +191,7 @@ def figure_html(image: bytes, alt: str, caption: str = "", width: int | None = N
     )
 
 
+@functools.cache
 def page_template(name: str) -> "Template":
     """Return the template of a page: all text that it is given is escaped, control characters too."""
     from jinja2 import Environment, FileSystemLoader

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import inspect
 import json
 import math
@@ -23,7 +24,7 @@ from sla1tools.darks.model import DarkModel, PublishedDark
 from sla1tools.darks.reference import DarkReference, middle_places
 from sla1tools.errors import Reason
 from sla1tools.frames.capture import Capture, Frame, Rejected, judged_files
-from sla1tools.frames.fits import read_plane
+from sla1tools.frames.fits import plane_of
 from sla1tools.parameters import Parameters
 from sla1tools.places import CHECKOUT
 from sla1tools.run import products
@@ -138,10 +139,10 @@ def test_master_dark_is_exact_and_its_mean_and_scatter_to_an_eighth_of_the_noise
         for name, truth in (("MEAN", made.mean), ("STDDEV", spread)):
             assert np.abs(hdus[name].data / made.scale - truth).max() < np.median(spread) / 15
     kept = dataclasses.replace(own, exact=np.zeros(0))
-    maps = {name: read_plane(path, name, SHAPE) for name in ("MASTER", "NOISE", "DQ", "MEAN", "STDDEV", "PRIOR")}
+    image = functools.partial(plane_of, path.read_bytes(), shape=SHAPE)
     prior = SimpleNamespace(variance=lambda level: level)
     hollow = DarkModel(made.scale, kept, None, None, None, prior, PixelClasses(None, {}, {}, {}, {}, Table()))
-    back = PublishedDark(hollow, maps.__getitem__)
+    back = PublishedDark(hollow, image)
     np.testing.assert_array_equal(back.reference.master, own.master)
     level = np.rint(own.master)
     np.testing.assert_array_equal(back.prior, made.prior if own.method == "average" else level)
