@@ -22,9 +22,9 @@ SAFE_TILINGS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")  # damag
 SAFE_SETTINGS = {"BYTEPIX": (1, 2, 4, 8), "BLOCKSIZE": (16, 32)}
 MOST_SECONDS = 4.0
 MOST_MEMORY = 2**31  # bytes of addresses, beside 64 a pixel
-_HEAD = struct.Struct(
-    "<?qqq"
-)  # asked: whether to scale; told: whether it went well; size of what follows, number of the unit, limit of memory
+_HEAD = struct.Struct("<?qqq")
+"""Asked: whether to scale, size of the file that follows, number of the unit, limit of memory.
+Told: whether it went well, size of what follows."""
 _lock = threading.Lock()
 _decoders: dict[int, Any] = {}  # by process: a fork must not talk to its parent's
 
@@ -54,8 +54,7 @@ def unpack(
 
 def _ask(contents: bytes, number: int, most: int, scaled: bool) -> tuple[bool, bytes]:
     """Send a file, and receive what became of it; nothing at all from a decoder that died or took too long."""
-    decoder = begin_decoder()
-    decoder.stdout.read(1)  # it is awake, and has answered all that came before
+    decoder = _decoders.get(os.getpid()) or _begin()
     limit = threading.Timer(MOST_SECONDS, decoder.kill)
     limit.start()
     try:
@@ -73,14 +72,12 @@ def _ask(contents: bytes, number: int, most: int, scaled: bool) -> tuple[bool, b
     return False, b""
 
 
-def begin_decoder() -> Any:
-    """Begin the process that decodes, where there is none; it is awake in a quarter of a second, while others go on."""
-    if os.getpid() not in _decoders:
-        command = [sys.executable, "-P", "-m", "sla1tools.frames.tiles"]
-        _decoders[os.getpid()] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-    return _decoders[os.getpid()]
+def _begin() -> Any:
+    command = [sys.executable, "-P", "-m", "sla1tools.frames.tiles"]
+    decoder: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    decoder.stdout.read(1)  # it is awake
+    _decoders[os.getpid()] = decoder
+    return decoder
 
 
 @atexit.register
@@ -97,11 +94,9 @@ def _end() -> None:
 def _serve() -> None:
     """Decode files from standard input until it ends."""
     received, sent = sys.stdin.buffer, sys.stdout.buffer
-    while True:
-        sent.write(b"!")
-        sent.flush()
-        if not (head := received.read(_HEAD.size)):
-            return
+    sent.write(b"!")
+    sent.flush()
+    while head := received.read(_HEAD.size):
         scaled, size, number, most = _HEAD.unpack(head)
         contents = received.read(size)
         well, answer = True, io.BytesIO()
