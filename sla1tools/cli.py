@@ -109,7 +109,7 @@ NO_NOTEBOOKS = click.option(
 @click.pass_context
 def main(ctx: click.Context, verbose: bool) -> None:
     """Tell how often the camera alone makes a flash: a night of darks, answered."""
-    atexit.register(gc.freeze)  # else what is still held is searched for circles: .4 s at the end of a night
+    atexit.register(gc.freeze)  # else Python looks for reference cycles in all that is held, before it ends
     _open_streams()
     try:
         os.getcwd()

@@ -1,7 +1,5 @@
 """From a night's frames to its tables and numbers: the one pure function that everything else reads."""
 
-import ctypes
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -232,18 +230,8 @@ def measure_night(parameters: Parameters, progress=None) -> Measurement:
         for part in (leaders["stamp"], injections.stamps)
     )
     measured = _summed_up(capture, dark, leaders, replace(injections, stamps=stamps), hits, floors, audit)
-    give_back_memory()
     step("night summed up")
     return measured
-
-
-def give_back_memory() -> None:
-    """Give the system the memory that was freed: glibc keeps it, in holes between what is held, for the process's life.
-
-    After a full-size night that is 70 MiB. Where there is no such function, nothing is done.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _summed_up(capture, dark, leaders, injections, hits, floors, audit, facts=None, before=None) -> Measurement:

@@ -1,5 +1,6 @@
 """Run one night: measure once, write every product, run the notebooks on them, publish the folder whole."""
 
+import ctypes
 import json
 import secrets
 import threading
@@ -129,6 +130,12 @@ def run_night(
         return NightResult(manifest["verdict"], tuple(manifest["reasons"]), directory)
 
 
+def give_back_memory() -> None:
+    """Give the system what was freed: glibc keeps it, in holes between what is held. Elsewhere, do nothing."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def fail_night(parameters: Parameters, outputs: str | Path, reason: str) -> tuple[str, tuple[str, ...]]:
     """Keep the failed verdict of a night whose runs could not tell it, and return verdict and reasons."""
     with claim(outputs, night_path(parameters)) as claimed:
@@ -165,6 +172,7 @@ def _build(parameters, claimed, run, manifest, progress) -> None:
             measurement = with_raw_frames(measurement, parameters.capture_directory)
             step("frames judged")
         measurement = measurement or measure_night(parameters, step)
+        give_back_memory()  # before kernels and products ask for theirs
         capture = measurement.capture
         star = psf_of(parameters)
         manifest |= {"inputs": judged_files(capture), "camera": capture.camera}

@@ -15,12 +15,11 @@ from filelock import FileLock, Timeout
 
 from sla1tools import __version__
 from sla1tools.errors import BusyError, ParametersError, Sla1Error
-from sla1tools.measure import give_back_memory
 from sla1tools.parameters import Parameters
 from sla1tools.places import working_folder, working_in
 from sla1tools.published import LOCKS, LOGS, Summary, night_path, read_json
 from sla1tools.published.folder import take_outputs, using
-from sla1tools.run.night import NO_NOTEBOOKS, fail_night, run_night
+from sla1tools.run.night import NO_NOTEBOOKS, fail_night, give_back_memory, run_night
 from sla1tools.run.publishing import refuse_links
 from sla1tools.run.resuming import finished_since, is_current
 from sla1tools.text import printable
@@ -120,7 +119,7 @@ def connect(scheduler: str | None, workers: int | None, most: int) -> Iterator["
 
     if scheduler is None:
         with (
-            # which would have workers give every array back to the system at once: a night takes half as long again
+            # By default dask has workers give each freed array back to the system: a night takes half as long again.
             dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}),
             # No limit of memory: a worker's kernels are not counted, and a night that is killed at a limit is lost.
             LocalCluster(
