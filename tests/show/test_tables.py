@@ -13,7 +13,9 @@ from small_nights import with_counts, write_small_night
 from sla1tools import open_night
 from sla1tools.darks.model import characterize
 from sla1tools.darks.telegraph import Together
+from sla1tools.places import CHECKOUT
 from sla1tools.show import characterization, curves, tables
+from sla1tools.text import LEAST_CHANCE
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,8 @@ def test_a_chance_too_small_for_a_float_is_below_a_bound(night):
     assert "p_value" in tables.leading_rows(leaders).data
     together = Together(pairs=5, by_chance=0.1, both_up=60, expected=1.0, p_value=0.0, power=0.9)
     assert "(p < 1e-45)" in str(together)
+    words = (CHECKOUT / "sla1tools" / "show" / "explorer" / "words.js").read_text(encoding="utf-8")
+    assert f'(p < {LEAST_CHANCE:g} ? "< {LEAST_CHANCE:g}"' in words  # the explorer's bound is the same
 
 
 def test_depth_says_how_much_deeper_each_criterion_goes(night):
