@@ -30,8 +30,9 @@ def take_outputs(outputs: Path) -> None:
     with using(outputs):
         make_folders(outputs)
         for path in (mark, *(outputs / name for name in (*FOLDERS, KEPT))):
+            there = os.path.lexists(path)  # asked first: another command may make it meanwhile
             right = path.is_file() if path == mark else path.is_dir()
-            if os.path.lexists(path) and (path.is_symlink() or not right):
+            if there and (path.is_symlink() or not right):
                 raise ParametersError(f"{path}: is not what sla1 made; {cure}")
         if mark.exists():
             return

@@ -16,7 +16,8 @@ from killed_publisher import NIGHT, add_own_files, build, in_fork, publish_night
 
 from sla1tools.errors import BusyError, ParametersError
 from sla1tools.parameters import Parameters
-from sla1tools.published import FOLDERS, KEPT, MARK, PAGES
+from sla1tools.published import FOLDERS, KEPT, LOCKS, MARK, PAGES
+from sla1tools.published.folder import take_outputs
 from sla1tools.run import publishing as publish
 from sla1tools.run.season import write_trends
 
@@ -486,3 +487,25 @@ def test_files_that_cannot_be_moved_back_are_told_with_the_cure(tmp_path, monkey
     with pytest.raises(ParametersError, match=r"\.aside/.*Dark30s: holds files .*notes.txt: Permission.*by hand"):
         publish_night(tmp_path, "newer")
     assert (tmp_path / publish.ASIDE / NIGHT / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [MARK, LOCKS])
+def test_what_another_command_makes_meanwhile_is_ours(tmp_path, monkeypatch, name):
+    """Two batches that begin at once in a new folder: each looks while the other marks it."""
+    made = tmp_path / name
+
+    def made_while_it_is_asked_for(ask):
+        def answer(path):
+            before = ask(path)
+            if Path(path) == made and not made.exists():
+                made.touch() if name == MARK else made.mkdir()
+            return before
+
+        return answer
+
+    for kind in ("is_file", "is_dir"):
+        monkeypatch.setattr(Path, kind, made_while_it_is_asked_for(getattr(Path, kind)))
+    monkeypatch.setattr(os.path, "lexists", made_while_it_is_asked_for(os.path.lexists))
+    if name == LOCKS:
+        (tmp_path / MARK).touch()
+    take_outputs(tmp_path)
